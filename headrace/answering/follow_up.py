@@ -26,7 +26,8 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _PREPOSITION = re.compile(
-    r"\b(for|in|on|at|with|without|from|to|by|of|during|after|before|under|since|until|per|für|am|im|bei|mit|ohne|von|seit|nach|vor)\b",
+    r"\b(for|in|on|at|with|without|from|to|by|of|about|during|after|before|under|since|until|per"
+    r"|für|über|am|im|bei|mit|ohne|von|seit|nach|vor)\b",
     re.IGNORECASE,
 )
 _ASKS = re.compile(
@@ -38,9 +39,13 @@ _ASKS = re.compile(
 )
 _AUXILIARY = re.compile(
     r"^(?:is|are|was|were|do|does|did|can|could|will|would|shall|should|has|have|had|must|may|might"
-    r"|ist|sind|war|waren|wird|werden|kann|hat)\b",
+    r"|ist|sind|war|waren|wird|werden|kann|können|muss|müssen|soll|sollen|darf|dürfen|hat)\b",
     re.IGNORECASE,
 )
+_ACTS = re.compile(
+    r"do(?:es)?|did|can|could|w(?:ill|ould)|sh(?:all|ould)|must|may|might|k[aö]nn\w*|m[uü]ss\w*|soll\w*|d[aü]rf\w*", re.I
+)
+"""Auxiliaries behind which comes what acts, then what it does and to what."""
 _THINGS = r"it|they|them|this|that|these|those|es|sie|das|dies"
 _PEOPLE = r"he|she|him|her"
 _OWNED = r"its|their|his|hers"
@@ -62,8 +67,9 @@ _ARTICLE = re.compile(r"\b(?:the|an?|our|my|your|der|die|das|den|dem)\s+", re.IG
 _ADVERB = re.compile(r"(?:abroad|here|there|today|tomorrow|yesterday|now|later|online|outside|inside|at all|too)", re.IGNORECASE)
 _SPEAKERS = re.compile(r"(?:I|you|we|one|people|ich|wir|man)\b")
 _PARTICIPLE = re.compile(
-    r"^(?:\w{2,}ed|kept|held|built|made|sent|paid|met|done|given|taken|found|sold|lost|left|run|set|put|stored)$", re.I
+    r"^(?:\w{2,}ed|kept|held|built|made|sent|paid|met|done|given|taken|found|sold|lost|left|run|set|put|stored|be)$", re.I
 )
+_PLURAL = re.compile(r"^(?:(?! of | von ).)*(?:[^su'’]s|sses|\b(?:people|men|women|children))(?= of | von |$)", re.IGNORECASE)
 _CAPITALISED = re.compile(r"\b[A-ZÄÖÜ][\w'’-]++(?:\s++[A-ZÄÖÜ][\w'’-]++)++")
 _NAME = re.compile(r"\b(?:[A-ZÄÖÜ][\w-]*(?: [A-ZÄÖÜ][\w-]*)*|[A-Za-z]*-?\d[\w.-]*)(?!\w)")
 _LABELLED = re.compile(r"\b([A-Za-zÄÖÜäöüß]{3,}) ((?:[A-Z]{1,3}|[A-Z]?-?\d[\w.-]*))(?!\w)")
@@ -225,14 +231,12 @@ def _about_another(before: str, fragment: str) -> str:
         if name[:1].isdigit() == core[:1].isdigit():
             at = before.rindex(name)
             return f"{before[:at]}{core}{before[at + len(name) :]}"
-    if span := _subject(before):
-        # "chargers" is what the warranty covers in place of batteries, not what covers them in place of the warranty.
-        behind_subject = before[span[1] :].split()
-        of_another = len(behind_subject) > 1 and _ARTICLE.match(before, span[0]) and not _ARTICLE.match(fragment)
-        if of_another and not _PARTICIPLE.match(words[-1]):
-            return " ".join([*words[:-1], fragment])
-        return f"{before[: span[0]]}{fragment}{before[span[1] :]}"
-    return f"{before}: {fragment}"
+    span = _replaced(before, fragment)
+    if span is None:
+        return f"{before}: {fragment}"
+    if own[-1].lower() in ("one", "ones"):  # "the upper one" of "the lower basin"
+        fragment = " ".join([*own[:-1], re.split(r" (?:of|von) ", before[slice(*span)])[0].split()[-1]])
+    return f"{before[: span[0]]}{fragment}{before[span[1] :]}"
 
 
 def _resolved(clause: str, before: str, answer: str) -> str:
@@ -242,7 +246,7 @@ def _resolved(clause: str, before: str, answer: str) -> str:
     pronoun = found[0].lower()
     person = re.fullmatch(rf"{_PEOPLE}|his|hers", pronoun) is not None
     named = _CAPITALISED.findall(_shortened(answer)) if person else []
-    span = _subject(before)
+    span = _referent(before, pronoun)
     what = named[0] if named else before[span[0] : span[1]] if span else ""
     if not what:
         return f"{clause} ({before})"
@@ -254,28 +258,96 @@ def _resolved(clause: str, before: str, answer: str) -> str:
 def _names(text: str) -> list[str]:
     """Names, acronyms and identifiers as they are written; a question's first word is none."""
     start = len(text.split(" ", 1)[0]) if _ASKS.match(text) or _AUXILIARY.match(text) else 0
-    return _NAME.findall(text, start)
+    return [name for name in _NAME.findall(text, start) if name != "I"]
+
+
+def _replaced(before: str, fragment: str) -> tuple[int, int] | None:
+    """Where the noun phrase is that another one takes the place of: "the filter" of "how do I replace the filter".
+
+    One with an article stands for one with an article, and one without for one without; if something acts, then for what it
+    acts on.
+    """
+    spans = [span for span in _phrases(before) if not _SPEAKERS.fullmatch(before[slice(*span)])]
+    verb = next((word for word in before.split() if _AUXILIARY.fullmatch(word)), None)
+    if len(spans) > 1 and verb and _ACTS.fullmatch(verb):
+        spans = [*spans[1:], spans[0]]
+    same = [span for span in spans if (_ARTICLE.match(before, span[0]) is None) == (_ARTICLE.match(fragment) is None)]
+    return next(iter(same or spans), None)
+
+
+def _referent(before: str, pronoun: str) -> tuple[int, int] | None:
+    """Where the noun phrase is that a pronoun refers to: the first that is one or several as the pronoun is, else the first."""
+    spans = [span for span in _phrases(before) if not _SPEAKERS.fullmatch(before[slice(*span)])]
+    if pronoun in ("it", "its", "they", "them", "their"):
+        plural = pronoun not in ("it", "its")
+        spans = [span for span in spans if (_PLURAL.search(before[slice(*span)]) is not None) == plural] or spans
+    return next(iter(spans), None)
 
 
 def _subject(question: str) -> tuple[int, int] | None:
     """Where the noun phrase is that a question is about: "the pump of the upper lock" of when that was greased."""
+    return next(iter(_phrases(question)), None)
+
+
+def _phrases(question: str) -> list[tuple[int, int]]:
+    """Where the noun phrases of a question are, its subject first: of "how do I replace the filter", "I" and "the filter"."""
     asks = _ASKS.match(question)
-    at = asks.end() if asks else 0
-    words = [(found.start(), found.end(), found[0]) for found in re.finditer(r"\S+", question) if found.start() >= at]
-    verbs = [place for place, (_, _, word) in enumerate(words) if _AUXILIARY.fullmatch(word)]
-    acts = False
-    if verbs:
-        acts = words[verbs[0]][2].lower() in ("do", "does", "did")
-        words = words[verbs[0] + 1 :]
-    elif asks and asks[0].lower().startswith(("who", "what", "which", "wer", "was")):
-        words = words[1:]  # the verb: "who owns cluster C"
-    phrase: list[tuple[int, int]] = []
-    for start, end, word in words:
-        if phrase and (_PARTICIPLE.match(word) or _AUXILIARY.fullmatch(word)):
-            break
-        if (_PREPOSITION.fullmatch(word) and word.lower() not in ("of", "von")) or word.lower() in ("and", "or", "when", "if"):
-            break
-        phrase.append((start, end))
-    if acts and len(phrase) > 1:
-        phrase.pop()  # the verb: "when does the wheel turn"
-    return (phrase[0][0], phrase[-1][1]) if phrase else None
+    asks_for = asks[0].lower() if asks else ""
+    words = [found for found in re.finditer(r"\S+", question) if found.start() >= len(asks_for)]
+    verb = next((place for place, word in enumerate(words) if _AUXILIARY.fullmatch(word[0])), -1)
+    spans: list[tuple[int, int]] = []
+    place = verb + 1
+    if verb < 0 and asks_for.startswith(("who", "what", "which", "wer", "was")):
+        place = 1  # the verb: "who owns cluster C"
+    elif verb >= 0 and _ACTS.fullmatch(words[verb][0]):
+        if verb == 0 and asks_for.startswith(("who", "wer")):
+            place += 1  # the verb: "who must sign the log"
+        else:
+            place = _acting(question, words, place, spans)
+    while place < len(words):
+        end = _phrase_end(words, place)
+        acts = end < len(words) and _ARTICLE.match(f"{words[end][0]} ") and not _ARTICLE.match(f"{words[place][0]} ")
+        if end > place and not acts:  # not "drain" of "to drain the lock"
+            spans.append((words[place].start(), words[end - 1].end()))
+        place = max(end, place + 1)
+    return spans
+
+
+def _acting(question: str, words: Sequence[re.Match[str]], place: int, spans: list[tuple[int, int]]) -> int:
+    """Add what acts, and what it acts on if that has no article; return where the words behind the verb begin."""
+    if place >= len(words) or re.fullmatch(_THINGS, words[place][0], re.IGNORECASE):
+        return place + 2  # "it" and a verb
+    end = place + 1
+    if _SPEAKERS.fullmatch(words[place][0]) is None:
+        named = words[place][0][0].isupper()
+        end = _phrase_end(words, place)
+        run = end - place - (_ARTICLE.match(question, words[place].start()) is not None)
+        if named:
+            end = next((at for at in range(place, end) if not words[at][0][0].isupper()), end)
+        elif end < len(words) and (_PARTICIPLE.match(words[end][0]) or _AUXILIARY.fullmatch(words[end][0])):
+            spans.append((words[place].start(), words[end - 1].end()))
+            return end  # "the log be signed"
+        elif run > 2 and _PLURAL.search(words[end - 1][0]):  # "the warranty cover batteries"
+            spans.append((words[place].start(), words[end - 3].end()))
+            return end - 1
+        elif run > 1:
+            end -= 1  # "the wheel turn"
+    spans.append((words[place].start(), words[end - 1].end()))
+    return end + 1
+
+
+def _phrase_end(words: Sequence[re.Match[str]], place: int) -> int:
+    """Where the noun phrase that begins at a word ends: before a preposition, a verb's form, or another article."""
+    german = re.fullmatch(r"der|die|das|den|dem", words[place][0], re.IGNORECASE)
+    for end in range(place, len(words)):
+        word = words[end][0]
+        low = word.lower()
+        if (_PREPOSITION.fullmatch(word) and low not in ("of", "von")) or low in ("and", "or", "when", "if"):
+            return end
+        if end > place and (_PARTICIPLE.match(word) or _AUXILIARY.fullmatch(word)):
+            return end
+        if end > place and _ARTICLE.match(f"{low} ") and words[end - 1][0].lower() not in ("of", "von"):
+            return end
+        if german and word[0].isupper():
+            return end + 1
+    return len(words)

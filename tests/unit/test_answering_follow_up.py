@@ -35,6 +35,29 @@ FOLLOW_UPS = [
     ("What is the limit for hotel costs?", "And abroad?", "What is the limit for hotel costs abroad?"),
     ("Wann öffnet das Lager?", "Und am Sonntag?", "Wann öffnet das Lager am Sonntag?"),
 ]
+OBJECTS = [
+    ("How do I replace the filter?", "What about the drive belt?", "How do I replace the drive belt?"),
+    ("How do I reset my password?", "And my PIN?", "How do I reset my PIN?"),
+    ("When did Ann Moor grease the pump?", "And the weir?", "When did Ann Moor grease the weir?"),
+    ("Where does the night crew store the oil?", "And the rags?", "Where does the night crew store the rags?"),
+    ("How often should the crew clean the screen?", "And the race?", "How often should the crew clean the race?"),
+    ("How long does it take to drain the lock?", "And the basin?", "How long does it take to drain the basin?"),
+    ("Does the warranty cover batteries?", "And chargers?", "Does the warranty cover chargers?"),
+    ("Do visitors need a badge?", "And a helmet?", "Do visitors need a helmet?"),
+    ("Do visitors need a badge?", "And contractors?", "Do contractors need a badge?"),
+    ("What does the handbook say about dogs?", "And cats?", "What does the handbook say about cats?"),
+    ("What happens to the sluice in winter?", "And the gate?", "What happens to the gate in winter?"),
+    ("Who must sign the permit?", "And the log?", "Who must sign the log?"),
+    ("Who repaired the crane on Monday?", "And the winch?", "Who repaired the winch on Monday?"),
+    ("Must the log be signed?", "And the permit?", "Must the permit be signed?"),
+    ("How deep is the lower basin?", "And the upper one?", "How deep is the upper basin?"),
+    ("Wie oft muss ich den Filter wechseln?", "Und den Riemen?", "Wie oft muss ich den Riemen wechseln?"),
+    ("Where do we keep the spare keys?", "Who has them?", "Who has the spare keys?"),
+    ("How do you open the upper gate?", "How do you close it?", "How do you close the upper gate?"),
+    ("Does the crew oil the gates?", "When are they painted?", "When are the gates painted?"),
+    ("Who approved the budget?", "When was it approved?", "When was the budget approved?"),
+]
+"""What somebody acts on is replaced or referred to, not who acts."""
 STAND_ALONE = """How long are backups kept for gold customers?
 Who repairs the pump when it fails?
 How long does it take to drain the lock?
@@ -51,7 +74,7 @@ List the sites that have a weir
 What about""".splitlines()
 
 
-@pytest.mark.parametrize(("before", "question", "wanted"), FOLLOW_UPS)
+@pytest.mark.parametrize(("before", "question", "wanted"), FOLLOW_UPS + OBJECTS)
 def test_a_follow_up_takes_what_it_needs_from_the_question_before(before: str, question: str, wanted: str | None) -> None:
     assert stand_alone(question, [Turn(before)]) == (wanted or "How long are backups kept for gold customers?")
     assert stand_alone(question, []) == question, "there is nothing to follow up on"
