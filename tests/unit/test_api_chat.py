@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from headrace.answering.options import AnswerOptions, Limit, limited
 from headrace.answering.record import Answer
 from headrace.api.chat import ChatCompletionRequest
-from headrace.api.embeddings import EmbeddingRequest
 from headrace.api.openai import check_model, wrong
+from headrace.api.routes.openai import EmbeddingRequest
 from headrace.errors import ModelNotFound
 from headrace.models.citations import Support
 from headrace.models.http import code_of, error_body, status_of
