@@ -262,7 +262,7 @@ class TenantLimits(Section):
     """Limits of each tenant in the API; `headrace tenant quota` sets others for one tenant."""
 
     requests_per_minute: int = Field(default=600, ge=1)
-    """Requests per minute; all of them may come at once."""
+    """Requests per minute; all of them may come at once. A large chat counts as one for each 64 KiB."""
     questions: int = Field(default=16, ge=1)
     """Concurrent questions, including waiting ones; the whole service accepts 32."""
     documents: int = Field(default=100_000, ge=0)

@@ -93,6 +93,16 @@ class AdmissionQueue:
                 self._changed.wait(_WAKE_S)
         return not until()
 
+    def give_way(self, ticket: Ticket) -> None:
+        """Let the questions of tenants with fewer under way go first; `wait` for the ticket's next turn."""
+        with self._changed:
+            if ticket in self._inside:
+                ticket.begun = False
+                self._inside.remove(ticket)
+                self._inside.append(ticket)
+                self._begin()
+                self._changed.notify_all()
+
     def leave(self, ticket: Ticket) -> None:
         """Free a slot; repeating it has no effect."""
         with self._changed:
@@ -150,9 +160,9 @@ class Rate:
                 self._buckets = {name: bucket for name, bucket in self._buckets.items() if now - bucket[0] < self._seconds}
             return 0.0
 
-    def take(self, tenant: str, per_minute: int) -> None:
-        """Count a request. Raises `Overloaded` with the seconds until the next one is allowed."""
-        if wait_s := self.wait_s(tenant, per_minute):
+    def take(self, tenant: str, per_minute: int, requests: int = 1) -> None:
+        """Count a request, as several if it is large. Raises `Overloaded` with the seconds until the next one is allowed."""
+        if wait_s := self.wait_s(tenant, per_minute, min(requests, per_minute)):
             error = Overloaded(f"This tenant may send {per_minute} requests a minute.", hint="Send them more slowly.")
             error.retry_s = wait_s
             raise error

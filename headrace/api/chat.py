@@ -24,6 +24,7 @@ from headrace.answering.options import INSTRUCTIONS_CHARACTERS, AnswerOptions
 from headrace.api.schemas import (
     QUESTION_CHARACTERS,
     AnswerModeName,
+    ApiRequest,
     FilterTexts,
     Readers,
     TenantName,
@@ -94,10 +95,8 @@ class StreamOptions(LenientRequest):
     include_usage: bool = False
 
 
-class ChatExtensions(BaseModel):
+class ChatExtensions(ApiRequest):
     """Fields beyond OpenAI's: readers, filters and mode as in `AskRequest`, and for the scope `admin` the tenant."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tenant: TenantName | None = None
     readers: Readers = ()
@@ -155,10 +154,8 @@ Penalty = Annotated[float, Field(strict=True, ge=-2, le=2)]
 Tokens = Annotated[int, Field(strict=True, ge=1)]
 
 
-class ChatCompletionRequest(BaseModel):
+class ChatCompletionRequest(ApiRequest):
     """OpenAI's chat completion request. What is not supported is refused unless it asks for nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Annotated[str, Field(max_length=200, examples=[MODEL])]
     messages: Annotated[

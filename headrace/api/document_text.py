@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.api.admission import AdmissionQueue
 from headrace.api.auth import Caller
 from headrace.api.documents import Documents
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
@@ -43,19 +44,28 @@ class DocumentText:
 class DocumentTexts:
     """Reads texts of documents from the tables; safe to share between threads."""
 
-    def __init__(self, runner: Runner, documents: Documents) -> None:
+    def __init__(self, runner: Runner, documents: Documents, admission: AdmissionQueue) -> None:
         self._runner = runner
         self._documents = documents
+        self._admission = admission
 
     def text(
         self, caller: Caller, tenant: str, uri: str, *, chunk_id: str | None = None, readers: Sequence[str] = ()
     ) -> DocumentText:
         """A document's text around a passage, or else its beginning.
 
-        Raises `NotFound` for a document that the caller may not know of or that has no text yet, `Forbidden` for one that is
-        closed to all whom the caller asks on behalf of.
+        A text may have ten million characters, so only some are read at a time. Raises `NotFound` for a document that the caller
+        may not know of or that has no text yet, `Forbidden` for one that is closed to all whom the caller asks on behalf of, and
+        `Overloaded`.
         """
-        principals = caller.principals_for(readers)
+        ticket = self._admission.enter(tenant, caller.limits.questions, uri)
+        try:
+            self._admission.wait(ticket, lambda: False)
+            return self._text(caller, tenant, uri, chunk_id, caller.principals_for(readers))
+        finally:
+            self._admission.leave(ticket)
+
+    def _text(self, caller: Caller, tenant: str, uri: str, chunk_id: str | None, principals: Collection[str]) -> DocumentText:
         document = self._documents.visible(caller, tenant, uri)
         _check_open(document.readers, principals)
         event: Mapping[str, Any] = {"partition": document.partition, "offset": document.offset}

@@ -187,6 +187,11 @@ class AuthMiddleware:
         finally:
             if upload is not None:
                 upload.limit = None
+        if body is not None and upload is None and len(body) > self._body_bytes:
+            # Reading it takes as long as answering many small ones, and nothing else is answered meanwhile.
+            caller: Caller = scope["caller"]
+            if caller.key_id != PAGE:
+                self._service.rate.take(caller.tenant, caller.limits.requests_per_minute, len(body) // self._body_bytes)
         if body is None:
             size = f"{most >> 10:,} KiB" if most < 1 << 20 else f"{most >> 20:,} MiB"
             return error_response(413, f"The body is larger than {size}. Send less.", "too_large")

@@ -157,6 +157,8 @@ def wrong(faults: Sequence[Mapping[str, Any]]) -> JSONResponse:
     fault = next((fault for fault in same if not fault["type"].endswith("_type")), same[0])
     kind, given, limits = str(fault["type"]), fault.get("input"), dict(fault.get("ctx") or {})
     param = first or None
+    if param is None and kind == "value_error":
+        return error_response(400, f"Invalid request: {fault['msg'].removeprefix('Value error, ')}.", "invalid_value")
     if param is None:
         return error_response(400, "We could not parse the JSON body of your request: it is no JSON object.", "invalid_json")
     message, code = f"Invalid '{param}': {fault['msg'].removeprefix('Value error, ')}.", "invalid_value"

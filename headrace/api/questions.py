@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from headrace.answering.engine import GivenUp, QueryEngine
 from headrace.answering.follow_up import Turn, in_full
 from headrace.answering.intent import intent_of
@@ -18,11 +20,13 @@ from headrace.answering.verdicts import RecordedVerdict
 from headrace.api.admission import AdmissionQueue, Ticket
 from headrace.api.auth import PAGE, Asker, Caller, asker
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
-from headrace.errors import NotFound, Unavailable, WrongUsage
+from headrace.errors import NotFound, WrongUsage
 from headrace.models.client import Vectors
 from headrace.models.connection import EndpointRefusal
 from headrace.settings import TenantLimits
 from headrace.storage.filters import Filters
+
+_TEXTS = 32  # that are embedded in one turn
 
 
 @dataclass(frozen=True)
@@ -181,23 +185,43 @@ class QuestionService:
 
         self.search(asked, shown, gone)
 
-    def embed(self, caller: Caller, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> tuple[Vectors, int]:
-        """The texts' embeddings and their tokens, by the configured embedder, in a question's slot.
+    def embed(
+        self,
+        caller: Caller,
+        texts: Sequence[str],
+        put: Callable[[tuple[Vectors, int]], None],
+        gone: Callable[[], bool],
+        *,
+        kind: Literal["query", "passage"],
+    ) -> None:
+        """Put the texts' embeddings and their tokens, by the configured embedder, in a question's slot.
 
+        A turn is for a few texts, so that questions of other tenants wait for no more than these; it ends early once `gone`.
         Raises `WrongUsage` for a text that the model finds too long, and as `admit` and the model client do.
         """
+        order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))  # a batch costs as much as its longest text
+        found: list[Vectors] = []
+        read = 0
         ticket = self._admission.enter(caller.tenant, caller.limits.questions, texts[0])
-        with self._turn(ticket, lambda: False) as begun:
-            if not begun:
-                raise Unavailable("The service is stopping.", hint="Start it and ask again.")
-            try:
-                vectors, tokens = self._engine.embedder.embed_whole(texts, kind=kind)
-            except EndpointRefusal as error:
-                if error.reply.status not in (400, 413, 422):
-                    raise
-                raise WrongUsage(f"The embedder refused a text: {error.reply.message}") from None
-        self._metrics.question(caller.tenant, "embeddings", read=tokens)
-        return vectors, tokens
+        try:
+            for start in range(0, len(order), _TEXTS):
+                if not self._admission.wait(ticket, lambda: gone() or self._stopping()):
+                    return
+                try:
+                    vectors, tokens = self._engine.embedder.embed_whole(
+                        [texts[index] for index in order[start : start + _TEXTS]], kind=kind
+                    )
+                except EndpointRefusal as error:
+                    if error.reply.status not in (400, 413, 422):
+                        raise
+                    raise WrongUsage(f"The embedder refused a text: {error.reply.message}") from None
+                found.append(vectors)
+                read += tokens
+                self._admission.give_way(ticket)
+        finally:
+            self._admission.leave(ticket)
+        self._metrics.question(caller.tenant, "embeddings", read=read)
+        put((np.concatenate(found)[np.argsort(order)], read))
 
     def judge(
         self,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from headrace.documents.names import check_principals
 from headrace.errors import WrongUsage
@@ -88,10 +88,20 @@ def user_of(name: str) -> str:
 AnswerModeName = Literal["extractive", "generated"]
 
 
+_KEYS = 200
+
+
 class ApiRequest(BaseModel):
     """A request body; an unknown key is an error, since ignoring a misspelt key costs its sender hours."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _KEYS:  # an error for each of 300,000 keys took seconds
+            raise ValueError(f"it has {len(value):,} keys; at most {_KEYS} are read")
+        return value
 
 
 class ApiResponse(BaseModel):

@@ -55,7 +55,7 @@ class Service:
         view = DocumentView(runner)
         self._indexing = IndexThread(view, runner, settings.inference)
         self.documents = Documents(runner, view, self._indexing.announce)
-        self.texts = DocumentTexts(runner, self.documents)
+        self.texts = DocumentTexts(runner, self.documents, AdmissionQueue(AT_ONCE, WAITING))
         self.training = TrainingView(app)
         self.events = RecordedEvents(runner)
         self.readiness = Readiness(

@@ -46,6 +46,7 @@ WEIGHTS: Mapping[str, float] = {
 }
 """The fitted weight of each feature; docs/reference/benchmarks.md names the data."""
 _SHORT = 8  # quotes that are embedded; embedding all of them answered none of 391 questions better (docs/reference/benchmarks.md)
+_PARTS = 4  # of a question, each with embeddings of its own: one of 400 parts took minutes
 _WORDS = 64  # words of a question that are used
 _QUOTES = 96  # quotes that are scored; a passage of many short lines may have more
 _USUAL = {"embedding": 0.45, "passage": 0.5}  # similarities without an embedder: the same for all quotes
@@ -140,8 +141,11 @@ class Extract:
 
 
 def parts(question: str) -> list[str]:
-    """Split a question: "who owns C and which version does it run" is two, and the second gets the names of the first."""
-    first, *more = _PART.split(question.strip())
+    """Split a question: "who owns C and which version does it run" is two, and the second gets the names of the first.
+
+    A question of many parts has the rest of them in its last.
+    """
+    first, *more = _PART.split(question.strip(), maxsplit=_PARTS - 1)
     named = " ".join([*sorted(facts(first).names), *_NAMED.findall(first)])
     return [first, *(f"{part} {named}" if named and not facts(part).names else part for part in more)]
 

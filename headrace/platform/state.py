@@ -122,9 +122,15 @@ class RunningService(BaseModel):
 
 
 def read_service(home: Home) -> RunningService | None:
-    """The service running in `home`, or None, also if the recorded process is gone."""
+    """The service running in `home`, or None, also if the recorded process is gone.
+
+    A record that another user wrote is none: questions would go wherever it says.
+    """
     try:
-        service = RunningService.model_validate_json(home.service.read_text(encoding="utf-8"))
+        with home.service.open(encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
+                return None
+            service = RunningService.model_validate_json(file.read())
     except (OSError, ValidationError, ValueError):
         return None
     return service if service.process.alive else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 from shell import as_json, run
 from traffic import until
+from words import embedding as vector
 
 from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Answer, Verdict
 from headrace.answering.rerank import Passage
@@ -112,6 +116,65 @@ def test_a_large_document_does_not_keep_another_tenants_small_one_waiting(api: A
     assert api.models.batches - begun > 2 * ahead
     found = large.post("/v1/search", json={"question": "Which gate number 219 was opened?"}).json()["passages"]
     assert any("219" in passage["text"] for passage in found)
+
+
+def test_many_embeddings_do_not_keep_another_tenants_question_waiting(api: Any) -> None:
+    """Each took all its texts' time in one turn, up to minutes, even if its client had left: four of them kept all others out."""
+    many, other = writer(api, "many-texts"), writer(api, "one-question")
+    other.put("/v1/documents/weir.md", content=b"# Weir\n\nThe weir is made of oak.\n").raise_for_status()
+    assert api.indexed(other, "weir.md")["status"] == "indexed"
+    body = {"model": "headrace-embedder", "input": [f"text number {n}" for n in range(96)]}
+
+    def step() -> None:
+        """Answer the batches that wait; the next ones wait again."""
+        api.models.gate.set()
+        api.models.gate.clear()
+
+    def queue() -> str:
+        return " ".join(
+            line.rpartition(" ")[2] for line in api.client().get("/metrics").text.splitlines() if "headrace_queue{" in line
+        )
+
+    api.models.gate.clear()
+    try:
+        with ThreadPoolExecutor(4) as pool, closing(HTTPConnection(httpx.URL(api.url).netloc.decode())) as leaving:
+            before = api.models.batches
+            head = {"Authorization": many.headers["authorization"], "Content-Type": "application/json"}
+            leaving.request("POST", "/v1/embeddings", json.dumps(body), head)
+            embedding = [pool.submit(many.post, "/v1/embeddings", json=body, timeout=120.0) for _ in range(3)]
+            until(60, lambda: api.models.batches == before + 4, queue)
+            leaving.close()
+            asking = pool.submit(other.post, "/v1/search", json={"question": "What is the weir made of?"}, timeout=120.0)
+            until(60, lambda: queue() == "4.0 1.0", queue)
+            step()
+            assert "oak" in asking.result(60).text
+            until(60, lambda: queue() == "3.0 0.0", queue)
+            assert not any(one.done() for one in embedding)
+            assert api.models.batches == before + 7, "nothing is embedded for a client that left"
+            api.models.gate.set()
+            for one in embedding:
+                made = one.result(60).json()
+                shown = [entry["embedding"] for entry in made["data"]]
+                wanted = [vector(text, len(shown[0])) for text in body["input"]]
+                assert np.allclose(shown, wanted, atol=1e-6), "in the order of the texts"
+                assert made["usage"]["prompt_tokens"] == 3 * len(body["input"])
+    finally:
+        api.models.gate.set()
+
+
+def test_a_large_body_counts_as_many_requests(api: Any) -> None:
+    """Reading 4 MB of a chat, or an error for each of 300,000 keys in it, kept all waiting for seconds, as often as one liked."""
+    client = writer(api, "heavy", requests_per_minute=100)
+    heavy = {"model": "headrace", "messages": [{"role": "user", "content": "x" * 3_000_000}]}
+    answers = [client.post("/v1/chat/completions", json=heavy) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [400, 400, 429, 429], "46 requests each"
+    assert 10 < int(answers[-1].headers["retry-after"]) <= 60
+    keys = {"messages": [{"role": "user", "content": "Why?"}], **dict.fromkeys(map(str, range(10_000)))}
+    other = writer(api, "many-keys")
+    for body in ({**keys, "model": "headrace"}, {"model": "headrace", "messages": keys["messages"], "headrace": keys}):
+        refused = other.post("/v1/chat/completions", json=body)
+        assert refused.status_code == 400
+        assert "it has 10,00" in refused.json()["error"]["message"]
 
 
 def test_what_is_replaced_or_deleted_again_is_bounded_by_the_day(api: Any) -> None:

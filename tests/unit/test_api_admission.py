@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.api.admission import AdmissionQueue
+from headrace.api.admission import AdmissionQueue, Rate
 from headrace.errors import Overloaded
 
 
@@ -105,3 +105,30 @@ def test_every_user_of_a_full_service_gets_on() -> None:
                 due[user] = now + error.retry_s * (1 + (user % 5) / 16)
     assert sum(answered.values()) > 550, "places are not left empty for long"
     assert min(answered.values()) > 0.6 * sum(answered.values()) / 16
+
+
+def test_who_gives_way_lets_another_tenant_go_first_and_goes_on_after_it() -> None:
+    places = AdmissionQueue(at_once=1, waiting=3)
+    long, own, other = places.enter("acme"), places.enter("acme"), places.enter("globex")
+    places.give_way(long)
+    assert [one.begun for one in (long, own, other)] == [False, True, False], "its own tenant's, which came before"
+    places.leave(own)
+    assert [one.begun for one in (long, other)] == [False, True]
+    places.give_way(other)
+    assert places.wait(long, lambda: False)
+    places.leave(long)
+    assert places.wait(other, lambda: False)
+    places.leave(other)
+    places.give_way(other)
+    assert places.counts == (0, 0), "who has left stays away"
+
+
+def test_a_request_may_count_as_several_but_never_as_more_than_all() -> None:
+    now = [0.0]
+    rate = Rate(lambda: now[0])
+    rate.take("acme", 60, 50)
+    with pytest.raises(Overloaded) as refused:
+        rate.take("acme", 60, 1_000)
+    assert refused.value.retry_s == pytest.approx(50)
+    now[0] = 50.0
+    rate.take("acme", 60, 1_000)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from headrace.api.document_text import _WINDOW, _around, located
+from typing import Any
+
+import pytest
+
+from headrace.api.admission import AdmissionQueue
+from headrace.api.auth import READ, Caller
+from headrace.api.document_text import _WINDOW, DocumentTexts, _around, located
+from headrace.errors import Overloaded
+from headrace.settings import TenantLimits
 
 TABLE = "# Prices\n\n| Tier | EUR |\n| --- | --- |\n| Gold | 38 |\n| Silver | 17 |\n| Bronze | 7 |\n"
 
@@ -36,3 +44,14 @@ def test_a_long_text_is_cut_around_the_passage_at_the_beginning_of_a_line() -> N
     assert text[start - 1] == "\n"
     assert _around(text, 0) == (0, text[:_WINDOW])
     assert _around("short", 2) == (0, "short")
+
+
+def test_a_tenant_has_no_more_texts_read_at_once_than_questions_answered() -> None:
+    """A text may have ten million characters, and as many were read at once as there were connections."""
+    places = AdmissionQueue(at_once=1, waiting=4)
+    caller = Caller("acme", "key", frozenset({READ}), TenantLimits(questions=2))
+    for _ in range(2):
+        places.enter("acme")
+    nothing: Any = None  # it is refused before anything is read
+    with pytest.raises(Overloaded, match="2 questions"):
+        DocumentTexts(nothing, nothing, places).text(caller, "acme", "a.md")

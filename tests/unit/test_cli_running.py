@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,16 @@ def test_it_is_found_by_its_record_unless_its_settings_are_others(tmp_path: Path
         other = Settings(home=tmp_path, inference={"passages": 7})  # type: ignore[arg-type]
         assert running_api(other) is None
     assert read_service(home) is None
+
+
+def test_a_record_of_another_user_leads_no_question_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, home = Settings(home=tmp_path), Home(tmp_path)
+    home.prepare()
+    with recorded_service(home, service("http://127.0.0.1:1", settings=digest_of(settings))):
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert running_api(settings) is None
+        monkeypatch.undo()
+        assert running_api(settings) is not None
 
 
 def test_a_home_has_one_up(tmp_path: Path) -> None:

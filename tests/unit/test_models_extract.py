@@ -82,6 +82,15 @@ def test_a_question_of_two_parts_is_two_and_the_second_is_about_the_same() -> No
     assert parts("Who owns berth B and how deep is it?") == ["Who owns berth B", "how deep is it? B"]
     assert parts("Wer ist Hafenmeister und wann schließt die Slipanlage?")[1].startswith("wann schließt")
     assert parts("Are oars and sails allowed?") == ["Are oars and sails allowed?"]
+
+
+def test_a_question_of_many_parts_is_few() -> None:
+    """Each part has nine texts embedded: 3,800 characters of 200 parts took a question's place for minutes."""
+    question = "Who greased the pump" + " and who greased it" * 200
+    some = parts(question)
+    assert len(some) == 4
+    assert some[0] == "Who greased the pump"
+    assert some[-1].count("greased it") == 198, "the rest is in the last"
     for one in quoted("Who owns berth B and how deep is it?"):
         assert one.quote is not None
         assert one.quote.said.startswith("Berth: B")

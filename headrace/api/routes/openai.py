@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from headrace.api.answers import answer_response
 from headrace.api.chat import ChatCompletionRequest
-from headrace.api.dependencies import InThread, Reading, Serving
+from headrace.api.dependencies import Reading, Serving
 from headrace.api.openai import (
     EMBEDDER,
     MODELS,
@@ -28,7 +30,7 @@ from headrace.api.openai import (
 )
 from headrace.api.openapi import EXAMPLES
 from headrace.api.routes.questions import Pieces, last_of, pieces_of
-from headrace.api.schemas import ApiResponse, Text
+from headrace.api.schemas import ApiRequest, ApiResponse, Text
 from headrace.api.telemetry import MODEL
 from headrace.api.threads import first_of, stream_from_thread
 from headrace.errors import WrongUsage
@@ -39,10 +41,8 @@ router = APIRouter()
 _TEXTS = 2_048
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(ApiRequest):
     """Texts to embed; `input_type` (NVIDIA NIM's) matters to embedders that embed queries and passages differently."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Annotated[str, Field(max_length=200, examples=[EMBEDDER])]
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=_TEXTS)]
@@ -54,6 +54,8 @@ class EmbeddingRequest(BaseModel):
     @field_validator("input", mode="before")
     @classmethod
     def _texts_only(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) > _TEXTS:
+            return value  # refused for its length
         if isinstance(value, list) and any(isinstance(one, int | list) for one in value):
             sentence = "Unsupported value: '{param}' does not support token ids with this model. Send texts."
             raise PydanticCustomError("unsupported_value", sentence, {"param": "input"})
@@ -132,10 +134,16 @@ async def chat_completions(
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingList)
-async def embeddings(body: EmbeddingRequest, service: Serving, caller: Reading, in_thread: InThread) -> EmbeddingList:
+async def embeddings(body: EmbeddingRequest, request: Request, service: Serving, caller: Reading) -> EmbeddingList:
     """OpenAI's embeddings, by the configured embedder; a text that is too long is refused, not cut."""
     check_model(body.model, EMBEDDER)
-    return await in_thread(lambda: _embedding_list(body, service.questions.embed(caller, body.texts, kind=body.input_type)))
+
+    def work(put: Callable[[EmbeddingList], None], gone: Callable[[], bool]) -> None:
+        service.questions.embed(caller, body.texts, lambda found: put(_embedding_list(body, found)), gone, kind=body.input_type)
+
+    async with aclosing(stream_from_thread(request, service, work)) as results:
+        made: EmbeddingList = await first_of(results)
+        return made
 
 
 @router.get("/v1/models")

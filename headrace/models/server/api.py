@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from headrace.models.server.encoders import Scores
 
 T = TypeVar("T")
+_FEW = 8
+"""Texts of a query that goes before passages: of a question, not of a client that embeds many."""
 
 
 async def _while_connected(request: Request, call: Call, work: Awaitable[T]) -> T | None:
@@ -115,7 +117,7 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
         ledger = Ledger()
         with models.embedding.slot():
             call = Call(models.embedding)
-            urgent = "query" in (body.input_type, kind)
+            urgent = "query" in (body.input_type, kind) and len(body.texts) <= _FEW
             answer = await _while_connected(request, call, _embed(models, body, version, ledger, urgent=urgent))
         if answer is None:
             return Response(status_code=LEFT)
