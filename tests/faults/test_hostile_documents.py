@@ -155,6 +155,10 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: office("docx", (LAUGHS.replace("?>", ' encoding="utf-16"?>', 1) + "<w>&j;</w>").encode("utf-16")),
         DOCTYPE,
     ),
+    "laughs-32.docx": (
+        lambda: office("docx", (LAUGHS.replace("?>", ' encoding="utf-32"?>', 1) + "<w>&j;</w>").encode("utf-32")),
+        DOCTYPE,
+    ),
     "laughs.xlsx": (lambda: sheets({"A": row("&j;")}, before=LAUGHS), DOCTYPE),
     "laughs.pptx": (laughing_slides, DOCTYPE),
     "laughs.svg": (lambda: f"{LAUGHS}<svg><text>&j;</text></svg>".encode(), "(?s)# laughs.*&j;.*"),

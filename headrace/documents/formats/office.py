@@ -18,7 +18,8 @@ _ENCRYPTED = 1  # bit of an entry's flags
 _BOOK = (".opf", "/container.xml", "/encryption.xml")
 _READ = 1 << 20
 _XML = (".xml", ".rels", ".vml", ".opf")
-_DOCTYPE = [b"<!DOCTYPE".decode().encode(encoding) for encoding in ("ascii", "utf-16-le", "utf-16-be")]
+_ENCODINGS = ("ascii", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+_DOCTYPE = ["<!DOCTYPE".encode(encoding) for encoding in _ENCODINGS]
 _MAIN = re.compile(
     rb"application/vnd\.(?:openxmlformats-officedocument\.|ms-)(word|presentation|powerpoint|spreadsheet|excel)[\w.-]*"
     rb"\.(?:main|binary)[\w.-]*(\+xml)?",
@@ -96,4 +97,4 @@ def _check_xml(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> 
             while read := part.read(_READ):
                 if any(mark in tail + read for mark in _DOCTYPE):
                     raise ParseRefused("its XML declares a document type, as attacks do and Office files never do")
-                tail = read[-20:]
+                tail = (tail + read)[-max(map(len, _DOCTYPE)) :]
