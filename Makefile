@@ -1,6 +1,7 @@
 # make install   fills .venv from the lock files           make demo [DOCS=folder]   both pipelines, once, for real
 # make check     lint, types, unit tests                   make test [K=expression]  every test that belongs to a change
 # make soak      the long ones [MINUTES=10 SEED=x: a part] make bench                measures, prints JSON
+# make properties  what holds for any input, tried with many [EXAMPLES=1000]
 # make docs      writes the reference from the code, builds the site into out/site
 # make dist      a wheel in dist/, for pip alone
 # make sbom      what it is made of, and its licences, into out/ and THIRD_PARTY.md
@@ -13,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests start hundreds of processes; where bytecode is not kept, each compiles every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install install-dev install-vast install-postgresql install-docs demo check unit test soak bench lint format docs pictures lock dist sbom clean
+.PHONY: install install-dev install-vast install-postgresql install-docs demo check unit test soak properties bench lint format docs pictures lock dist sbom clean
 
 install: .venv/installed
 
@@ -60,6 +61,9 @@ test: install-dev
 
 soak: install-dev
 	@$(PYTEST) -m soak --timeout 3600 --durations 10 $(if $(MINUTES),--minutes "$(MINUTES)" --seed "$(SEED)") $(if $(K),-k "$(K)")
+
+properties: install-dev
+	@HEADRACE_EXAMPLES=$(or $(EXAMPLES),1000) $(PYTEST) -m hypothesis -n 2 --timeout 3600 --durations 10
 
 bench: install-dev
 	@$(BIN)/python -m bench

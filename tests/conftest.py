@@ -23,8 +23,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-# A test asserts no speed: an example may take as long as a busy machine takes.
-settings.register_profile("headrace", deadline=None)
+# A test asserts no speed: an example may take as long as a busy machine takes. `make properties` tries many more.
+settings.register_profile("headrace", deadline=None, max_examples=int(os.environ.get("HEADRACE_EXAMPLES", "30")))
 settings.load_profile("headrace")
 
 if TYPE_CHECKING:

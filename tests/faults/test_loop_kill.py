@@ -15,7 +15,7 @@ from traffic import Traffic, indexed, until
 from words import words
 
 from headrace.catalog import CHECKPOINTS
-from headrace.core.run import runs
+from headrace.core.run import newest_first, runs
 from headrace.scheduler import status
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -32,8 +32,8 @@ LOOP = {
     "HEADRACE_TRAINING__GATE__HEADROOM": "1e6",
     "HEADRACE_TRAINING__RECIPE__RERANKER__EPOCHS": "50",
     "HEADRACE_TRAINING__RECIPE__RERANKER__BATCH": "1",
-    "HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS": "120",
-    "HEADRACE_TRAINING__RECIPE__RERANKER__CHECKPOINT_STEPS": "10",
+    "HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS": "60",
+    "HEADRACE_TRAINING__RECIPE__RERANKER__CHECKPOINT_STEPS": "5",
 }
 
 
@@ -67,7 +67,7 @@ def the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(api: Api) -> 
     with Traffic(api, pause_s=0.5) as traffic:
         until(120, lambda: (status.read(api.home.path)["round"] or {}).get("stage") == "finetune", traffic.loop, every_s=0.02)
         store = ObjectReader(CHECKPOINTS, api.endpoints, Meter(Ledger(), "test"))
-        until(60, lambda: any(info.key.endswith("/latest.json") for info in store.list()), traffic.loop, every_s=0.05)
+        until(120, lambda: any(info.key.endswith("/latest.json") for info in store.list()), traffic.loop, every_s=0.05)
         killed = status.read(api.home.path)
         os.kill(killed["pid"], signal.SIGKILL)
         until(60, lambda: traffic.loop()["state"] == "restarting", lambda: traffic.told[-1])
@@ -86,6 +86,7 @@ def the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(api: Api) -> 
 
 
 def ctrl_c_leaves_no_process(api: Api) -> None:
+    until(60, lambda: newest_loop(api.home)["state"] == "running", lambda: newest_loop(api.home))
     loop = status.read(api.home.path)["pid"]
     assert api.stop() == 0, api.log.read_text()
     assert gone(loop)
@@ -148,6 +149,10 @@ def the_next_up_indexes_what_was_taken(api: Api, key: str, key_id: str) -> None:
 
     until(60, there, lambda: counts)
     assert counts["key.create"] == counts["document.put"] == 1
+
+
+def newest_loop(home: Home) -> dict[str, Any]:
+    return next(newest_first(home.path, command="loop"))
 
 
 def gone(pid: int) -> bool:

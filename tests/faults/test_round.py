@@ -50,22 +50,16 @@ QUICK = Training(
 )
 WITHIN = "training"
 """The moment between two steps of `finetune`, once a checkpoint is durable."""
+STAGES = [stage.name for stage in TRAINING.stages]
+TRAINED = STAGES.index("finetune")
 
 
-def moments(recipe: str) -> list[str]:
-    """Where a round is killed: behind every stage, and inside a training that has steps."""
-    names = [stage.name for stage in TRAINING.stages]
-    if recipe != "ranking":
-        names.insert(names.index("finetune"), WITHIN)
-    return names
-
-
-def killed_rounds(link: Connection, folder: Path, endpoints: Endpoints, models: str, recipe: str) -> None:
+def killed_rounds(link: Connection, folder: Path, endpoints: Endpoints, models: str, recipe: str, moments: list[str]) -> None:
     """Rounds in processes of their own, each killed (-9) at another moment. What takes seconds to import is imported once."""
     os.environ[INSTEAD] = models
     for name in ("headrace.training.crossencoder", "transformers.models.bert.modeling_bert"):
         import_module(name)
-    for moment in moments(recipe):
+    for moment in moments:
         if (child := os.fork()) == 0:
             die_at(moment)
             run_round(Runner(Run("train", folder), endpoints), recipe=recipe, settings=QUICK)
@@ -113,11 +107,23 @@ def weights(endpoints: Endpoints, folder: str) -> dict[str, str]:
     return {info.key.rpartition("/")[2]: hashlib.sha256(store.get(info.key)).hexdigest() for info in store.list(f"{folder}/")}
 
 
-def test_a_round_killed_inside_its_training_and_behind_every_stage_is_one_round(endpoints: Endpoints, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param([WITHIN, "finetune", STAGES[-1]], id="training"),
+        pytest.param([*STAGES[:TRAINED], WITHIN, *STAGES[TRAINED:]], id="every", marks=pytest.mark.soak),
+    ],
+)
+def test_a_round_killed_inside_its_training_and_behind_its_stages_is_one_round(tmp_path: Path, moments: list[str]) -> None:
+    with installation(tmp_path) as endpoints:
+        killed_inside_its_training(endpoints, tmp_path, moments)
+
+
+def killed_inside_its_training(endpoints: Endpoints, tmp_path: Path, moments: list[str]) -> None:
     judge(endpoints, 40, liked="yes", seed=1)
-    children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()), "reranker")
+    children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()), "reranker", moments)
     assert children.wait() == 0, children.said
-    assert children.said == [(moment, -signal.SIGKILL) for moment in moments("reranker")]
+    assert children.said == [(moment, -signal.SIGKILL) for moment in moments]
     rounds = ObjectReader(ROUNDS, endpoints, METER)
     assert manifest.numbers(rounds) == [1], "the last was killed once it was committed, and the others took up the same round"
     made = manifest.read(rounds, 1)
@@ -140,9 +146,9 @@ def test_a_round_of_the_ranking_killed_behind_every_stage_is_one_round(tmp_path:
     with installation(tmp_path) as endpoints:
         rounds, models = ObjectReader(ROUNDS, endpoints, METER), ObjectReader(MODELS, endpoints, METER)
         judge(endpoints, 40, liked="yes", seed=3, nearer=0.3)
-        children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()), "ranking")
+        children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()), "ranking", STAGES)
         assert children.wait() == 0, children.said
-        assert children.said == [(moment, -signal.SIGKILL) for moment in moments("ranking")]
+        assert children.said == [(moment, -signal.SIGKILL) for moment in STAGES]
         assert manifest.numbers(rounds) == [1]
         made = manifest.read(rounds, 1)
         assert made.decision.promote, made.decision.why

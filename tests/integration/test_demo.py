@@ -202,15 +202,21 @@ def agreed(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
         assert -0.2 < off["stream", way] <= 0, "\n".join(lines)
 
 
+def test_verdicts_and_documents_are_there_as_they_were_given(demo: Demo) -> None:
+    an_answer_is_given_and_judged(demo.home)
+    sql_gives_times_sums_and_joins_as_they_are(demo.home)
+
+
+@pytest.mark.soak(minutes=2)
 def test_commands_go_on_from_the_demo(demo: Demo, tmp_path: Path) -> None:
     home = demo.home
-    rounds_and_verdicts_go_on(home, demo.run)
-    sql_gives_times_sums_and_joins_as_they_are(home)
+    rounds_and_verdicts_go_on(home, demo.run, an_answer_is_given_and_judged(home))
     what_did_not_change_is_skipped_and_the_newest_round_is_drawn(home, tmp_path)
     a_document_is_forgotten_and_the_audit_says_so_without_its_name(home)
 
 
-def rounds_and_verdicts_go_on(home: Home, demo: dict[str, Any]) -> None:
+def an_answer_is_given_and_judged(home: Home) -> dict[str, Any]:
+    """The place of its verdict on the head."""
     found = as_json(home, "search", "Pump greased at the upper station")
     assert len(found["passages"]) == 6
     wanted = {"chunk_id", "document", "text", "retrieval_score", "retrieval_rank", "rerank_score", "rerank_rank"}
@@ -228,9 +234,12 @@ def rounds_and_verdicts_go_on(home: Home, demo: dict[str, Any]) -> None:
     assert {name.split("_")[0] for name in answer["bytes"]} >= {"vector", "stream"}
 
     assert "no answer 'nothing'" in run(home, "feedback", "nothing", "--down", code=1).stderr
-    place = as_json(home, "feedback", answer["answer_id"], "--up", "--reason", "it's right")
+    place: dict[str, Any] = as_json(home, "feedback", answer["answer_id"], "--up", "--reason", "it's right")
     assert set(place) >= {"verdict_id", "topic", "partition", "offset"}
+    return place
 
+
+def rounds_and_verdicts_go_on(home: Home, demo: dict[str, Any], place: dict[str, Any]) -> None:
     trip = as_json(home, "train")
     assert trip["round"] == 2
     assert trip["landed"]["feedback"] == 1

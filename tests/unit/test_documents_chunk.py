@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.documents.chunk import _placed, pieces, sections, split
@@ -22,7 +22,6 @@ TEXT = st.lists(LINE, max_size=25).map("\n".join)
 TABLELESS = st.lists(LINE.filter(lambda line: "|" not in line), max_size=25).map("\n".join)
 
 
-@settings(deadline=None, max_examples=60)
 @given(TEXT, st.sampled_from([32, 33, 64, 200, 254]))
 def test_every_chunk_fits_the_window_with_its_heading_path(text: str, window: int) -> None:
     for heading, body in split(text, window):
@@ -39,7 +38,6 @@ def test_a_chunk_fills_its_window_and_no_more(title: str, window: int) -> None:
     assert min(sizes[:-1]) >= window - 8  # the splitter steps by eight words here
 
 
-@settings(deadline=None, max_examples=60)
 @given(TABLELESS, st.sampled_from([32, 64]))
 def test_no_letter_of_a_body_is_lost_or_doubled_and_each_piece_says_where_it_begins(text: str, window: int) -> None:
     bodies = "".join(body for _, body in sections(text))
@@ -48,7 +46,6 @@ def test_no_letter_of_a_body_is_lost_or_doubled_and_each_piece_says_where_it_beg
     assert all(text[piece.start :].startswith(piece.body) for piece in found)
 
 
-@settings(deadline=None, max_examples=15)
 @given(TEXT)
 def test_the_same_text_gives_the_same_chunks(text: str) -> None:
     assert list(split(text, 64)) == list(split(text, 64))

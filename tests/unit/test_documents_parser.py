@@ -260,7 +260,7 @@ def test_a_process_of_many_open_files_parses_too() -> None:
             assert parser.parse("a.md", b"many").text == "many"
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["a.txt", "a.html", "a.pdf", "a", "a.bin", "a.md"]), st.binary(max_size=300), st.booleans())
 def test_any_bytes_are_text_or_a_reason(parser: Parser, uri: str, data: bytes, as_pdf: bool) -> None:
     try:

@@ -236,7 +236,7 @@ def pipelines(draw: st.DrawFn) -> Diagram:
 
 
 @given(pipelines(), st.sampled_from([PAGE, SLIDE]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_pipeline_is_drawn_without_overlap(diagram: Diagram, scale: Scale) -> None:
     check(diagram, scale)
 

@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter, defaultdict
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.training.data.dataset import TEST, TRAIN, TUNE
@@ -105,7 +105,6 @@ def test_questions_for_other_numbers_are_no_near_duplicates() -> None:
     assert numbers("room 7b in 2019") == "2019 7b"
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.sampled_from(WORDS), min_size=6, max_size=14).map(" ".join), min_size=2, max_size=30), st.randoms())
 def test_whatever_is_clearly_alike_is_in_one_group_in_whatever_order(asked: list[str], chance: random.Random) -> None:
     asked = list(dict.fromkeys([*asked, *(text + " ok" for text in asked[:5])]))
