@@ -448,7 +448,8 @@ class Settings(BaseSettings):
     objects: Annotated[EmbeddedPart | S3, Field(discriminator="type")] = EmbeddedPart()
     """The object tier."""
     tables: Annotated[EmbeddedPart | RestCatalog | Vast, Field(discriminator="type")] = EmbeddedPart()
-    """The table tier: an Iceberg catalog, or VAST DB."""
+    """The table tier: an Iceberg catalog, or VAST DB. Unset beside your own S3: tables in your bucket, catalog in the metadata
+    store's database."""
     head: Annotated[EmbeddedPart | Kafka, Field(discriminator="type")] = EmbeddedPart()
     """The head: Kafka."""
     maintenance: Maintenance = Maintenance()

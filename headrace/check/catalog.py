@@ -1,4 +1,4 @@
-"""Promises of an Iceberg REST catalog, tested in a namespace of the check's own."""
+"""Promises of an Iceberg catalog, tested in a namespace of the check's own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
+from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import (
     BadRequestError,
@@ -76,8 +77,12 @@ class CatalogSandbox:
             self.writer.drop_namespace(self.namespace)
 
 
-def connect(endpoints: Endpoints) -> RestCatalog:
+def connect(endpoints: Endpoints) -> Catalog:
     """A plain catalog client, without Headrace's handles."""
+    if endpoints.catalog_in_sql:
+        from headrace.storage.tables.iceberg.sql_catalog import DatabaseCatalog
+
+        return DatabaseCatalog(endpoints)
     return RestCatalog("check", uri=endpoints.catalog_uri, warehouse=endpoints.warehouse, **endpoints.catalog_properties)
 
 
@@ -262,7 +267,7 @@ def _append(table: Table, who: str, number: int, **properties: str) -> None:
     table.append(row, snapshot_properties={_WRITER: f"{who} {number}", **properties})
 
 
-def _commits(catalog: RestCatalog, namespace: str, steps: int, who: str, begin: float) -> tuple[list[str], int]:
+def _commits(catalog: Catalog, namespace: str, steps: int, who: str, begin: float) -> tuple[list[str], int]:
     """Commit `steps` rows; returns the names of acknowledged commits and the number of rejected ones."""
     done: list[str] = []
     rejected = 0

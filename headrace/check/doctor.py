@@ -81,6 +81,8 @@ def parts(settings: Settings) -> Iterator[_Part]:
             yield _Part("tables", tables.uri, lambda: _catalog(settings, tables))
         case Vast():
             yield _Part("tables", f"{tables.endpoint}/{tables.bucket}", lambda: _reached(tables.endpoint, "tables"))
+        case EmbeddedPart() if isinstance(objects, S3):
+            yield _Part("tables", f"{objects.endpoint}/{objects.bucket}/tables", lambda: _reached(objects.endpoint, "objects"))
         case EmbeddedPart():
             yield _Part("tables", "", None)
     match head:

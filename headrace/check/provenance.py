@@ -103,8 +103,8 @@ def _subject(tier: Tier, settings: Settings, endpoints: Endpoints) -> CheckedSto
                 return CheckedStorage(
                     tier, False, _bare(endpoints.vast.endpoint), {"database": f"VAST DB, bucket {endpoints.vast.bucket}"}
                 )
-            facts = {"warehouse": endpoints.warehouse, **_server("objects", tables)}
-            return CheckedStorage(tier, tables, _bare(endpoints.catalog_uri), facts)
+            facts = {"warehouse": endpoints.warehouse, **_server("objects", tables and objects)}
+            return CheckedStorage(tier, tables and objects, _bare(endpoints.catalog_uri), facts)
         case Tier.VECTOR:
             place = _bare(endpoints.vectors_uri).partition("?")[0]
             on_s3 = urlsplit(place).scheme == "s3"

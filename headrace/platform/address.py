@@ -137,7 +137,7 @@ def embedded_parts(settings: Settings, parts: frozenset[str]) -> frozenset[str]:
     from headrace.settings import EmbeddedPart
 
     names: set[str] = set()
-    if "objects" in parts and (isinstance(settings.objects, EmbeddedPart) or isinstance(settings.tables, EmbeddedPart)):
+    if "objects" in parts and isinstance(settings.objects, EmbeddedPart):
         names.add("objects")
     if "head" in parts and isinstance(settings.head, EmbeddedPart):
         names |= {"objects", "head"}
@@ -187,7 +187,7 @@ def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:
 
 def brought(settings: Settings) -> dict[str, Any]:
     """Fields of `Endpoints`, as JSON values, that come from the settings instead of the embedded platform."""
-    from headrace.settings import S3, Endpoint, Kafka, PostgreSQL, RestCatalog, Vast
+    from headrace.settings import S3, EmbeddedPart, Endpoint, Kafka, PostgreSQL, RestCatalog, Vast
 
     fields: dict[str, Any] = {"kv_cache_bytes": settings.files.kv_cache_bytes}
     if not settings.platform.counters:
@@ -204,6 +204,14 @@ def brought(settings: Settings) -> dict[str, Any]:
             "bucket": objects.bucket,
             "vectors_uri": f"s3://{objects.bucket}/vectors",
             "s3_metrics_url": "",
+        }
+    if isinstance(objects, S3) and isinstance(settings.tables, EmbeddedPart):
+        fields |= {
+            "catalog_uri": _catalog_in_sql(settings),
+            "warehouse": f"s3://{objects.bucket}/tables",
+            "catalog_properties": _file_properties(
+                objects.endpoint, objects.access_key, objects.secret_key.get_secret_value(), objects.region
+            ),
         }
     if settings.vectors.uri is not None:
         fields["vectors_uri"] = settings.vectors.uri
@@ -255,6 +263,9 @@ def storage_names(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
         vectors = f"LanceDB on {named}"
     if endpoints.vast:
         tables = f"VAST DB at {_host(endpoints.vast.endpoint)}"
+    elif endpoints.catalog_in_sql:
+        catalog = "PostgreSQL" if endpoints.metadata and endpoints.metadata.url else "the home"
+        tables = f"Iceberg on {s3}, catalog in {catalog}"
     elif isinstance(settings.tables, EmbeddedPart):
         tables = "embedded Iceberg"
     else:
@@ -267,6 +278,16 @@ def storage_names(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
         "vector": vectors,
         "file": "local directory" if settings.files.dir is None else str(settings.files.dir),
     }
+
+
+def _catalog_in_sql(settings: Settings) -> str:
+    """The database of a catalog for the user's S3, without user and password."""
+    from headrace.settings import PostgreSQL
+
+    if isinstance(settings.metadata, PostgreSQL):
+        parts = urlsplit(settings.metadata.url.get_secret_value())
+        return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"sqlite:///{settings.home.expanduser().resolve() / 'catalog.db'}"
 
 
 def _host(url: str) -> str:

@@ -7,6 +7,7 @@
   models-cache/       converted weights
   demo/               the demo's documents
   metadata.db         tenants and API keys, unless settings name a PostgreSQL
+  catalog.db          the Iceberg catalog of an S3 without one, unless settings name a PostgreSQL
   unrecorded/         answers not yet recorded in the head, one file each
   up.json             address of `headrace up` while it runs
   platform/

@@ -92,6 +92,11 @@ class Endpoints(BaseModel):
     """Prometheus counters of the embedded object store; empty for the user's own."""
 
     @property
+    def catalog_in_sql(self) -> bool:
+        """Whether the Iceberg catalog is in the metadata store's database instead of behind a REST API."""
+        return not self.catalog_uri.startswith("http")
+
+    @property
     def table_format(self) -> str:
         """The table backend, by its name in `FORMATS` (storage/tables/handles.py)."""
         return "vast" if self.vast else "iceberg"

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import obstore
 import pyarrow as pa
 import pytest
 from servers import serving
@@ -15,18 +16,28 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parse import parse
 from headrace.documents.put import put
 from headrace.ingest.land import land
+from headrace.platform.address import storage_names
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
+from headrace.storage.objects import connect
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorWriter
 
 
-@pytest.fixture
-def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Servers that somebody else runs, and a headrace.toml that names it as if it were the user's own."""
+@pytest.fixture(params=["catalog", "no catalog"])
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
+    """Servers that somebody else runs, and a headrace.toml that names them as the user's own: with the catalog, or without."""
     with serving(tmp_path / "theirs") as servers:
         theirs = servers.endpoints
         properties = "\n".join(f'"{name}" = "{value}"' for name, value in theirs.catalog_properties.items())
+        tables = f"""
+            [tables]
+            type = "rest"
+            uri = "{theirs.catalog_uri}"
+            warehouse = "{theirs.warehouse}"
+            [tables.properties]
+            {properties}
+            """
         (tmp_path / "nfs").mkdir()
         (tmp_path / "headrace.toml").write_text(
             f"""
@@ -35,12 +46,7 @@ def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             endpoint = "{theirs.s3_endpoint}"
             access_key = "{theirs.s3_access_key}"
             bucket = "{theirs.bucket}"
-            [tables]
-            type = "rest"
-            uri = "{theirs.catalog_uri}"
-            warehouse = "{theirs.warehouse}"
-            [tables.properties]
-            {properties}
+            {tables if request.param == "catalog" else ""}
             [head]
             type = "kafka"
             bootstrap = "{theirs.kafka_bootstrap}"
@@ -77,6 +83,12 @@ def test_documents_reach_the_index_on_storage_the_user_brings(brought, tmp_path:
         vectors.build()
         found = vectors.fusion("paper number 3", random[3], tenant="default", most=1)
         assert found[0].uri == "docs/3.md"
+        if endpoints.catalog_in_sql:
+            told = storage_names(settings, endpoints)
+            assert told["table"] == f"Iceberg on S3 at {brought.s3_endpoint.removeprefix('http://')}, catalog in the home"
+            held = [one["path"] for page in obstore.list(connect(endpoints), "tables") for one in page]
+            assert any(path.endswith(".parquet") for path in held), "the tables are in the user's bucket"
+            assert (tmp_path / "mine" / "catalog.db").exists()
     # Nothing of the platform was started in this home: it has no servers' data.
     assert not (tmp_path / "mine" / "objects").exists()
     assert "mine" in os.listdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Loads, creates and commits to one Iceberg table behind a REST catalog. Every commit is a compare-and-swap.
+"""Loads, creates and commits to one Iceberg table behind a catalog. Every commit is a compare-and-swap.
 
 Properties are stored in the snapshot's summary. Every commit repeats those of its parent, so the newest snapshot has all of them,
 whichever older ones maintenance has expired.
@@ -38,6 +38,7 @@ from headrace.retry import backoff
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 from headrace.storage.reason import is_full, reason
+from headrace.storage.tables.iceberg.catalog import connect
 from headrace.storage.tables.iceberg.metered_io import MeteredCatalog
 from headrace.storage.tables.iceberg.orphans import ReachableFiles
 
@@ -202,7 +203,7 @@ class IcebergCore:
 
     def _connect(self) -> MeteredCatalog:
         if self._catalog is None:
-            self._catalog = MeteredCatalog(self.store, self._endpoints, self.meter)
+            self._catalog = connect(self.store, self._endpoints, self.meter)
             # The session and its adapters form a reference cycle: without this, connections would stay open until the next
             # garbage collection.
             weakref.finalize(self, self._catalog.close)

@@ -1,4 +1,4 @@
-"""pyiceberg's file I/O and REST catalog, with every byte of a table's files metered."""
+"""pyiceberg's file I/O, and the catalogs that use it, with every byte of a table's files metered."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 from pyarrow.fs import S3FileSystem
-from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.catalog import Catalog
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
 from headrace.catalog import Store
-from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 
@@ -129,18 +128,11 @@ class _MeteredFileIO(PyArrowFileIO):
             super().delete(location)
 
 
-class MeteredCatalog(RestCatalog):
-    """A REST catalog whose tables read and write through one store's meter."""
+class MeteredCatalog(Catalog):
+    """A catalog whose tables read and write through one store's meter."""
 
-    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
-        self._metered = (store, meter)
-        self._io: _MeteredFileIO | None = None
-        super().__init__(
-            "headrace",
-            uri=endpoints.catalog_uri,
-            warehouse=endpoints.warehouse,
-            **endpoints.catalog_properties,
-        )
+    _metered: tuple[Store, Meter]
+    _io: _MeteredFileIO | None = None
 
     def _load_file_io(self, properties: Mapping[str, Any] | None = None, location: str | None = None) -> FileIO:
         # self.properties has the user's endpoint and keys, which take precedence over the server's.
