@@ -31,6 +31,7 @@ class Server:
     port: int
     process: subprocess.Popen[bytes] | None = None
     user: dict[str, Any] = field(default_factory=dict)
+    password: str = PASSWORD
 
     @property
     def url(self) -> str:

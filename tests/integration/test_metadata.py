@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 import victims
 from forks import ForkedProcess
-from postgresql import PASSWORD, Server
 
 from headrace.errors import BadSettings, HomeRefused, MissingPart, NotFound, Unavailable, WrongUsage
 from headrace.platform.address import Ports, brought, embedded_endpoints
@@ -30,6 +29,9 @@ from headrace.storage import database, migrations
 from headrace.storage.endpoints import Endpoints, MetadataEndpoint, ModelEndpoint
 from headrace.storage.metadata import Metadata
 from headrace.storage.migrations import MIGRATIONS
+
+if TYPE_CHECKING:
+    from postgresql import Server
 
 pytest_plugins = ["postgresql"]
 
@@ -303,7 +305,7 @@ def test_postgresql_that_is_down_says_so_and_is_found_again(server: Server) -> N
             store.tenants()
         assert f"127.0.0.1:{server.port}" in raised.value.message
         assert "url under [metadata]" in raised.value.hint
-        assert PASSWORD not in str(raised.value)
+        assert server.password not in str(raised.value)
         assert "pass%2F" not in str(raised.value)
     finally:
         server.start()
@@ -320,7 +322,7 @@ def test_postgresql_that_refuses_us_says_so(server: Server) -> None:
     for url in (server.url.replace("pass%2F", "other"), server.url.replace("/postgres", "/nowhere", 2)[: len(server.url) + 9]):
         with pytest.raises(BadSettings, match="rejects the connection") as raised:
             Metadata(endpoints_of(MetadataEndpoint(url=url))).tenants()
-        assert PASSWORD not in str(raised.value)
+        assert server.password not in str(raised.value)
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("CREATE ROLE weak LOGIN PASSWORD 'weak'")
     with pytest.raises(BadSettings, match="permission denied"):

@@ -25,7 +25,8 @@ from headrace.documents.folder import read_file, walk
 from headrace.errors import BadDocument, BadSettings, WrongUsage
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.keys import keys_of
-from headrace.settings import Settings, settings_notice
+from headrace.settings import Settings
+from headrace.settings_file import settings_notice
 
 # homes
 
