@@ -5,8 +5,9 @@
 where it has halves). Of a BEIR folder every second article is `dev`, the others `judge`; only the half's articles are indexed,
 and the other half's questions are those that have no answer.
 
-An answer is right if every part has one of its accepted strings in a line that cites a right document, F1 and exact match are
-SQuAD's, over the questions that have an answer. Means come with 95 % intervals. `--fit` prints, instead, the weights that rank
+An answer is right if every part has one of its accepted strings in a quote of a right document; `short` are the answers that say
+only some words of their quote, `short_right` those of them whose words are right. F1 and exact match are SQuAD's, over the
+questions that have an answer. Means come with 95 % intervals. `--fit` prints, instead, the weights that rank
 these questions' quotes best (softmax over a question's quotes, L2); docs/reference/benchmarks.md says what the shipped ones were
 fitted on.
 """
@@ -17,7 +18,7 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from headrace.simulate.evaluate import indexed
 _SEED = 17
 _L2 = 0.5
 _USER = "bench"
+_NEAR = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,35 @@ def holds(text: str, answers: Sequence[str]) -> bool:
 
 
 def judged(asked: Asked, answer: Answer, name_of: dict[str, str]) -> str:
-    """`right`, `wrong` or `refused`."""
+    """`right`, `wrong` or `refused`, by the quotes that the answer cites."""
     if answer.refused:
         return "refused"
-    lines = [
-        support.sentence
-        for support in answer.supports
-        if support.number and name_of.get(uri := answer.passages[support.number - 1].hit.uri, uri) in asked.documents
-    ]
-    return "right" if asked.answers and all(any(holds(line, part) for line in lines) for part in asked.answers) else "wrong"
+    said = [quoted for quoted, _ in _cited(asked, answer, name_of)]
+    return "right" if asked.answers and all(any(holds(line, part) for line in said) for part in asked.answers) else "wrong"
+
+
+def short_judged(asked: Asked, answer: Answer, name_of: dict[str, str]) -> str:
+    """As `judged`, of what an answer says where that is less than its quotes; empty where it says all of them.
+
+    Words are right if they have an accepted string, or F1 of a half and more with one.
+    """
+    said = [short for quoted, short in _cited(asked, answer, name_of) if len(short) < len(quoted) - 1]
+    if answer.refused or not any(len(short) < len(quoted) - 1 for quoted, short in _quotes(answer)):
+        return ""
+    near = [[holds(short, part) or max(f1(short, known) for known in part) >= _NEAR for short in said] for part in asked.answers]
+    return "right" if near and all(any(part) for part in near) else "wrong"
+
+
+def _cited(asked: Asked, answer: Answer, name_of: dict[str, str]) -> list[tuple[str, str]]:
+    """What an answer quotes from right documents."""
+    return _quotes(answer, lambda uri: name_of.get(uri, uri) in asked.documents)
+
+
+def _quotes(answer: Answer, of: Callable[[str], bool] = lambda _: True) -> list[tuple[str, str]]:
+    """Each quote of an answer, and what the answer says of it."""
+    passages = [passage.hit for passage in answer.passages]
+    supports = [(passages[support.number - 1], support) for support in answer.supports if support.number]
+    return [(hit.text[support.start : support.end], support.sentence) for hit, support in supports if of(hit.uri)]
 
 
 def folder_questions(app: App, folder: Path, half: str | None) -> tuple[list[Asked], str, dict[str, str]]:
@@ -103,6 +125,7 @@ def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, st
     """Ask each question; the shares of both kinds, and how near the texts are to the accepted ones."""
     with_answer: list[str] = []
     without: list[str] = []
+    short: list[str] = []
     near: dict[str, list[float]] = {"f1": [], "exact_match": []}
     cited: list[float] = []
     seconds: list[float] = []
@@ -112,6 +135,7 @@ def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, st
         (with_answer if one.answers else without).append(judged(one, answer, name_of))
         seconds.append(answer.timings_ms["first_token"] / 1e3)
         if one.answers:
+            short.append(short_judged(one, answer, name_of))
             text = unmarked(answer.text)
             for name, of in (("f1", f1), ("exact_match", exact_match)):
                 near[name].append(max(float(of(text, known)) for part in one.answers for known in part))
@@ -126,6 +150,11 @@ def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, st
     return {
         "with_answer": len(with_answer),
         **{kind: share(with_answer, kind) for kind in ("right", "wrong", "refused")},
+        "short": share(["" if kind == "" else "short" for kind in short], "short"),
+        "short_right": share([kind for kind in short if kind], "right") if any(short) else None,
+        "short_wrong_though_quote_right": share(
+            ["so" if pair == ("wrong", "right") else "" for pair in zip(short, with_answer, strict=True)], "so"
+        ),
         "without_answer": len(without),
         "without_answer_refused": share(without, "refused"),
         "f1": round(float(np.mean(near["f1"])), 3),

@@ -1,4 +1,4 @@
-"""Quoting: the sentence or table row of the passages that answers a question. It touches no storage, so it is no stage."""
+"""Quoting: the sentence or table row of the passages that answers a question, or the words of it that do. It is no stage."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from headrace.answering.rerank import Passage
 from headrace.errors import Transient
 from headrace.models.citations import Support
 from headrace.models.client import Embedder
-from headrace.models.extract import Extract, Quote, SourceText, best, parts, quotes, shortlist
+from headrace.models.extract import Extract, Quote, SourceText, best, parts, quotes, shortlist, word_weights
+from headrace.models.short_answer import cell_answer, short_answer
 
 NOT_FOUND = "That is not in these documents."
 OR = "Or: "
 """Before a second quote that may be the answer."""
+KNOWN = 0.4
+"""The least share of a question's words that its quote has, with what is above it, if only some words of the quote are shown."""
 _NO_EMBEDDER = "the embedder did not answer: quotes were chosen by their words alone"
 
 
 @dataclass(frozen=True)
 class QuotedAnswer:
     """The lines of an answer with what each is quoted from: `None` of a line that says what the documents do not hold.
+
+    A line is a whole quote or the words of it that answer; its support is the whole quote.
 
     `passages` are those that were quoted, in the order of their numbers, then the others. `note` says what was left out.
     """
@@ -35,7 +40,9 @@ class QuotedAnswer:
 
 
 def quote(question: str, passages: Sequence[Passage], embedder: Embedder | None) -> QuotedAnswer:
-    """The best quote for each part of the question, a line each, and below it another that is nearly as good.
+    """The answer to each part of the question, a line each: the words of its best quote that answer, where that is sure.
+
+    Otherwise the whole quote. Below it comes another that is nearly as good, unless only the first one's words are sure.
 
     Where the embedder cannot be asked, words alone decide, and the note says so.
     """
@@ -56,10 +63,16 @@ def quote(question: str, passages: Sequence[Passage], embedder: Embedder | None)
     order = list(dict.fromkeys([*(found.source for found in quoted), *range(len(passages))]))
     lines: dict[str, Support | None] = {}
     for one in extracts if quoted else ():
+        sure: str | None = None
         for found in _quotes(one):
-            number, said = order.index(found.source) + 1, found.said
+            best_one = found is one.quote
+            few = _shortened(one, found, sources) if best_one or sure else None
+            if sure and not few:
+                continue
+            sure = few
+            number, said = order.index(found.source) + 1, few or found.said
             if said not in {support.sentence for support in lines.values() if support}:  # one row may answer two parts
-                before = "" if found is one.quote else OR
+                before = "" if best_one else OR
                 lines[f"{before}{said} [{number}]"] = Support(said, number, found.start, found.end)
         if not _quotes(one):
             lines[f"{NOT_FOUND.removesuffix('.')}: {one.part}"] = None
@@ -69,6 +82,16 @@ def quote(question: str, passages: Sequence[Passage], embedder: Embedder | None)
 def _quotes(one: Extract) -> list[Quote]:
     """What answers one part of a question, best first; nothing if that is no evidence."""
     return [found for found in (one.quote, one.other) if found is not None] if one.found else []
+
+
+def _shortened(one: Extract, found: Quote, sources: Sequence[SourceText]) -> str | None:
+    """The words of a quote that answer, where that is sure; `None` where the quote is shown as it is."""
+    if one.known < KNOWN:
+        return None
+    weights = word_weights(one.part, sources)
+    if found.cells:
+        return cell_answer(one.part, found.cells, weights)
+    return short_answer(one.part, found.said, weights)
 
 
 def _similarities(part: str, short: Sequence[Quote], embedder: Embedder) -> list[float]:

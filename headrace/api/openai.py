@@ -93,7 +93,8 @@ def url_citations(answer: AnswerResponse, base: str) -> list[dict[str, Any]]:
         address = f"{base}/#/documents?{urlencode({'uri': citation.document, 'chunk': citation.chunk_id})}"
         title = " · ".join(filter(None, (citation.document, citation.place)))
         for span in citation.spans:
-            start = answer.answer.find(span.sentence)
+            start = answer.answer.find(f"{span.sentence} [{citation.number}]")  # a few words may be elsewhere in it, too
+            start = answer.answer.find(span.sentence) if start < 0 else start
             if start >= 0:
                 where = {"start_index": start, "end_index": start + len(span.sentence), "url": address, "title": title}
                 found.append({"type": "url_citation", "url_citation": where})

@@ -120,17 +120,24 @@ class Quote:
         if not self.text.startswith("|"):
             # A number in square brackets would look like a citation.
             return re.sub(r"\[(\d+)\]", r"(\1)", re.sub(r"\s*\n\s*", " ", _MARK.sub("", self.text)))
+        return "; ".join([f"{name}: {cell}" if name else cell for name, cell in self.cells][:_COLUMNS])
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """The cells of a table row that are not empty, each with its column's name; none of any other text."""
+        if not self.text.startswith("|"):
+            return []
         names, cells = _cells(self.over.rpartition("\n")[2]), _cells(self.text)
         names += [""] * (len(cells) - len(names))
-        named = [f"{name}: {cell}" if name else cell for name, cell in zip(names, cells, strict=False) if cell]
-        return "; ".join(named[:_COLUMNS])
+        return [(name, cell) for name, cell in zip(names, cells, strict=False) if cell]
 
 
 @dataclass(frozen=True)
 class Extract:
     """A part of the question, the best quote (`None` if there are no passages), its score, and whether that is evidence enough.
 
-    `other` is the second best, if it is evidence too and nearly as good.
+    `other` is the second best, if it is evidence too and nearly as good. `known` is the share of the question's words, rare ones
+    weighted higher, that the quote or what is above it has.
     """
 
     part: str
@@ -138,6 +145,7 @@ class Extract:
     score: float
     found: bool
     other: Quote | None = None
+    known: float = 0.0
 
 
 def parts(question: str) -> list[str]:
@@ -186,6 +194,7 @@ def _goes_on(text: str, before: tuple[int, int], start: int) -> bool:
         and len(said) < _LONGEST
         and len(line.split()) >= _PROSE
         and not _ENDED.search(said)
+        and " = " not in line  # a setting and its comment
         and (text[start].isalpha() or text[start] in "\"'(“„*`")
         and _MARK.match(text[start:]) is None
         and not said.startswith(("|", "#"))
@@ -196,12 +205,10 @@ def features(
     question: str, sources: Sequence[SourceText], found: Sequence[Quote], similarities: Sequence[float] | None
 ) -> npt.NDArray[np.float64]:
     """One row per quote, with columns in the order of `WEIGHTS`. `similarities` are those of the quotes' embeddings."""
-    wanted = dict.fromkeys(sorted(content_words(question), key=question.lower().find)[:_WORDS])
     texts = [_terms(f"{source.name}\n{source.text}") for source in sources]
-    asked = facts(question)
-    numbers = [readings for readings, _ in asked.numbers]
-    names = asked.names | {name.casefold() for name in _NAMED.findall(question)}
-    weights = {word: max(_LEAST_NAME if word in names else _LEAST_WORD, _idf(word, texts)) for word in wanted}
+    numbers = [readings for readings, _ in facts(question).numbers]
+    names = _names(question)
+    weights = word_weights(question, sources)
     total = sum(weights.values()) or 1.0
     kind, units = next(((kind, units) for pattern, kind, units in _ASKED if pattern.search(question)), ("", frozenset[str]()))
     rows = []
@@ -233,6 +240,18 @@ def features(
     return np.array([[row[name] for name in WEIGHTS] for row in rows], np.float64).reshape(len(rows), len(WEIGHTS))
 
 
+def word_weights(question: str, sources: Sequence[SourceText]) -> dict[str, float]:
+    """What each word of a question counts: names and words that few passages have count more."""
+    wanted = sorted(content_words(question), key=question.lower().find)[:_WORDS]
+    texts = [_terms(f"{source.name}\n{source.text}") for source in sources]
+    names = _names(question)
+    return {word: max(_LEAST_NAME if word in names else _LEAST_WORD, _idf(word, texts)) for word in wanted}
+
+
+def _names(question: str) -> frozenset[str]:
+    return facts(question).names | {name.casefold() for name in _NAMED.findall(question)}
+
+
 def shortlist(question: str, sources: Sequence[SourceText], found: Sequence[Quote]) -> list[Quote]:
     """The quotes to embed: those with the highest scores by words alone."""
     if not found:
@@ -254,7 +273,9 @@ def best(question: str, sources: Sequence[SourceText], found: Sequence[Quote], s
         for index in second
         if scores[first] - scores[index] <= CLOSE and _enough(scores[index], rows[index]) and _whole(found[index].text)
     ]
-    return Extract(question, found[first], float(scores[first]), enough, found[close[0]] if enough and close else None)
+    other = found[close[0]] if enough and close else None
+    known = sum(value for name, value in zip(WEIGHTS, rows[first], strict=True) if name in ("own", "over"))
+    return Extract(question, found[first], float(scores[first]), enough, other, float(known))
 
 
 def _whole(text: str) -> bool:

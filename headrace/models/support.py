@@ -56,7 +56,7 @@ _NEGATIONS = frozenset(
         """,
     )
 )
-_WORDS_FOR = {
+WORDS_FOR = {
     word: str(number)
     for number, words in enumerate(
         [
@@ -78,7 +78,7 @@ _WORDS_FOR = {
     for word in words.split()
 }
 _AMBIGUOUS = frozenset(["one", "ein", "eins", "eine", "null"])  # articles and pronouns more often than numbers
-_UNITS = {
+UNITS = {
     word: unit
     for unit, words in {
         "eur": "€ eur euro euros",
@@ -114,7 +114,7 @@ _UNITS = {
     }.items()
     for word in words.split()
 }
-_MONTHS = {
+MONTHS = {
     name: number
     for number, names in enumerate(
         [
@@ -187,15 +187,15 @@ def facts(text: str) -> Facts:
     for match in _TOKEN.finditer(text):
         kind, said = match.lastgroup, match[0]
         low = said.casefold().replace("’", "'")
-        unit = _UNITS.get(low, "") if kind in ("sign", "word") else ""
+        unit = UNITS.get(low, "") if kind in ("sign", "word") else ""
         beside = not text[before : match.start()].strip(" \u00a0\u202f-")
-        is_number = kind == "number" or (kind == "word" and low in _WORDS_FOR and low not in _AMBIGUOUS)
+        is_number = kind == "number" or (kind == "word" and low in WORDS_FOR and low not in _AMBIGUOUS)
         taken = False
         if kind == "date":
             year, month, day = (str(int(part)) for part in said.split("-"))
             numbers += [(frozenset({part}), "") for part in (year, f"month {month}", day)]
         elif is_number:
-            read = _readings(match["number"]) if kind == "number" else frozenset({_WORDS_FOR[low]})
+            read = _readings(match["number"]) if kind == "number" else frozenset({WORDS_FOR[low]})
             numbers.append((read, currency if beside else ""))
         elif unit and bare and beside:
             numbers[-1] = (numbers[-1][0], unit)
@@ -208,8 +208,8 @@ def facts(text: str) -> Facts:
             negated = True
         elif unit:
             units.add(unit)
-        elif low in _MONTHS and (low != "may" or said[0].isupper()):
-            numbers.append((frozenset({f"month {_MONTHS[low]}"}), ""))
+        elif low in MONTHS and (low != "may" or said[0].isupper()):
+            numbers.append((frozenset({f"month {MONTHS[low]}"}), ""))
         elif low not in _COMMON and len(low) > 1:
             (names if _is_name(said, first=before == 0) else words).add(low)
         bare = is_number and not numbers[-1][1]

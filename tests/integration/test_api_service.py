@@ -82,7 +82,8 @@ def test_openais_client_is_obeyed_or_refused(api: Any, acme: httpx.Client) -> No
         assert (streamed[-1].model_extra or {})["annotations"] == [one.model_dump() for one in whole.annotations]
         assert ask(stop="greased").choices[0].message.content == whole.content.partition("greased")[0].strip()
         quotes = {"extra_body": {"headrace": {"answers": "extractive"}}}
-        for most, more in ((2, {}), (4, quotes)):
+        whether = [{"role": "user", "content": "Was the pump of the northern station greased?"}]  # a whole sentence answers
+        for most, more in ((2, {}), (4, {"messages": whether, **quotes})):
             short = ask(max_tokens=most, **more).choices[0]
             assert (short.message.content.removesuffix(" [1]"), short.finish_reason) == ("The pump of the", "length")
         system = [{"role": "system", "content": "Be brief."}, *question]

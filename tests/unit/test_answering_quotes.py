@@ -17,25 +17,38 @@ def passages(*texts: str) -> list[Passage]:
 def test_two_quotes_that_are_nearly_as_good_are_both_said_and_both_cited() -> None:
     found = quote("How wide is the lock?", passages(KEEPER, LOCKS), None)
     first, second = found.lines
-    assert {first.removeprefix(OR), second.removeprefix(OR)} == {
-        "The upper lock is 8 m wide. [1]",
-        "The lower lock is 9 m wide. [1]",
-    }
+    assert {first.removeprefix(OR), second.removeprefix(OR)} == {"8 m [1]", "9 m [1]"}
     assert not first.startswith(OR)
     assert second.startswith(OR)
     assert [support.number for support in found.supports] == [1, 1]
+    quotes = {LOCKS[support.start : support.end] for support in found.supports}
+    assert quotes == {"The upper lock is 8 m wide.", "The lower lock is 9 m wide."}, "whole sentences are cited"
     assert found.passages[0].hit.text == LOCKS, "the passage that is quoted comes first"
 
 
 def test_one_that_is_clearly_better_stands_alone_and_each_part_has_its_line() -> None:
     found = quote("How wide is the upper lock, and who is the lock keeper?", passages(LOCKS, KEEPER), None)
-    assert list(found.lines) == ["The upper lock is 8 m wide. [1]", "The lock keeper is Ines Moor. [2]"]
+    assert list(found.lines) == ["8 m [1]", "Ines Moor [2]"]
+    whole = quote("Is the upper lock wide?", passages(LOCKS, KEEPER), None)
+    assert next(iter(whole.lines)) == "The upper lock is 8 m wide. [1]", "no words of it answer"
 
 
 def test_what_is_not_there_is_said_for_the_part_or_for_all() -> None:
     found = quote("How wide is the upper lock, and why did Mongolia secede?", passages(LOCKS), None)
     first, second = found.lines
-    assert first == "The upper lock is 8 m wide. [1]"
+    assert first == "8 m [1]"
     assert second.startswith(f"{NOT_FOUND.removesuffix('.')}: why did Mongolia secede?")
     assert quote("What is the capital of Mongolia?", passages(LOCKS), None).lines == {NOT_FOUND: None}
     assert quote("What is the capital of Mongolia?", [], None).lines == {NOT_FOUND: None}
+
+
+def test_a_second_quote_without_sure_words_is_left_out_if_the_first_has_some() -> None:
+    found = quote("How wide is the lock?", passages("Locks\nThe upper lock is 8 m wide.\nThe lower lock is as wide."), None)
+    assert list(found.lines) == ["8 m [1]"]
+
+
+def test_where_the_best_quote_is_said_as_a_whole_the_second_is_too() -> None:
+    pier = "Pier\nThe pier may be closed by the harbour office.\nThe pier is open until 15 September."
+    lines = list(quote("Who may close the pier?", passages(pier), None).lines)
+    assert lines[0] == "The pier may be closed by the harbour office. [1]"
+    assert all(line == f"{OR}The pier is open until 15 September. [1]" for line in lines[1:])

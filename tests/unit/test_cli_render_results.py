@@ -254,6 +254,11 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
     copied = replace(answer, passages=(replace(answer.passages[0], hit=replace(hit, copies=copies)),))
     also = f"{cited} · also in copy0.md, copy1.md, copy2.md, 2 more"
     assert printed(lambda console: say_sources(console, copied.with_passages())) == [also, *below]
+    short = replace(answer, text="1911 [1]", supports=(Support("1911", 1, 0, 15),))
+    quoted = "      “Raised in 1911.”"
+    assert printed(lambda console: say_sources(console, short.with_passages())) == [cited, quoted, *below]
+    row = replace(short, passages=(replace(short.passages[0], hit=replace(hit, text="| Mill | 1911 |")),))
+    assert "      “Mill · 1911”" in printed(lambda console: say_sources(console, row.with_passages()))
     nearest = "  no passage supports this answer; the best match is mill.md · page 3 · The mill"
     assert printed(lambda console: say_sources(console, replace(answer, supports=()).with_passages())) == [nearest, *below]
 

@@ -115,6 +115,8 @@ not.
 - the second thing of it
 Pilot: 40 machines in week 6
 Wave 1: 400 machines
+open_seconds = 8        # how long the gate stays open
+max_guests = 1800       # guests at the same time
 2026-01-01T10:00:00 host one has said something that is quite long here
 2026-01-01T10:00:01 host two has said something that is quite long here""",
         "manual.txt",
@@ -127,6 +129,8 @@ Wave 1: 400 machines
         "the second thing of it",
         "Pilot: 40 machines in week 6",
         "Wave 1: 400 machines",
+        "open_seconds = 8        # how long the gate stays open",
+        "max_guests = 1800       # guests at the same time",
         "2026-01-01T10:00:00 host one has said something that is quite long here",
         "2026-01-01T10:00:01 host two has said something that is quite long here",
     ]

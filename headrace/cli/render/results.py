@@ -192,6 +192,8 @@ def say_sources(console: Console, answer: Mapping[str, Any]) -> None:
         console.print(Text(f"  asked as: {printable(answer['asked_as'])}", style="yellow"))
     for citation in answer["citations"]:
         console.print(Text(f"  [{citation['number']}] {where(citation)}", style="cyan"))
+        for quote in _shortened_quotes(citation) if answer["mode"] == "extractive" else ():
+            console.print(Text(f"      “{printable(quote)}”", style="italic"))
     if not answer["citations"] and answer["passages"]:
         found = "nearest:" if answer["refused"] else "no passage supports this answer; the best match is"
         console.print(Text(f"  {found} {where(answer['passages'][0])}", style="yellow"))
@@ -206,6 +208,12 @@ def say_sources(console: Console, answer: Mapping[str, Any]) -> None:
     )
     if answer.get("note"):
         console.print(Text(f"  note: {answer['note']}", style="yellow"))
+
+
+def _shortened_quotes(citation: Mapping[str, Any]) -> list[str]:
+    """The quotes of which the answer says only some words; the cells of a table row with dots between them."""
+    quotes = [span["quote"] for span in citation["spans"] if len(span["sentence"]) < len(span["quote"]) - 1]
+    return [" ".join((quote.strip("| ").replace("|", "·") if quote.startswith("|") else quote).split()) for quote in quotes]
 
 
 def say_round(console: Console, done: Round) -> None:

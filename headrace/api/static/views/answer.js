@@ -54,8 +54,24 @@ function sources(entry) {
   return make("ul", { class: "sources", "aria-label": "Sources" }, cited.map((one) => make("li", {}, make(
     "button", { type: "button", onclick: () => show(entry, (entry.answer.passages ?? []).find((passage) => passage.number === one.number) ?? one) },
     make("span", { class: "cite" }, String(one.number)),
-    make("span", {}, make("strong", {}, one.document), [one.heading, one.place, alsoIn(one)].filter(Boolean).map((part) => ` · ${part}`)),
+    make(
+      "span", {}, make("strong", {}, one.document), [one.heading, one.place, alsoIn(one)].filter(Boolean).map((part) => ` · ${part}`),
+      ...(entry.answer.mode === "extractive" ? one.spans.filter(shortened).map(quote) : []),
+    ),
   ))));
+}
+
+// Whether the answer says only some words of a quote.
+function shortened(span) {
+  return span.sentence.length < span.quote.length - 1;
+}
+
+// The whole quote, with the words that the answer says; the cells of a table row with dots between them.
+function quote(span) {
+  const text = span.quote.startsWith("|") ? span.quote.replace(/^[| ]+|[| ]+$/g, "").replaceAll("|", "·") : span.quote;
+  const at = text.indexOf(span.sentence);
+  const parts = at < 0 ? [text] : [text.slice(0, at), make("mark", {}, span.sentence), text.slice(at + span.sentence.length)];
+  return make("span", { class: "quote" }, "“", ...parts, "”");
 }
 
 // The other documents that hold the passage's text.

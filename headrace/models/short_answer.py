@@ -1,0 +1,130 @@
+"""Short answers: the words of a quote that answer a question, if it is sure enough which they are.
+
+Of a sentence they are its best span (`spans.py`), of a table row one of its cells. A short answer must not say more than its
+quote, so it keeps what limits it ("up to 8 metres", "every four months", "1,240 EUR a year"). The whole quote is the answer if
+
+- the question asks for no words of it ("Is …?"), or asks for a number, a date or a name that the span does not have,
+- it is a line of code,
+- the quote denies something and the question does not, or the other way round,
+- the best span's share is below `SURE`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from headrace.models.asked import Asked, asked_of
+from headrace.models.spans import best_span
+from headrace.models.support import MONTHS, UNITS, alike, content_words, facts
+
+SURE = 0.6
+"""The least share of a span that is shown."""
+_READ, _LONGEST = 800, 160  # characters of a sentence that is read, and of its short answer
+_LIMITS = re.compile(
+    r"(?:\b(?:up to|at (?:least|most)|(?:more|less|fewer|later|earlier) than|over|under|about|around|approximately|roughly"
+    r"|nearly|almost|before|after|until|by|since|every|each|within|only|bis zu|mindestens|höchstens|mehr als|weniger als|etwa"
+    r"|rund|ca\.|fast|vor|nach|bis|seit|alle|nur|day|week|Tag|Woche)\s+)+(?:the\s+|den\s+|dem\s+)?$",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(rf"\s?(?:{'|'.join(sorted(map(re.escape, UNITS), key=len, reverse=True))})(?!\w)", re.IGNORECASE)
+_MEASURED = re.compile(rf"\d[\d.,]*{_UNIT.pattern}", re.IGNORECASE)
+_RATE = re.compile(
+    r"(?:\s+(?:per|an?|pro|je)\s+[^\W\d]\w*(?:\s+and\s+(?:hour|day|week|month|year|user)\b)?)?"
+    r"(?:\s+or (?:more|less|later|earlier)\b)?"
+)
+_MONTH = rf"(?:{'|'.join(sorted(MONTHS, key=len, reverse=True))})\b"
+_DATE = re.compile(
+    rf"\b\d{{1,2}}(?:\.|st|nd|rd|th)?\s+{_MONTH}(?:,?\s+\d{{4}}\b)?|\b{_MONTH}\s+\d{{1,2}}\b(?:,?\s+\d{{4}}\b)?|\b\d{{4}}-\d\d-\d\d\b",
+    re.IGNORECASE,
+)
+_CAUSE_END = re.compile(r"[,;.]\s|[.;]?$")
+_CODE = re.compile(r"[={}<>#|]|\w_\w|\w\(")
+_UNLESS = re.compile(r"\b(?:except|unless|closed|rather than|instead of|außer|geschlossen)\b", re.IGNORECASE)
+_HAS_NUMBER = re.compile(
+    r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty|half|twice|once|dozen|hundreds?|thousands?"
+    r"|millions?|ein\w*|zwei|drei|vier|fünf|sechs|sieben|acht|neun|zehn|elf|zwölf|zweimal|einmal|daily|weekly|monthly|yearly)\b",
+    re.IGNORECASE,
+)
+_HAS_TIME = re.compile(
+    r"\d|day\b|days\b|\b(?:January|February|March|April|May|June|July|August|September|October|November|December|century|noon|midnight"
+    r"|morning|evening|night|spring|summer|autumn|winter|week|month|year|Easter|Christmas|tag\b|Januar|Februar|März|Mai|Juni|Juli"
+    r"|Oktober|Dezember|Mittag)",
+    re.IGNORECASE,
+)
+_NEEDS = {"count": _HAS_NUMBER, "quantity": _HAS_NUMBER, "when": _HAS_TIME, "who": re.compile(r"[A-ZÄÖÜ]")}
+
+
+def short_answer(question: str, sentence: str, weights: Mapping[str, float]) -> str | None:
+    """The words of a sentence that answer; `None` where the sentence is to be shown as it is.
+
+    `weights` has the question's words and what they count (`word_weights`).
+    """
+    asked = asked_of(question, weights)
+    if len(sentence) > _READ or _CODE.search(sentence):
+        return None
+    if facts(sentence).negated != facts(question).negated or (_UNLESS.search(sentence) and not _UNLESS.search(question)):
+        return None
+    span = best_span(asked, sentence)
+    if span is None or span.share < SURE or not _fits(asked, span.text):
+        return None
+    start, end = span.start, span.end
+    if asked.kind in _NEEDS and asked.kind != "who":
+        start, end = _with_limits(asked, sentence, start, end)
+    elif asked.kind == "why":
+        end = _CAUSE_END.search(sentence, end).start()  # type: ignore[union-attr]
+    said = sentence[start:end].strip()
+    return said if len(said) <= _LONGEST and said != sentence.rstrip(".!") else None
+
+
+def _with_limits(asked: Asked, sentence: str, start: int, end: int) -> tuple[int, int]:
+    """A number or a date with its unit and what limits it."""
+    for date in _DATE.finditer(sentence):
+        if date.start() < end and date.end() > start:
+            start, end = min(start, date.start()), max(end, date.end())
+    if asked.kind != "when":
+        if asked.kind == "quantity" and (measured := _MEASURED.search(sentence, start, end)):
+            end = measured.end()
+        if sentence[end - 1].isdigit() and (unit := _UNIT.match(sentence, end)):
+            end = unit.end()
+        end = _RATE.match(sentence, end).end()  # type: ignore[union-attr]
+    if limits := _LIMITS.search(sentence, 0, start):
+        start = limits.start()
+    return start, end
+
+
+def cell_answer(question: str, row: Sequence[tuple[str, str]], weights: Mapping[str, float]) -> str | None:
+    """The cell of a table row that answers: the one whose column the question names, or the only one of the kind it asks for."""
+    asked = asked_of(question, weights)
+    wanted = set(weights)
+    open_cells = [(name, cell) for name, cell in row if not _said_already(cell, wanted)]
+    named = {
+        cell: sum(weights[word] for word in wanted if any(alike(word, other) for other in content_words(name)))
+        for name, cell in open_cells
+    }
+    if asked.units:  # a price is none of "IOPS per TB"
+        open_cells = [one for one in open_cells if facts(" ".join(one)).units & asked.units]
+        named = {cell: named[cell] for _, cell in open_cells}
+    best = max(named.values(), default=0.0)
+    if best > 0:
+        found = [cell for cell, weight in named.items() if weight == best]
+    else:
+        found = [cell for _, cell in open_cells if asked.kind in _NEEDS and _fits(asked, cell)]
+    if len(found) != 1:
+        return None
+    column = next(name for name, cell in open_cells if cell == found[0])
+    return f"{column}: {found[0]}" if facts(column).units - facts(found[0]).units else found[0]
+
+
+def _said_already(cell: str, wanted: set[str]) -> bool:
+    """Whether the question has all words of a cell: it names the row."""
+    words = content_words(cell)
+    return bool(words) and all(any(alike(word, other) for other in wanted) for word in words)
+
+
+def _fits(asked: Asked, text: str) -> bool:
+    """Whether a text has what is asked for."""
+    if asked.kind in ("who", "where", "noun") and any(unit for _, unit in facts(text).numbers):
+        return False  # "2,900 EUR" of "which insurer"
+    needs = _NEEDS.get(asked.kind)
+    return needs is None or needs.search(text) is not None

@@ -1,0 +1,139 @@
+"""Short answers: the words of a sentence or the cell of a row that answer, with what limits them; none if it is not sure."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.models.asked import asked_of
+from headrace.models.short_answer import cell_answer, short_answer
+from headrace.models.spans import Tokens, best_span, candidates, features, span_weights
+from headrace.models.support import content_words
+
+ROW = [("Berth", "B"), ("Depth", "4.6 m"), ("Owner", "Lien"), ("Price per day", "17.50 EUR"), ("Length (m)", "12")]
+
+
+def weights(question: str) -> dict[str, float]:
+    return dict.fromkeys(content_words(question), 1.0)
+
+
+def short(question: str, sentence: str) -> str | None:
+    return short_answer(question, sentence, weights(question))
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence", "answer"),
+    [
+        ("Who is the harbour master?", "The harbour master is Runa Holm.", "Runa Holm"),
+        ("When does the slipway close?", "The slipway closes at 21:30 in winter.", "21:30"),
+        ("How many boats fit into the upper lock?", "The upper lock takes 14 boats, the lower one 9.", "14"),
+        ("How long are daily snapshots kept?", "Daily snapshots are kept for 35 days.", "35 days"),
+        ("What is the name of the ferry?", "The ferry is called Nordlicht.", "Nordlicht"),
+        ("How often do fire drills take place?", "Fire drills take place every four months.", "every four months"),
+        ("How much does the service contract cost?", "The service contract costs 1,240 EUR a year.", "1,240 EUR a year"),
+        ("How much may a boat weigh?", "A boat may weigh up to 800 kg.", "up to 800 kg"),
+        ("When does the contract end?", "The contract ends on 30 September 2027 for both sides.", "30 September 2027"),
+        ("Wer ist für den Umzug verantwortlich?", "Für den Umzug verantwortlich ist Petra Vogel.", "Petra Vogel"),
+    ],
+)
+def test_the_words_that_answer_with_their_unit_and_what_limits_them(question: str, sentence: str, answer: str) -> None:
+    assert short(question, sentence) == answer
+    assert answer in sentence
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ("Is the slipway open in winter?", "The slipway closes at 21:30 in winter."),  # asks for no words of it
+        ("When is the shop open?", "The shop is closed on Good Friday."),
+        ("Who may enter the vault?", "Nobody except Runa Holm may enter the vault."),
+        ("Who did not sign the log?", "Runa Holm signed the log."),
+        ("How many boats fit into the upper lock?", "The upper lock takes several boats."),  # there is no number
+        ("When was the upper lock built?", "The upper lock was built by Runa Holm."),
+        ("What is the highest water?", "HIGHEST_CM = 35  # the highest water"),
+        ("Who is the harbour master?", "The harbour master " + "and so on " * 100 + "is Runa Holm."),
+        ("Who is the harbour master?", ""),
+    ],
+)
+def test_where_it_is_not_sure_the_quote_is_the_answer(question: str, sentence: str) -> None:
+    assert short(question, sentence) is None
+
+
+def test_a_cell_by_its_column_or_by_what_is_asked_for() -> None:
+    def cell(question: str) -> str | None:
+        return cell_answer(question, ROW, weights(question))
+
+    assert cell("What depth has berth B?") == "4.6 m"
+    assert cell("Who is the owner of berth B?") == "Lien"
+    assert cell("Who has berth B?") == "Lien"
+    assert cell("How much is berth B per day?") == "Price per day: 17.50 EUR", "what the column limits"
+    assert cell("What is the length of berth B?") == "Length (m): 12", "the unit is in the column's name"
+    assert cell("What about berth B?") is None
+    assert cell_answer("Who has berth B?", [], weights("Who has berth B?")) is None
+
+
+def test_what_a_question_asks_for() -> None:
+    def asked(question: str) -> tuple[str, frozenset[str]]:
+        found = asked_of(question, weights(question))
+        return found.kind, found.nouns
+
+    assert asked("How many square miles does it cover?") == ("count", {"square", "miles"})
+    assert asked("What is the name of the ferry?") == ("noun", {"name", "ferry"})
+    assert asked("In which city does she live?")[0] == "where"
+    assert asked("What year did it sink?")[0] == "when"
+    assert asked("Wie lange dauert es?")[0] == "quantity"
+    assert asked("Is it open?")[0] == asked("Was the pump greased?")[0] == ""
+    assert asked("Was ist das?")[0] == "what"
+    assert asked_of("Who wrote it?", {}).acts
+    assert not asked_of("What did she write?", {}).acts
+    assert asked_of("What is it used for?", {}).preposition == "for"
+    assert asked_of("", {}).kind == "other"
+
+
+def test_no_number_and_no_name_is_cut() -> None:
+    tokens = Tokens("The New England Patriots paid $1.2 million (20 %) in 1998.")
+    starts, ends = candidates(asked_of("What did the Patriots pay?", {}), tokens)
+    texts = {" ".join(tokens.words[start : end + 1]) for start, end in zip(starts, ends, strict=True)}
+    assert {"New England Patriots", "$ 1.2 million", "1998"} <= texts
+    assert not texts & {"England Patriots", "New England", "1.2", "1.2 million", "$ 1.2", "20"}
+
+
+def test_every_weight_is_one_of_a_feature() -> None:
+    named = set()
+    for question in (
+        "Who is it?",
+        "When?",
+        "Where?",
+        "How many boats?",
+        "How long?",
+        "Why?",
+        "How?",
+        "What is it?",
+        "Name it",
+        "What boat?",
+    ):
+        asked = asked_of(question, weights(question))
+        tokens = Tokens("It is the boat of Ann, because she has 2.")
+        named |= set(features(asked, tokens, *candidates(asked, tokens)))
+    unknown = {name for name in span_weights() if name not in named and not name.startswith("acts_")}
+    assert unknown == set()
+    assert len(span_weights()) > 100
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_any_text_is_read(question: str, sentence: str) -> None:
+    found = short(question, sentence)
+    assert found is None or found in sentence
+    span = best_span(asked_of(question, weights(question)), sentence)
+    assert span is None or (sentence[span.start : span.end] == span.text and 0 < span.share <= 1.0 + 1e-9)
+
+
+@pytest.mark.parametrize("text", ["a " * 400, "1 " * 400, "A" * 800, "( " * 400, "who what " * 400, "every " * 130, "_" * 800])
+def test_what_is_odd_takes_no_time(text: str) -> None:
+    started = time.process_time()
+    short(text, text)
+    short("Why is it so?", text)
+    assert time.process_time() - started < 2.0
