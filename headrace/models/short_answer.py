@@ -3,7 +3,8 @@
 Of a sentence they are its best span (`spans.py`), of a table row one of its cells. A short answer must not say more than its
 quote, so it keeps what limits it ("up to 8 metres", "every four months", "1,240 EUR a year"). The whole quote is the answer if
 
-- the question asks for no words of it ("Is …?"), or asks for a number, a date or a name that the span does not have,
+- the question asks for no words of it ("Is …?"), or does not say of what kind they are ("What does …?", "How …?"),
+- it asks for a number, a date or a name, and the span has none,
 - it is a line of code,
 - the quote denies something and the question does not, or the other way round,
 - the best span's share is below `SURE`.
@@ -18,8 +19,9 @@ from headrace.models.asked import Asked, asked_of
 from headrace.models.spans import best_span
 from headrace.models.support import MONTHS, UNITS, alike, content_words, facts
 
-SURE = 0.6
-"""The least share of a span that is shown."""
+SURE, SURE_NOUN = 0.6, 0.7
+"""The least share of a span that is shown; of one that answers "what colour"."""
+_OPEN = ("what", "how", "other")  # kinds of which no share was sure (docs/reference/benchmarks.md)
 _READ, _LONGEST = 800, 160  # characters of a sentence that is read, and of its short answer
 _LIMITS = re.compile(
     r"(?:\b(?:up to|at (?:least|most)|(?:more|less|fewer|later|earlier) than|over|under|about|around|approximately|roughly"
@@ -61,12 +63,12 @@ def short_answer(question: str, sentence: str, weights: Mapping[str, float]) -> 
     `weights` has the question's words and what they count (`word_weights`).
     """
     asked = asked_of(question, weights)
-    if len(sentence) > _READ or _CODE.search(sentence):
+    if asked.kind in _OPEN or len(sentence) > _READ or _CODE.search(sentence):
         return None
     if facts(sentence).negated != facts(question).negated or (_UNLESS.search(sentence) and not _UNLESS.search(question)):
         return None
     span = best_span(asked, sentence)
-    if span is None or span.share < SURE or not _fits(asked, span.text):
+    if span is None or span.share < (SURE_NOUN if asked.kind == "noun" else SURE) or not _fits(asked, span.text):
         return None
     start, end = span.start, span.end
     if asked.kind in _NEEDS and asked.kind != "who":

@@ -48,6 +48,8 @@ def test_the_words_that_answer_with_their_unit_and_what_limits_them(question: st
     ("question", "sentence"),
     [
         ("Is the slipway open in winter?", "The slipway closes at 21:30 in winter."),  # asks for no words of it
+        ("What does the gate do?", "The gate is closed by a motor of the harbour."),
+        ("How does the gate close?", "The gate closes by a motor of the harbour."),
         ("When is the shop open?", "The shop is closed on Good Friday."),
         ("Who may enter the vault?", "Nobody except Runa Holm may enter the vault."),
         ("Who did not sign the log?", "Runa Holm signed the log."),
