@@ -22,7 +22,7 @@ from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.progress import ProgressBars
 from headrace.core.run import journals_to_archive, recorded
 from headrace.core.runner import Runner
-from headrace.errors import HeadraceError, NotFound, StorageFull, Unavailable
+from headrace.errors import HeadraceError, StorageFull, Unavailable
 from headrace.platform import EVERY_PART, open_platform, running
 from headrace.platform.address import storage_names
 from headrace.platform.home import Home, started_notes
@@ -30,6 +30,7 @@ from headrace.settings import EmbeddedPart, Settings
 
 if TYPE_CHECKING:
     from headrace.answering.engine import QueryEngine
+    from headrace.catalog import Store
     from headrace.core.maintain import Archived
     from headrace.documents.index import Indexed, Reindexed
     from headrace.ingest.backlog import Backlog
@@ -192,23 +193,26 @@ class DocumentIndex:
         self.runner.record.counts["index_chunks"] = indexed.index.chunks
         return indexed
 
-    def require_tenant(self, name: str | None = None) -> None:
-        """Raise `NotFound` for a tenant that nobody added and that has no document: most likely its name is mistyped."""
+    def require_tenant(self, name: str | None = None, *, also: Sequence[Store] = ()) -> None:
+        """Raise `NotFound` for a tenant that nobody added and that has no document: most likely its name is mistyped.
+
+        With `also`, rows in these tables count, too.
+        """
         from contextlib import closing
 
         from headrace.catalog import DOCUMENT_ROWS
-        from headrace.storage.metadata import Metadata
+        from headrace.storage.metadata import Metadata, no_tenant
         from headrace.storage.tables.handles import TableReader, quoted
 
         name = name or self.settings.tenant
         with closing(Metadata(self.runner.endpoints)) as metadata:
             if name in {known.name for known in metadata.tenants()}:
                 return
-        documents = self.runner.open(TableReader, DOCUMENT_ROWS, stage="documents")
-        if not any(rows.num_rows for rows in documents.scan(("tenant",), f"tenant = {quoted(name)}")):
-            raise NotFound(
-                f"There is no tenant {name}.", hint="`headrace tenant list` shows those added; indexing documents makes one, too."
-            )
+        for store in (DOCUMENT_ROWS, *also):
+            table = self.runner.open(TableReader, store, stage="documents")
+            if any(rows.num_rows for rows in table.scan(("tenant",), f"tenant = {quoted(name)}")):
+                return
+        raise no_tenant(name)
 
     def leave_out(self, uri: str, reason: str) -> None:
         """Leave out a document that holds others up, until it is put again. Raises `NotFound`."""

@@ -23,6 +23,7 @@ from headrace.settings_file import require_trusted, settings_path
 # Each batch that Tansu keeps slows it down, and keeping more protects nothing: table and head share one object store.
 _EMBEDDED_KEPT_S, _KEPT_S = 60.0, 86_400.0
 
+_ORIGIN = re.compile(r"https?://[^/?#@\s]+")
 _SECRET = re.compile(r"properties\..*(password|secret|token|credential|key)", re.IGNORECASE)
 """Properties of a library that may hold a secret; the settings of Headrace itself say which of theirs do."""
 HIDDEN = "**********"
@@ -216,7 +217,7 @@ class ApiSettings(Section):
     hosts: tuple[str, ...] = ()
     """Names that requests may call the service by, besides `127.0.0.1`, `localhost` and `host`, e.g. `rag.example.net`."""
     origins: tuple[str, ...] = ()
-    """Web pages of other servers that may call the API from a browser (CORS), e.g. `https://chat.example.net`."""
+    """Web pages of other servers that may call the API from a browser (CORS), e.g. `https://chat.example.net`; `*` for all."""
     certificate: Path | None = None
     """Certificate chain (PEM) to serve TLS with. Unset: plain HTTP."""
     key: Path | None = None
@@ -229,6 +230,16 @@ class ApiSettings(Section):
             return str(ip_address(value))
         except ValueError:
             raise ValueError(f"{value!r} is no IP address; names go into `hosts`") from None
+
+    @field_validator("origins")
+    @classmethod
+    def _origins(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if value != "*" and _ORIGIN.fullmatch(value) is None:
+                raise ValueError(
+                    f"{value!r} is no origin; write scheme, name and port alone, as in https://chat.example.net:8443"
+                )
+        return values
 
     @property
     def everywhere(self) -> bool:

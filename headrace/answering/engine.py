@@ -49,7 +49,7 @@ INFERENCE = Pipeline(
 
 _PATIENCE_S = 5.0
 """How long the caller waits for the head, where the answer can be recorded later."""
-_STOPS = 4  # that OpenAI's endpoints take
+_STOPS = 4  # that OpenAI's endpoints take; `limited` obeys the others
 NOT_STORED = "the KV cache could not be written, so the same prompt is computed again"
 _AnswerStream = abc.Generator[str, None, Answer]  # yields pieces of the text and returns the answer
 

@@ -17,13 +17,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from headrace import __version__
 from headrace.api import page
 from headrace.api.errors import error_response_for
-from headrace.api.middleware import OPENAI, AuthMiddleware
+from headrace.api.middleware import OPENAI, AuthMiddleware, CrossOriginMiddleware
 from headrace.api.openai import wrong
 from headrace.api.openapi import described
 from headrace.api.routes import documents, health, openai, questions, runs, storage, tenants, training
@@ -68,13 +67,7 @@ def create_app(service: Service, token: str) -> FastAPI:
         routes=app.routes,
     )
     if service.settings.api.origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=service.settings.api.origins,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-            expose_headers=["Retry-After"],
-        )
+        app.add_middleware(CrossOriginMiddleware, origins=service.settings.api.origins)
     app.add_exception_handler(HeadraceError, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _no_route)

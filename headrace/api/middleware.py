@@ -15,6 +15,7 @@ from typing import Protocol
 
 from fastapi.responses import Response
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -89,6 +90,22 @@ class GuardedService(Protocol):
     metrics: ServiceMetrics
     rate: Rate
     strangers: Strangers
+
+
+class CrossOriginMiddleware(CORSMiddleware):
+    """Lets web pages of these origins call the API from a browser (CORS), with a key as every client.
+
+    Browsers add no cookie of their own, and any header may be sent: OpenAI's client names its platform in several.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
 
 
 class AuthMiddleware:

@@ -233,6 +233,7 @@ class QuestionService:
         reason: str = "",
         correction: str = "",
         consent: bool | None = None,
+        tenant: str | None = None,
         user: str | None = None,
         simulated_user: str | None = None,
         key: str | None = None,
@@ -245,8 +246,10 @@ class QuestionService:
         same response each time.
         """
         who = self._who(caller, user, simulated_user)
+        if (named := caller.tenant_for(tenant)) != caller.tenant:
+            self._require_tenant(named)
         answer = self._engine.verdicts.answer(answer_id)
-        if answer is None or not (caller.admin or answer.tenant == caller.tenant):
+        if answer is None or not (answer.tenant == named or (caller.admin and tenant is None)):
             # The same words for both: a caller does not learn whether another tenant has such an answer.
             raise NotFound(
                 f"No answer {answer_id} is known here.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,8 @@ from headrace.errors import WrongUsage
 from headrace.terminal import Terminal, exact
 
 if TYPE_CHECKING:  # importing pydantic takes 0.3 s of CPU, which `--help` and completion avoid
+    from headrace.app import App
+    from headrace.catalog import Store
     from headrace.settings import Settings
 
 cli = typer.Typer(
@@ -87,6 +89,15 @@ def settings_of(tenant: str | None = None, host: str | None = None) -> Settings:
         common.settings_shown = True
         err.print(notice, style="dim", highlight=False, soft_wrap=True)
     return settings
+
+
+def check_tenant(app: App, tenant: str | None, *, also: Sequence[Store] = ()) -> None:
+    """Raise `NotFound` if `--tenant` names a tenant that does not exist; the one in the settings always does.
+
+    A tenant exists that was added or has documents, or rows in one of the tables `also`.
+    """
+    if tenant is not None and tenant != settings_of().tenant:
+        app.documents.require_tenant(also=also)
 
 
 def one_of(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, On, Tenant, checked_on, cli, err, out, print_json, settings_of, user
+from headrace.cli.common import AsJson, On, Tenant, check_tenant, checked_on, cli, err, out, print_json, settings_of, user
 from headrace.errors import NotFound, WrongUsage
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def index(
         if not path.exists():
             raise NotFound(f"{path} does not exist.", hint="Name a file or a folder.")
     with App(settings, "index", on=checked_on(on), quiet=as_json) as app:
+        check_tenant(app, tenant)
         for uri in skip or ():
             app.documents.leave_out(uri, f"left out by {user()}: {reason}")
             err.print(f"{uri} is left out until it is put again.", highlight=False)
@@ -123,6 +124,7 @@ def list_documents(
         raise WrongUsage(f"There is no status {status!r}.", hint=f"Choose from {', '.join(STATUSES)}.")
     settings = settings_of(tenant)
     with App(settings, "documents", models=False, quiet=as_json) as app:
+        check_tenant(app, tenant)
         found, more = DocumentView(app.runner).list(
             settings.tenant, lambda document: status in (None, document.status), after=after, most=most
         )
@@ -155,6 +157,7 @@ def show_document(uri: Annotated[str, typer.Argument(help="Its name, as in `docu
 
     settings = settings_of(tenant)
     with App(settings, "documents", models=False, quiet=True) as app:
+        check_tenant(app, tenant)
         view = DocumentView(app.runner)
         document = _document(view, settings.tenant, uri)
         shown = {**document.as_dict(), "versions": sorted(filter(None, view.versions_of(settings.tenant, document.uri)))}
@@ -186,6 +189,7 @@ def delete_document(
             raise WrongUsage("Nothing was deleted.", hint="Give --yes where no terminal can ask for confirmation.")
         typer.confirm(f"Delete {printable(uri)} of tenant {settings.tenant}?", abort=True, err=True)
     with App(settings, "documents", quiet=as_json) as app:
+        check_tenant(app, tenant)
         view = DocumentView(app.runner)
         document = _document(view, settings.tenant, uri)
         Documents(app.runner, view, lambda _tenant: None).delete(settings.tenant, document.uri)

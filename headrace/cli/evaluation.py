@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of
+from headrace.cli.common import AsJson, check_tenant, cli, err, out, print_json, settings_of
 from headrace.errors import Permanent
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def _here(
 
     settings = settings_of(tenant)
     with App(settings, "replay", quiet=quiet) as app:
+        check_tenant(app, tenant)
         if tenant is None:
             indexed(app.runner, folder, settings.inference)
         client = InProcessClient(app.answers, tenant or folder.tenant)

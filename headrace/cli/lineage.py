@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli.common import AsJson, Tenant, cli, err, out, print_json, settings_of, user
+from headrace.cli.common import AsJson, Tenant, check_tenant, cli, err, out, print_json, settings_of, user
 from headrace.errors import WrongUsage
 from headrace.terminal import printable
 
@@ -52,6 +52,7 @@ def forget(
     from headrace.api.audit import audit
     from headrace.app import App
     from headrace.atomic import write_atomically
+    from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS
     from headrace.lineage.forget import Subject
     from headrace.lineage.forget import forget as go
     from headrace.lineage.forget.subject import DOCUMENT, USER
@@ -76,6 +77,9 @@ def forget(
         embedded = isinstance(settings.head, EmbeddedPart)
         metadata.tenants()  # fail before anything is removed if the metadata store does not answer
         Unrecorded(settings.home).record(app.runner)  # or the answers waiting there would bring the data back
+        if tenant is not None:
+            app.storage.land()  # a user's first event may be on the head alone
+            check_tenant(app, tenant, also=(INTERACTION_ROWS, FEEDBACK_ROWS))
         proof = go(app.runner, subject, who=f"cli:{user()}", embedded=embedded)
         app.runner.record.detail["proof"] = proof["sha256"]
         # Name the proof, not the subject: the audit log must not remember who was forgotten.

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from headrace.cli.common import As, AsJson, Filtered, Tenant, checked_question, cli, out, print_json, settings_of, user
+from headrace.cli.common import (
+    As,
+    AsJson,
+    Filtered,
+    Tenant,
+    check_tenant,
+    checked_question,
+    cli,
+    out,
+    print_json,
+    settings_of,
+    user,
+)
 from headrace.errors import NotFound, WrongUsage
 from headrace.storage.filters import Filters
 
@@ -38,8 +50,7 @@ def search(
         from headrace.app import App
 
         with App(settings, "search", quiet=as_json) as app:
-            if tenant is not None:
-                app.documents.require_tenant()
+            check_tenant(app, tenant)
             answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or (), filters=chosen)
         found = answer.as_dict() | {"passages": [passage.as_dict() for passage in answer.passages]}
     if as_json:
@@ -122,12 +133,11 @@ def _pieces(
     from headrace.catalog import INTERACTIONS
 
     with App(settings, "ask", quiet=quiet) as app:
+        check_tenant(app, tenant)
         history = []
         if after is not None:
             app.storage.land().require(INTERACTIONS)
             history = [app.answers.turn(after, tenant=settings.tenant, user=user())]
-        if tenant is not None:
-            app.documents.require_tenant()
         for piece in app.answers.ask(
             question,
             tenant=settings.tenant,
@@ -178,12 +188,13 @@ def feedback(
     verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction, consent=consent)
     if (api := running_api(settings)) is not None:
         body = {"answer_id": answer_id, "up": up, "reason": reason, "correction": correction, "consent": consent}
-        recorded = api.post("/v1/feedback", body)
+        recorded = api.post("/v1/feedback", body | {"tenant": settings.tenant})
     else:
         from headrace.app import App
         from headrace.catalog import INTERACTIONS
 
         with App(settings, "feedback", models=False, quiet=as_json) as app:
+            check_tenant(app, tenant)
             app.storage.land().require(INTERACTIONS)
             if app.answers.verdicts.answer(answer_id, settings.tenant) is None:  # or the verdict would be lost silently
                 raise NotFound(f"Tenant {settings.tenant!r} has no answer {answer_id!r}.", hint="`headrace ask` prints the id.")

@@ -136,8 +136,12 @@ def key_list(
     """List keys, without their secrets."""
     from headrace.api.routes.tenants import key_row
     from headrace.cli.render.results import say_rows
+    from headrace.storage.metadata import no_tenant
 
     with _metadata() as metadata:
+        known = {settings_of().tenant} | {one.name for one in metadata.tenants()}
+        if tenant is not None and tenant not in known:
+            raise no_tenant(tenant)
         rows = [key_row(key) for key in metadata.keys(tenant)]
     if as_json:
         print_json({"keys": rows})

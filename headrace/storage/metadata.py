@@ -166,7 +166,7 @@ class Metadata:
         change = "UPDATE tenants SET quotas = :quotas WHERE name = :name RETURNING name"
         with self.transaction(writing=True) as run:
             if not run(change, {"name": name, "quotas": json.dumps(dict(quotas), sort_keys=True)}):
-                raise _no_tenant(name)
+                raise no_tenant(name)
             _note(run, [AuditLine(by, "tenant.quota", name)])
 
     def set_training(self, name: str, training: str, *, by: By = HERE) -> None:
@@ -174,7 +174,7 @@ class Metadata:
         change = "UPDATE tenants SET training = :training WHERE name = :name RETURNING name"
         with self.transaction(writing=True) as run:
             if not run(change, {"name": name, "training": _checked_training(training)}):
-                raise _no_tenant(name)
+                raise no_tenant(name)
             _note(run, [AuditLine(by, f"tenant.training.{training}", name)])
 
     def tenants(self) -> list[Tenant]:
@@ -221,7 +221,7 @@ class Metadata:
             # Both updates change nothing, but lock rows in PostgreSQL: keys created at once are counted, and a key that was
             # revoked since its holder was looked up creates none.
             if not run("UPDATE tenants SET name = name WHERE name = :tenant RETURNING name", {"tenant": tenant}):
-                raise _no_tenant(tenant)
+                raise no_tenant(tenant)
             maker = run("UPDATE api_keys SET id = id WHERE id = :id RETURNING revoked_at", {"id": by.key_id})
             if maker and maker[0][0] is not None:
                 raise Forbidden("This key was revoked.", hint="Ask for another one.")
@@ -348,8 +348,9 @@ def _checked_training(training: str) -> str:
     return training
 
 
-def _no_tenant(name: str) -> NotFound:
-    return NotFound(f"There is no tenant {name}.", hint=f"Add it first: headrace tenant add {name}")
+def no_tenant(name: str) -> NotFound:
+    """The error for a tenant that does not exist."""
+    return NotFound(f"There is no tenant {name}.", hint=f"See `headrace tenant list`, or add it: headrace tenant add {name}")
 
 
 def _readers(stored: str | None) -> tuple[str, ...] | None:

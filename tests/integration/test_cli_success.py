@@ -194,9 +194,23 @@ def test_documents_are_listed_shown_and_deleted_and_a_failure_is_said_each_time(
 
 
 def test_a_tenant_whose_name_is_mistyped_is_refused_and_the_default_one_gets_keys(headrace: Headrace, voices: Voices) -> None:
-    for command in ("ask", "search"):
-        headrace(command, "Where is the mill?", "--tenant", "nosuch", code=1)
-        assert "There is no tenant nosuch." in headrace.err
+    mistyped = [
+        ("ask", "Where is the mill?"),
+        ("search", "Where is the mill?"),
+        ("feedback", "0" * 16, "--up"),
+        ("index", headrace.folder),
+        ("documents", "list"),
+        ("documents", "show", "docs/mill.md"),
+        ("documents", "delete", "docs/mill.md", "--yes"),
+        ("forget", "--user", "ann", "--yes"),
+        ("key", "list"),
+    ]
+    for words in mistyped:
+        headrace(*words, "--tenant", "nosuch", code=1)
+        assert headrace.err.splitlines()[-2:] == [
+            "There is no tenant nosuch.",
+            "See `headrace tenant list`, or add it: headrace tenant add nosuch",
+        ], words
     assert headrace("ask", "Where is the mill?", "--tenant", "default")
     assert headrace.json("key", "create", "default", "--scope", "read")["tenant"] == "default"
     headrace("key", "create", "nosuch", "--scope", "read", code=1)

@@ -164,6 +164,7 @@ def test_questions_and_verdicts_go_through_a_running_up(api: Api) -> None:
     assert "Recorded at feedback/" in run(home, "feedback", answer["answer_id"], "--up").stdout
     assert "no answer" in run(home, "feedback", "0" * 16, "--up", code=1).stderr.lower()
     assert "no tenant" in run(home, "ask", "x", "--tenant", "nosuch", code=1).stderr.lower()
+    assert "no tenant" in run(home, "feedback", answer["answer_id"], "--up", "--tenant", "nosuch", code=1).stderr.lower()
     assert {row["run"] for row in as_json(home, "runs")["runs"]} == before
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))

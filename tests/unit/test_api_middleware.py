@@ -30,7 +30,7 @@ from headrace.api.audit import Audit
 from headrace.api.auth import Caller, Callers
 from headrace.api.errors import body_of
 from headrace.api.live import by_tier
-from headrace.api.middleware import CSP, AuthMiddleware
+from headrace.api.middleware import CSP, AuthMiddleware, CrossOriginMiddleware
 from headrace.api.routes.questions import AskRequest
 from headrace.api.schemas import TENANT
 from headrace.api.telemetry import ServiceMetrics
@@ -40,7 +40,7 @@ from headrace.models.http import malformed, status_of
 from headrace.models.server.middleware import ModelAuthMiddleware as ModelsDoor
 from headrace.models.server.middleware import ModelServerMetrics as ModelsMetrics
 from headrace.models.server.middleware import error_response_for as models_error_response
-from headrace.settings import Settings, TenantLimits
+from headrace.settings import ApiSettings, Settings, TenantLimits
 from headrace.storage.ledger import Ledger, Row
 
 TOKEN = "a-token"
@@ -93,7 +93,7 @@ def door(app: ASGIApp = inside, *, rate: Rate | None = None, **more: Any) -> Aut
 
 
 async def passed(
-    through: AuthMiddleware, receive: Receive, path: str = "/v1/runs", method: str = "GET", query: str = "", **headers: str
+    through: ASGIApp, receive: Receive, path: str = "/v1/runs", method: str = "GET", query: str = "", **headers: str
 ) -> Told:
     """One request through a door; returns status, headers and body."""
     sent: list[Message] = []
@@ -118,7 +118,7 @@ def knock(
     method: str = "GET",
     query: str = "",
     pieces: tuple[bytes, ...] = (b"",),
-    through: AuthMiddleware | None = None,
+    through: ASGIApp | None = None,
     **headers: str,
 ) -> Told:
     """One request whose body comes at once, through a door of its own unless one is given."""
@@ -189,6 +189,53 @@ def test_only_this_machine_may_be_named(host: str) -> None:
     status, _, body = knock("/health", host=host, authorization=f"Bearer {TOKEN}")
     assert status == 421
     assert "127.0.0.1" in json.loads(body)["error"]["message"]
+
+
+CHAT = "https://chat.example.net"
+
+
+def crossed(method: str, origin: str, **headers: str) -> Told:
+    """A request that a browser sends for a web page of another server, where the pages of `CHAT` may call."""
+    return knock("/v1/ask", method, through=CrossOriginMiddleware(door(), origins=(CHAT,)), origin=origin, **headers)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+def test_a_browser_may_send_what_a_web_page_of_an_allowed_origin_asks(method: str) -> None:
+    """OpenAI's client names its platform in headers of its own, which the browser asks for, too."""
+    wanted = {"access-control-request-method": method}
+    wanted["access-control-request-headers"] = "authorization, content-type, idempotency-key, x-stainless-os"
+    status, headers, _ = crossed("OPTIONS", CHAT, **wanted)
+    assert (status, headers["access-control-allow-origin"]) == (200, CHAT)
+    assert method in headers["access-control-allow-methods"].split(", ")
+    assert set(headers["access-control-allow-headers"].split(", ")) >= {"x-stainless-os", "authorization", "idempotency-key"}
+    assert "access-control-allow-credentials" not in headers, "a browser's cookies open nothing"
+    status, headers, body = crossed(method, CHAT, authorization="Bearer hr_of_acme")
+    assert (status, body) == (200, "inside with 0 bytes")
+    assert headers["access-control-allow-origin"] == CHAT
+    assert headers["access-control-expose-headers"] == "Retry-After"
+
+
+def test_a_web_page_of_an_allowed_origin_reads_why_it_was_refused() -> None:
+    status, headers, body = crossed("POST", CHAT)
+    assert (status, headers["access-control-allow-origin"]) == (401, CHAT)
+    assert json.loads(body)["error"]["type"] == "authentication_error"
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://chat.example.net", f"{CHAT}:8443", f"{CHAT}.evil.example", "null"]
+)
+def test_a_browser_shows_nothing_to_a_web_page_of_another_origin(origin: str) -> None:
+    status, headers, _ = crossed("OPTIONS", origin, **{"access-control-request-method": "POST"})
+    assert status == 400
+    assert "access-control-allow-origin" not in headers
+    assert "access-control-allow-origin" not in crossed("GET", origin, authorization=f"Bearer {TOKEN}")[1]
+
+
+@pytest.mark.parametrize("wrong", ["chat.example.net", f"{CHAT}/", f"{CHAT}/page", "ftp://chat.example.net", ""])
+def test_what_no_browser_sends_as_an_origin_is_refused_in_the_settings(wrong: str) -> None:
+    assert ApiSettings(origins=(CHAT, "http://127.0.0.1:3000", "*")).origins[0] == CHAT
+    with pytest.raises(ValidationError, match="is no origin; write scheme, name and port alone"):
+        ApiSettings(origins=(wrong,))
 
 
 @pytest.mark.parametrize("name", ["query", "body", "path", "colour"])

@@ -17,7 +17,7 @@ from headrace.core.runner import Runner
 from headrace.errors import NotFound, StorageFull, Unavailable
 from headrace.platform import home as homes
 from headrace.platform import open_platform
-from headrace.settings import Settings
+from headrace.settings import ApiSettings, Settings
 
 
 @pytest.fixture
@@ -67,3 +67,12 @@ def test_a_full_disk_is_told_as_full_and_its_path_to_nobody(service: Service, mo
     assert service.cause_of(missing) is missing
     parts = {part.name: part for part in service.readiness.check()}
     assert parts["disk"].state == "is full"
+
+
+@pytest.mark.parametrize("origins", [(), ("https://chat.example.net",)])
+def test_web_pages_of_other_servers_may_call_where_the_settings_say_so(service: Service, origins: tuple[str, ...]) -> None:
+    service.settings = service.settings.model_copy(update={"api": ApiSettings(origins=origins)})
+    client = TestClient(create_app(service, "token"), base_url="http://127.0.0.1")
+    answer: httpx.Response = client.get("/health/live", headers={"Origin": "https://chat.example.net"})
+    assert answer.status_code == 200
+    assert answer.headers.get_list("access-control-allow-origin") == [*origins]

@@ -95,7 +95,7 @@ class AskedFor(AskRequest):
 
 
 class FeedbackRequest(ApiRequest):
-    """A verdict on an answer, or on one of its passages."""
+    """A verdict on an answer, or on one of its passages; with `tenant` only if the answer is that tenant's, for admins."""
 
     answer_id: Annotated[str, Field(pattern=ANSWER_ID, examples=["7b12e77fe7c341bf"])]
     up: Annotated[bool, Field(strict=True)]
@@ -103,6 +103,7 @@ class FeedbackRequest(ApiRequest):
     correction: Annotated[Text, Field(max_length=CORRECTION_CHARACTERS)] = ""
     chunk_id: Annotated[Text, Field(max_length=200)] = ""
     consent: Annotated[bool | None, Field(strict=True)] = None
+    tenant: TenantName | None = None
     user: User | None = None
     simulated_user: SimulatedUser | None = None
 
