@@ -1,10 +1,10 @@
 """Run every benchmark, or those named, and print one JSON document.
 
 python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [ranking] [tenants] [training]
-    [new] [peers] [mutants]
+    [new] [scale] [peers] [mutants]
 
-Three run only where they are named: `new`, which builds 111,000 chunks first, `peers`, which installs packages beside the
-project, and `mutants`, which measures the tests.
+Four run only where they are named: `new` and `scale`, which build up to a million chunks first, `peers`, which installs packages
+beside the project, and `mutants`, which measures the tests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,23 @@ import platform
 import sys
 import time
 
-from bench import ask, demo, index, landing, ledger, maintenance, mutants, new, peers, ranking, search, start, tenants, training
+from bench import (
+    ask,
+    demo,
+    index,
+    landing,
+    ledger,
+    maintenance,
+    mutants,
+    new,
+    peers,
+    ranking,
+    scale,
+    search,
+    start,
+    tenants,
+    training,
+)
 
 BENCHMARKS = {
     "platform": start.measure,
@@ -30,10 +46,11 @@ BENCHMARKS = {
     "training": training.measure,
     "demo": demo.measure,
     "new": new.measure,
+    "scale": scale.measure,
     "peers": peers.measure,
     "mutants": mutants.measure,
 }
-_NAMED_ONLY = {"new", "peers", "mutants"}
+_NAMED_ONLY = {"new", "scale", "peers", "mutants"}
 
 
 def main() -> None:

@@ -92,8 +92,8 @@ def measure() -> dict[str, Any]:
             vectors.build()
             built.append(round(time.perf_counter() - started, 1))
         reader = VectorReader(CHUNKS, endpoints, Meter(Ledger(), "bench"))
-        results: dict[str, Any] = {"all": _asked(reader.for_generation(2), alone, "all")}
-        results |= {tenant: _asked(reader, mixed, tenant) for tenant in _TENANTS}
+        results: dict[str, Any] = {"all": asked(reader.for_generation(2), alone, "all")}
+        results |= {tenant: asked(reader, mixed, tenant) for tenant in _TENANTS}
         return {
             "rows": _ROWS,
             "build_s": built,
@@ -103,7 +103,8 @@ def measure() -> dict[str, Any]:
         }
 
 
-def _asked(reader: VectorReader, made: Corpus, tenant: str) -> dict[str, Any]:
+def asked(reader: VectorReader, made: Corpus, tenant: str) -> dict[str, Any]:
+    """Recall and times of questions of one tenant."""
     answering = np.flatnonzero((made.tenants == tenant) & np.isin(made.groups, (-1, 3, 7)))
     questions = _questions(made, answering, _QUESTIONS)
     found = [_hits(reader, question, tenant) for question in questions]
@@ -130,12 +131,12 @@ def _hits(reader: VectorReader, question: tuple[Floats, str], tenant: str) -> li
 def _questions(made: Corpus, among: np.ndarray[Any, Any], count: int) -> list[tuple[Floats, str]]:
     """Questions near chunks, not equal to any, with four words of the chunk."""
     rng = np.random.default_rng(3)
-    asked = []
+    questions = []
     for number in rng.choice(among, count):
         embedding = made.embeddings[number] + rng.normal(size=DIMENSIONS).astype(np.float32) * 0.5 / DIMENSIONS**0.5
         words = random.Random(int(number)).sample(made.texts[number].split(), 4)
-        asked.append(((embedding / np.linalg.norm(embedding)).astype(np.float32), " ".join(words)))
-    return asked
+        questions.append(((embedding / np.linalg.norm(embedding)).astype(np.float32), " ".join(words)))
+    return questions
 
 
 def _times(act: Callable[[tuple[Floats, str]], None], questions: list[tuple[Floats, str]]) -> dict[str, float]:
@@ -173,7 +174,7 @@ def _together(reader: VectorReader, made: Corpus) -> dict[str, Any]:
     for thread in threads:
         thread.start()
     time.sleep(seconds / 5)
-    warm = _resident()
+    warm = resident()
     for thread in threads:
         thread.join()
     return {
@@ -182,10 +183,11 @@ def _together(reader: VectorReader, made: Corpus) -> dict[str, Any]:
         "searches_a_s": round(len(taken) / seconds, 1),
         "ms": {f"p{q}": round(float(np.percentile(taken, q)), 1) for q in (50, 95)},
         "errors": len(errors),
-        "resident_mb": [round(warm / 1e6), round(_resident() / 1e6)],
+        "resident_mb": [round(warm / 1e6), round(resident() / 1e6)],
     }
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Bytes of this process in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -36,8 +36,9 @@ from headrace.storage.vectors.search import Hit, search, text_id
 from headrace.storage.vectors.table import Snapshot, VectorTable, lance_options
 from headrace.storage.vectors.words import indexed_words, searched_words
 
-# Below this many rows an exact scan beats an approximate index and loses no recall.
-_EXACT_ROWS = 20_000
+# Up to this many rows every search compares with all of them; above, an index reads a tenth of the bytes with a recall of 0.999
+# (docs/reference/benchmarks.md).
+_EXACT_ROWS = 5_000
 _KEY = "chunk_id"
 _PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
 _FILTERED = ("readers", "labels", "changed_s", "text_id")  # columns with an index of their values
@@ -317,7 +318,7 @@ class VectorWriter(VectorReader):
                 table.delete(where)
 
     def build(self, width: int = DIMENSIONS) -> str:
-        """Create missing indices (for embeddings above 20,000 rows) and run maintenance if due; returns the version.
+        """Create missing indices (for embeddings above 5,000 rows) and run maintenance if due; returns the version.
 
         Rows that are not indexed yet are found too, by scanning. `width` is for a table that has no rows yet.
         """
