@@ -195,13 +195,13 @@ def llama() -> Any:
     return AutoModelForCausalLM.from_pretrained(folder() / "generator", max_position_embeddings=1024)
 
 
-def generator() -> SmolLM:
+def generator(*, exact: bool = False) -> SmolLM:
     """That Llama, reading and writing bytes."""
     from transformers import AutoTokenizer
 
     from headrace.models.server.generator import SmolLM
 
-    return SmolLM(llama(), AutoTokenizer.from_pretrained(folder() / "generator"), version=VERSION)
+    return SmolLM(llama(), AutoTokenizer.from_pretrained(folder() / "generator"), version=VERSION, exact=exact)
 
 
 def adapter(base: Any, folder: Path, *, seed: int = 1, spread: float = 0.3, **given: Any) -> Any:

@@ -168,7 +168,7 @@ def engine_config(
 @kv.command("report")
 def report(
     model: Annotated[str, typer.Option(help="The generator's shape: a preset, or a model's config.json.")] = "smollm2-135m",
-    kv_type: Annotated[str, typer.Option(help="Type of the stored keys and values.")] = "fp32",
+    kv_type: Annotated[str, typer.Option(help="Type of the stored keys and values.")] = "fp16",
     as_json: AsJson = False,
 ) -> None:
     """Say what the KV cache did for the answers generated here: hit rate, bytes, seconds saved and lost, worth it or not."""

@@ -21,7 +21,7 @@ from headrace.storage.meter import Meter
 
 SHAPE = Shape(1, 1, 2)
 TOKENS = list(range(2 * BLOCK))
-VALUES = np.random.default_rng(1).standard_normal(SHAPE.array(2 * BLOCK), dtype=np.float32)
+VALUES = SHAPE.rounded(np.random.default_rng(1).standard_normal(SHAPE.array(2 * BLOCK), dtype=np.float32))
 
 
 def endpoints(folder: Path) -> Endpoints:
@@ -41,7 +41,7 @@ def endpoints(folder: Path) -> Endpoints:
 
 
 def cache(files: FileWriter, secret: bytes = b"ours") -> KvCache:
-    return KvCache(FileBlocks(files), model="m", tenant="acme", shape=SHAPE, secret=secret, limit_bytes=1 << 30)
+    return KvCache(FileBlocks(files), identity="m", tenant="acme", shape=SHAPE, secret=secret, limit_bytes=1 << 30)
 
 
 def plain(folder: Path) -> FileWriter:
@@ -65,7 +65,7 @@ def test_a_block_that_somebody_planted_is_not_read(tmp_path: Path) -> None:
     cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
     first = blocks(tmp_path)[0]
     key = first.name.split(".")[0]
-    first.write_bytes(pack(key, np.full(SHAPE.array(BLOCK), 7.0, np.float32), b"a guess"))  # the format is no secret
+    first.write_bytes(pack(key, np.full(SHAPE.array(BLOCK), 7.0, np.float32), SHAPE, b"a guess"))  # the format is no secret
     count, into = restored(cache(plain(tmp_path)))
     assert count == 0
     assert not into.any()

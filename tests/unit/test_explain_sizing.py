@@ -210,7 +210,7 @@ JOURNAL: dict[str, Any] = {
         row("embed", "chunks", "vector", "write", 250_000),
         row("index", "chunks", "vector", "write", 50_000),
         row("retrieve", "chunks", "vector", "read", 4_000_000),
-        row("generate", "kv-cache", "file", "write", 256 * 46_080 + 1_000),
+        row("generate", "kv-cache", "file", "write", 256 * 23_040 + 1_000),
         row("land", "feedback", "stream", "read", 10_000),
         row("land", "feedback", "table", "write", 8_000),
         row("maintain", "feedback", "table", "write", 99_000_000),
@@ -227,11 +227,11 @@ def test_a_run_measures_the_quantities_that_it_counted() -> None:
     assert {name: one.measured for name, one in found.items()} == {
         "vector_bytes_per_chunk": 3_000,
         "vector_bytes_per_question": 200_000,
-        "kv_bytes_per_token": 46_080 + 1_000 / 256,
+        "kv_bytes_per_token": 23_040 + 1_000 / 256,
         "checkpoint_bytes": 12_500,
         "landing_bytes_per_event": 400,
     }
-    assert found["kv_bytes_per_token"].estimated == 30 * 2 * 3 * 64 * TYPE_BYTES["fp32"]
+    assert found["kv_bytes_per_token"].estimated == 30 * 2 * 3 * 64 * TYPE_BYTES["fp16"]
     assert found["checkpoint_bytes"].estimated == 12_000
     assert found["checkpoint_bytes"].error == pytest.approx(-0.04)
     assert found["landing_bytes_per_event"].estimated == 500 * SizingParameters().landed_ratio

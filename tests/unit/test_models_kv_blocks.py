@@ -119,10 +119,10 @@ def test_a_half_written_file_is_no_block_and_is_dropped_with_its_tenant(tmp_path
 
 def test_a_cache_restores_and_evicts_on_any_store(store: BlockStore) -> None:
     def cache(limit: int = 1 << 20) -> KvCache:
-        return KvCache(store, model="m", tenant="acme", shape=SHAPE, secret=b"s", limit_bytes=limit)
+        return KvCache(store, identity="m", tenant="acme", shape=SHAPE, secret=b"s", limit_bytes=limit)
 
     tokens, other = list(range(2 * BLOCK)), [7] * BLOCK
-    values = np.random.default_rng(1).standard_normal(SHAPE.array(2 * BLOCK), dtype=np.float32)
+    values = SHAPE.rounded(np.random.default_rng(1).standard_normal(SHAPE.array(2 * BLOCK), dtype=np.float32)).astype(np.float32)
     assert cache().save(tokens, values, restored=0) == 2
     into = np.zeros_like(values)
     assert cache().restore(tokens, into) == 2 * BLOCK

@@ -59,7 +59,7 @@ def cache(tmp_path: Path) -> Callable[..., KvCache]:
     ) -> KvCache:
         return KvCache(
             FileBlocks(WithoutAccessTimes(KV_CACHE, endpoints(tmp_path), Meter(ledger or Ledger(), "generate", tenant))),
-            model=of,
+            identity=of,
             tenant=tenant,
             shape=SHAPE,
             secret=SECRET,
@@ -103,7 +103,7 @@ def blocks(folder: Path) -> dict[str, Path]:
 
 def test_a_key_commits_to_model_tenant_and_every_token_before() -> None:
     def keys(tokens: list[int], *, model: str = "m", tenant: str = "t", shape: Shape = SHAPE) -> list[str]:
-        return block_keys(tokens, model=model, tenant=tenant, shape=shape, secret=SECRET)
+        return block_keys(tokens, identity=model, tenant=tenant, shape=shape, secret=SECRET)
 
     tokens = list(range(3 * BLOCK))
     base = keys(tokens)
@@ -119,15 +119,15 @@ def test_a_key_commits_to_model_tenant_and_every_token_before() -> None:
 
 
 def test_no_damage_to_a_file_goes_unseen() -> None:
-    shape = Shape(1, 1, 2).array(BLOCK)
-    block = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    shape = Shape(1, 1, 2)
+    block = shape.rounded(np.random.default_rng(1).standard_normal(shape.array(BLOCK), dtype=np.float32)).astype(np.float32)
     key = "ab" * 32
-    whole = pack(key, block, SECRET)
+    whole = pack(key, block, shape, SECRET)
     read = unpack(key, whole, shape, SECRET)
     assert read is not None
     assert np.array_equal(read, block)
     assert unpack("cd" * 32, whole, shape, SECRET) is None
-    assert unpack(key, whole, Shape(1, 1, 4).array(BLOCK // 2), SECRET) is None
+    assert unpack(key, whole, Shape(1, 1, 4), SECRET) is None
     for size in (0, 7, 8, 50, len(whole) // 2, len(whole) - 1):
         assert unpack(key, whole[:size], shape, SECRET) is None
     assert unpack(key, whole + b"\0", shape, SECRET) is None
@@ -155,6 +155,41 @@ def test_an_answer_from_restored_blocks_is_the_recomputed_one(
     assert (written.direction, written.ops, written.bytes, written.tenant) == ("write", 3, size, "acme")
     assert (read.direction, read.ops, read.bytes) == ("read", 3, size)
     assert set(second.timings_ms) == {"kv_read", "prefill", "decode", "kv_write"}
+
+
+def test_values_take_two_bytes_unless_they_are_to_be_exact(cache: Callable[..., KvCache], tmp_path: Path) -> None:
+    """What two bytes change is stated: logits of the first word move by less than a hundredth, of numbers around one."""
+    half, whole = generator(), generator(exact=True)
+    run(half, PROMPT, cache(of=half.identity))
+    values = half.shape.layers * 2 * half.shape.heads * half.shape.width * BLOCK
+    (size,) = {path.stat().st_size for path in blocks(tmp_path).values()}
+    assert 2 * values < size < 2 * values + 400
+    plain, rounded = run(whole, PROMPT, None), run(half, PROMPT, None)
+    assert plain.completion_tokens == rounded.completion_tokens
+    assert np.allclose(plain.logprobs, rounded.logprobs, atol=0.01)
+    assert plain.logprobs != rounded.logprobs
+
+
+def test_values_beyond_the_stored_type_are_its_largest() -> None:
+    block = np.full(Shape(1, 1, 2).array(BLOCK), 1e6, np.float32)
+    key = "ab" * 32
+    read = unpack(key, pack(key, -block, Shape(1, 1, 2), SECRET), Shape(1, 1, 2), SECRET)
+    assert read is not None
+    assert set(read.ravel().tolist()) == {-65504.0}
+
+
+def test_without_a_whole_identity_nothing_is_stored(model: SmolLM, cache: Callable[..., KvCache], tmp_path: Path) -> None:
+    run(model, PROMPT, cache(of=""))
+    assert blocks(tmp_path) == {}
+    config = model._model.config
+    known = config.rope_parameters
+    try:
+        config.rope_parameters = None
+        assert SmolLM(model._model, model._tokenizer, version="v", weights="w").identity == ""
+    finally:
+        config.rope_parameters = known
+    others = {SmolLM(model._model, model._tokenizer, version="v", weights=of).identity for of in ("w", "x")}
+    assert len(others) == 2
 
 
 def test_a_longer_prompt_reuses_what_it_shares_and_adds_the_rest(model: SmolLM, cache: Callable[..., KvCache]) -> None:
@@ -188,12 +223,12 @@ def test_versions_share_nothing(model: SmolLM, cache: Callable[..., KvCache], tm
     same_name = model.adapted(tmp_path / "adapter", version="v000001", digest="d2")
     plain, adapted = run(model, PROMPT, None), run(other, PROMPT, None)
     assert adapted.logprobs != plain.logprobs
-    run(model, PROMPT, cache(of=model.weights))
+    run(model, PROMPT, cache(of=model.identity))
     for version, expected in ((other, adapted), (same_name, adapted), (model, plain)):
-        first = run(version, PROMPT, cache(of=version.weights))
+        first = run(version, PROMPT, cache(of=version.identity))
         assert first.reused_tokens == (3 * BLOCK if version is model else 0)
         assert first.logprobs == expected.logprobs
-    again = run(other, PROMPT, cache(of=other.weights))
+    again = run(other, PROMPT, cache(of=other.identity))
     assert (again.reused_tokens, again.logprobs) == (3 * BLOCK, adapted.logprobs)
 
 
@@ -203,7 +238,7 @@ def test_a_damaged_block_is_a_miss_and_is_written_anew(
 ) -> None:
     plain = run(model, PROMPT, None)
     run(model, PROMPT, cache())
-    keys = block_keys(PROMPT, model="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
+    keys = block_keys(PROMPT, identity="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
     second, third = (blocks(tmp_path)[key] for key in keys[1:])
     whole = second.read_bytes()
     flipped = whole[:-100] + bytes([whole[-100] ^ 0xFF]) + whole[-99:]
@@ -219,7 +254,7 @@ def test_the_least_recently_used_go_first_and_the_limit_holds(
     model: SmolLM, cache: Callable[..., KvCache], tmp_path: Path
 ) -> None:
     run(model, PROMPT, cache())
-    keys = block_keys(PROMPT, model="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
+    keys = block_keys(PROMPT, identity="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
     size = blocks(tmp_path)[keys[0]].stat().st_size
     other = [5, *PROMPT[1 : 2 * BLOCK + 1]]
     run(model, other, cache("globex", limit=4 * size))
@@ -249,7 +284,7 @@ def restored(cache: KvCache, tokens: list[int]) -> int:
 
 
 def key(tokens: list[int], tenant: str = "acme") -> str:
-    return block_keys(tokens, model="tiny@1", tenant=tenant, shape=SHAPE, secret=SECRET)[-1]
+    return block_keys(tokens, identity="tiny@1", tenant=tenant, shape=SHAPE, secret=SECRET)[-1]
 
 
 def last_used(folder: Path, tokens: list[int], hours_ago: float, tenant: str = "acme") -> None:
@@ -284,7 +319,7 @@ def test_a_prefix_that_is_written_on_is_used_from_its_beginning(cache: Callable[
 def test_a_block_that_was_not_found_is_not_used(cache: Callable[..., KvCache], tmp_path: Path) -> None:
     whole = prefix(1, 3)
     keep(cache(), whole)
-    keys = block_keys(whole, model="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
+    keys = block_keys(whole, identity="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
     for count in (1, 2, 3):
         last_used(tmp_path, whole[: count * BLOCK], 1)
     blocks(tmp_path)[keys[1]].unlink()
@@ -337,7 +372,7 @@ def test_what_another_tenant_used_last_is_not_given_up_for_one_beyond_its_share(
 
 def test_a_tenant_beyond_its_share_gives_up_its_own_blocks(model: SmolLM, cache: Callable[..., KvCache], tmp_path: Path) -> None:
     run(model, PROMPT, cache("globex"))
-    theirs = set(block_keys(PROMPT, model="tiny@1", tenant="globex", shape=SHAPE, secret=SECRET))
+    theirs = set(block_keys(PROMPT, identity="tiny@1", tenant="globex", shape=SHAPE, secret=SECRET))
     size = next(iter(blocks(tmp_path).values())).stat().st_size
     for first in (1, 2, 3):
         run(model, [first, *PROMPT[1:]], cache("acme", share=2 * size))

@@ -148,9 +148,9 @@ def _token(run: _Run) -> Measurement | None:
         "KV written per token",
         moved,
         tokens,
-        formulas.kv_bytes_per_token(model, TYPE_BYTES["fp32"]),
+        formulas.kv_bytes_per_token(model, TYPE_BYTES["fp16"]),
         how=f"{moved:,} B written by generate ÷ {tokens:,} tokens in blocks of {BLOCK}",
-        formula=f"{model.layers} × 2 × {model.kv_heads} × {model.head_dim} × 4 ({model.name}, kept as fp32)",
+        formula=f"{model.layers} × 2 × {model.kv_heads} × {model.head_dim} × 2 ({model.name}, stored as fp16)",
         note="the rest is each block's header with its checksum",
     )
 

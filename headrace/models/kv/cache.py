@@ -1,13 +1,17 @@
 """Attention keys and values of prompt prefixes, stored in blocks, so that a prefix is prefilled once.
 
-A prompt is cut into blocks of `BLOCK` tokens. A block's key is a hash over the home's secret, the model, the tenant, every token
-before the block and its own tokens. Equal keys therefore mean equal prefixes, no tenant can find another's block, several homes
-may share a directory, and a file name reveals nothing about a question. Values are stored as float32, as computed: an answer
-from restored blocks equals the answer without them bit for bit, since the generator prefills in the same blocks either way.
+A prompt is cut into blocks of `BLOCK` tokens. A block's key is a hash over the home's secret, the identity of the representation
+(weights, adapter, tokenizer, positions, attention, libraries), the tenant, every token before the block and its own tokens. Equal
+keys therefore mean equal prefixes, no tenant can find another's block, several homes may share a directory, and a file name
+reveals nothing about a question.
 
-A stored block is in safetensors format: one tensor `kv`, float32, (layers, keys and values, heads, tokens, width of a head), with
-metadata `block`: the block's key and an HMAC-SHA-256 over key and values with the home's secret. A block that does not match is
-deleted and counts as a miss, so that write access to the directory is not enough to change what the generator reads.
+Values are stored in two bytes (float16), or in four if the generator is `exact`. The generator rounds them (`Shape.rounded`)
+before it reads them itself, and prefills in the same blocks either way. So an answer from restored blocks equals the answer
+without them bit for bit.
+
+A stored block is in safetensors format: one tensor `kv` (layers, keys and values, heads, tokens, width of a head), with metadata
+`block`: the block's key and an HMAC-SHA-256 over key and values with the home's secret. A block that does not match is deleted
+and counts as a miss, so that write access to the directory is not enough to change what the generator reads.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +35,7 @@ from headrace.models.kv.blocks import BlockInfo, BlockStore, tenant_prefix
 BLOCK = 128
 """Tokens per block. Smaller blocks reuse more of a prefix; larger ones prefill faster, since each is one forward pass."""
 
-_FORMAT = 2
+_FORMAT = 3
 _TENSOR = "kv"
 
 Array = npt.NDArray[np.float32]
@@ -40,20 +45,26 @@ log = logging.getLogger("headrace.models")
 
 @dataclass(frozen=True)
 class Shape:
-    """The dimensions of one token's keys and values: layers, key-value heads, width of a head."""
+    """One token's keys and values: layers, key-value heads, width of a head, and the NumPy type in which they are stored."""
 
     layers: int
     heads: int
     width: int
+    dtype: str = "float16"
 
     def array(self, tokens: int) -> tuple[int, int, int, int, int]:
         """The shape of the array that holds `tokens` tokens."""
         return (self.layers, 2, self.heads, tokens, self.width)
 
+    def rounded(self, values: Array) -> npt.NDArray[np.floating[Any]]:
+        """Values in the stored type; those beyond its range become its largest."""
+        largest = np.finfo(self.dtype).max
+        return np.clip(values, -largest, largest).astype(self.dtype)
 
-def block_keys(tokens: Sequence[int], *, model: str, tenant: str, shape: Shape, secret: bytes) -> list[str]:
+
+def block_keys(tokens: Sequence[int], *, identity: str, tenant: str, shape: Shape, secret: bytes) -> list[str]:
     """The key of each full block of `tokens`, as 64 hex digits; each commits to everything before it."""
-    root = {"format": _FORMAT, "model": model, "tenant": tenant, "block": BLOCK, "dtype": "float32", **asdict(shape)}
+    root = {"format": _FORMAT, "identity": identity, "tenant": tenant, "block": BLOCK, **asdict(shape)}
     previous = hmac.digest(secret, json.dumps(root, sort_keys=True).encode(), "sha256")
     keys = []
     for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
@@ -63,14 +74,14 @@ def block_keys(tokens: Sequence[int], *, model: str, tenant: str, shape: Shape, 
     return keys
 
 
-def pack(key: str, block: Array, secret: bytes) -> bytes:
+def pack(key: str, block: Array, shape: Shape, secret: bytes) -> bytes:
     """One block as the bytes that are stored."""
-    values = np.ascontiguousarray(block, dtype=np.float32)
+    values = np.ascontiguousarray(shape.rounded(block))
     return safetensors.save({_TENSOR: values}, {"block": _mark(key, values, secret)})
 
 
-def unpack(key: str, data: bytes, shape: tuple[int, ...], secret: bytes) -> Array | None:
-    """The block in these bytes, or `None` if they are damaged or of another block."""
+def unpack(key: str, data: bytes, shape: Shape, secret: bytes) -> npt.NDArray[np.floating[Any]] | None:
+    """The block in these bytes, in the stored type, or `None` if they are damaged or of another block."""
     try:
         values = safetensors.load(data)[_TENSOR]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -78,29 +89,30 @@ def unpack(key: str, data: bytes, shape: tuple[int, ...], secret: bytes) -> Arra
     except (SafetensorError, ValueError, KeyError, TypeError):
         return None
     if (
-        values.shape != shape
-        or values.dtype != np.float32
+        values.shape != shape.array(BLOCK)
+        or values.dtype != shape.dtype
         or not hmac.compare_digest(stored, _mark(key, values, secret).encode())
     ):
         return None
     return values
 
 
-def _mark(key: str, values: Array, secret: bytes) -> str:
+def _mark(key: str, values: npt.NDArray[np.floating[Any]], secret: bytes) -> str:
     return f"{key} {hmac.digest(secret, key.encode() + values.tobytes(), 'sha256').hex()}"
 
 
 class KvCache:
     """The blocks of one tenant and model in a block store, limited in bytes over all tenants and optionally for this one.
 
-    A block that cannot be read is a miss: damaged or missing storage costs time and never changes an answer.
+    `identity` names all that keys and values depend on besides the tokens; without one, nothing is read or stored. A block that
+    cannot be read is a miss: damaged or missing storage costs time and never changes an answer.
     """
 
     def __init__(
         self,
         blocks: BlockStore,
         *,
-        model: str,
+        identity: str,
         tenant: str,
         shape: Shape,
         secret: bytes,
@@ -109,7 +121,7 @@ class KvCache:
     ) -> None:
         self._blocks = blocks
         self._secret = secret
-        self._model = model
+        self._identity = identity
         self._tenant = tenant
         self._shape = shape
         self._limit = limit_bytes
@@ -140,7 +152,7 @@ class KvCache:
         room: int | None = None
         written = restored // BLOCK
         for position, key in list(enumerate(keys))[written:]:
-            data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :], self._secret)
+            data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :], self._shape, self._secret)
             if room is None:
                 room = self._make_room((len(keys) - position) * len(data), keep=set(map(self._name, range(len(keys)), keys)))
             if room < len(data):
@@ -153,9 +165,9 @@ class KvCache:
         return written - restored // BLOCK
 
     def _keys(self, tokens: Sequence[int]) -> list[str]:
-        if not self._share:
+        if not self._share or not self._identity:
             return []
-        return block_keys(tokens, model=self._model, tenant=self._tenant, shape=self._shape, secret=self._secret)
+        return block_keys(tokens, identity=self._identity, tenant=self._tenant, shape=self._shape, secret=self._secret)
 
     def _name(self, position: int, key: str) -> str:
         return f"{tenant_prefix(self._tenant)}{key[:2]}/{key}.{position}.safetensors"
@@ -168,13 +180,13 @@ class KvCache:
             except HeadraceError:  # evicted meanwhile, or a read-only mount
                 return
 
-    def _read(self, position: int, key: str) -> Array | None:
+    def _read(self, position: int, key: str) -> npt.NDArray[np.floating[Any]] | None:
         name = self._name(position, key)
         try:
             data = self._blocks.get(name)
             if data is None:
                 return None
-            block = unpack(key, data, self._shape.array(BLOCK), self._secret)
+            block = unpack(key, data, self._shape, self._secret)
             if block is None:
                 log.warning("KV block %s is damaged: deleted, its tokens are computed again", name)
                 self._blocks.delete(name)

@@ -54,7 +54,7 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
         if stored is not None:
             cache = KvCache(
                 stored[0],
-                model=model.weights,
+                identity=model.identity,
                 tenant=extras.tenant,
                 shape=model.shape,
                 secret=models.secret,

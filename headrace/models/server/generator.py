@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import secrets
 import shutil
@@ -107,6 +108,11 @@ class _Row(DynamicLayer):  # type: ignore[misc]  # transformers is read as untyp
         self._show()
         return self.keys, self.values
 
+    def round(self, start: int, end: int, shape: Shape) -> None:
+        """Round computed tokens to the type in which they are stored."""
+        part = self._memory[:, :, start:end].numpy()
+        part[...] = shape.rounded(part)
+
     def _show(self) -> None:
         self.keys = self._memory[None, 0, :, : self._used]
         self.values = self._memory[None, 1, :, : self._used]
@@ -117,17 +123,21 @@ class SmolLM:
     """A Llama-like chat model that decodes token by token; one call at a time.
 
     `version` is the name shown to people. `weights` identifies the exact weights, so that the KV blocks of other weights are
-    never used for these.
+    never used for these. Keys and values of full blocks are rounded to two bytes, as they are stored, unless `exact`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, version: str, weights: str = "") -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, version: str, weights: str = "", exact: bool = False) -> None:
         self.version = version
         self.weights = weights or version
+        self._exact = exact
         self._model = model.eval()
         self._tokenizer = tokenizer
         config = model.config
         self.window: int = config.max_position_embeddings
-        self.shape = Shape(config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+        dtype = "float32" if exact else "float16"
+        self.shape = Shape(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, dtype)
+        self.identity = _identity(self.weights, config, tokenizer)
+        """What keys and values depend on besides the tokens; empty if a part of it is unknown."""
         self._ends = ends(model, tokenizer)
 
     def adapted(self, folder: Path, *, version: str, digest: str) -> SmolLM:
@@ -135,7 +145,9 @@ class SmolLM:
 
         `digest` is a hash of the folder's contents. Safe while this model answers. Raises `ValueError` as `adapter.merged` does.
         """
-        return SmolLM(merged(self._model, folder), self._tokenizer, version=version, weights=f"{self.weights}+{digest}")
+        return SmolLM(
+            merged(self._model, folder), self._tokenizer, version=version, weights=f"{self.weights}+{digest}", exact=self._exact
+        )
 
     def prompt(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         """Token ids of a chat of (role, text) pairs, up to where the assistant's text begins."""
@@ -218,6 +230,9 @@ class SmolLM:
             if cancelled():
                 raise Cancelled
             logits = self._forward(prompt[begin : begin + BLOCK], past)
+            if begin + BLOCK < len(prompt) and not self._exact:  # a block that is stored: what follows reads it as restored
+                for layer in past.layers:
+                    layer.round(begin, begin + BLOCK, self.shape)
         return logits
 
     def _forward(self, tokens: Sequence[int], past: DynamicCache) -> torch.Tensor:
@@ -252,13 +267,27 @@ def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], rand
     return token, float(probabilities[token].log())
 
 
-def load(cache: Path) -> SmolLM:
-    """SmolLM2-135M-Instruct in float32; its quantised weights are unpacked into `cache` once.
+def load(cache: Path, *, exact: bool = False) -> SmolLM:
+    """SmolLM2-135M-Instruct in float32; its quantised weights are unpacked into `cache` once. `exact`: see `SmolLM`.
 
     Raises `MissingPart`, `NotGenuine`.
     """
     model, tokenizer, version = packaged(cache)
-    return SmolLM(model, tokenizer, version=version)
+    return SmolLM(model, tokenizer, version=version, exact=exact)
+
+
+def _identity(weights: str, config: Any, tokenizer: Any) -> str:
+    """A digest of all that keys and values depend on besides the tokens; empty if a part of it is unknown."""
+    parts = {
+        "weights": weights,
+        "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        "positions": getattr(config, "rope_parameters", None),
+        "attention": config._attn_implementation,
+        "runner": f"transformers {transformers.__version__}, torch {torch.__version__}",
+    }
+    if not all(parts.values()):
+        return ""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def packaged(cache: Path | None) -> tuple[Any, Any, str]:
