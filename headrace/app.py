@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from headrace.check.provenance import measured_from
 from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.progress import ProgressBars
 from headrace.core.run import journals_to_archive, recorded
@@ -125,7 +126,7 @@ class App:
             recorded(self._command, settings.home) as run,
             _cause_named(settings),
         ):
-            run.storage = storage_names(settings, endpoints)
+            run.storage, run.provenance = storage_names(settings, endpoints), measured_from(settings, endpoints)
             if platform.started and not self._service:
                 stays = f"{settings.platform.idle_s:,.0f} s after the last command"
                 bars.note(f"The embedded servers have started. They stay up until {stays}; `headrace down` ends them.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from headrace.storage.timeline import ASKED
+
 _ROWS: tuple[tuple[str, str, str, str, int, int, float], ...] = (
     # stage, store, tier, direction, operations, bytes, p95 in ms
     ("put", "documents", "object", "write", 72, 521_344, 9.1),
@@ -88,8 +90,8 @@ def journal(**changes: Any) -> dict[str, Any]:
         "ray": None,
         "timeline": [
             {
-                "stage": stage, "calls": calls, "active_s": active, "storage_s": storage, "waited_s": waited,
-                "tiers": {}, "spans": [],
+                "stage": stage, "phase": ASKED if stage == "retrieve" else "", "calls": calls, "active_s": active,
+                "storage_s": storage, "waited_s": waited, "tiers": {}, "spans": [],
             }
             for stage, calls, active, storage, waited in _TIMES
         ],

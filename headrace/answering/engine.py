@@ -382,6 +382,7 @@ class QueryEngine:
                 by_rank=self._settings.fusion == "ranks",
             )
             retrieved = time.perf_counter()
+            self._runner.record.counts["index_chunks"] = found.index_chunks
             ordered = self._runner.for_tenant(tenant).run(
                 rerank, question=in_full, hits=found.hits, reranker=self._reranker, answer_id=answer_id
             )

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from headrace.answering.rerank import Passage
-from headrace.answering.retrieve import ASKED
 from headrace.catalog import KV_CACHE, MODELS
 from headrace.core.stage import stage
 from headrace.models.client import GREEDY, Completion, Generator, SamplingParameters
 from headrace.models.prompt import STOP, messages
 from headrace.storage.meter import ReportedReader, ReportedWriter
+from headrace.storage.timeline import ASKED
 
 
 @stage("Writes the answer from the best passages; the KV of a shared prefix is kept on files.", phase=ASKED)

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from headrace.answering.rerank import Passage
-from headrace.answering.retrieve import ASKED
 from headrace.catalog import FEEDBACK, INTERACTIONS
 from headrace.core.stage import stage
 from headrace.errors import WrongUsage
@@ -19,6 +18,7 @@ from headrace.models.citations import Support
 from headrace.models.client import Completion
 from headrace.storage.ledger import Ledger
 from headrace.storage.stream.writer import TopicWriter
+from headrace.storage.timeline import ASKED
 
 
 def new_id() -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from headrace.answering.retrieve import ASKED
 from headrace.catalog import MODELS
 from headrace.core.stage import stage
 from headrace.errors import Transient
@@ -15,6 +14,7 @@ from headrace.models.interleaving import team_draft
 from headrace.models.pointer import NONE
 from headrace.models.ranking import RERANKER, RETRIEVAL_ORDER, Candidate, RankingWeights
 from headrace.models.served_ranking import RankingReader
+from headrace.storage.timeline import ASKED
 from headrace.storage.vectors.search import Hit
 
 

@@ -11,23 +11,23 @@ from headrace.core.stage import stage
 from headrace.documents.generations import Embedders, active_reader
 from headrace.models.client import Embedder
 from headrace.storage.filters import NO_FILTERS, Filters
+from headrace.storage.timeline import ASKED
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader
 from headrace.storage.vectors.search import Hit
-
-ASKED = "at question time"
 
 
 @dataclass(frozen=True)
 class Retrieved:
     """Passages best first, the index version they came from ("g2.17": generation and version), and the embedder that was asked.
 
-    `embedder` is `None`, and the note says why, where full-text search was possible alone.
+    `embedder` is `None`, and the note says why, where full-text search was possible alone. `index_chunks`: its size.
     """
 
     hits: tuple[Hit, ...]
     index_version: str
     embedder: Embedder | None
+    index_chunks: int
     note: str = ""
 
 
@@ -66,7 +66,7 @@ def retrieve(
         hits = index.fulltext(question, tenant=tenant, most=most, readers=readers, filters=filters)
         ours = embedders.endpoint.model
         note = f"the index was made with the embedder {made}, not {ours}: full-text search answered alone"
-        return Retrieved(tuple(hits), version, None, "; ".join(filter(None, (note, nothing_selected(hits)))))
+        return Retrieved(tuple(hits), version, None, index.rows(), "; ".join(filter(None, (note, nothing_selected(hits)))))
     embedding = embedder.embed([question], kind="query")[0]
     hits = index.fusion(question, embedding, tenant=tenant, most=most, readers=readers, filters=filters, by_rank=by_rank)
-    return Retrieved(tuple(hits), version, embedder, nothing_selected(hits))
+    return Retrieved(tuple(hits), version, embedder, index.rows(), nothing_selected(hits))

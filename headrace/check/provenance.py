@@ -61,6 +61,16 @@ class Provenance:
         return {"schema": SCHEMA, **asdict(self), "subjects": [asdict(one) for one in self.subjects]}
 
 
+def measured_from(settings: Settings, endpoints: Endpoints) -> dict[str, Any]:
+    """What a run measures, and from where, JSON-ready: `version`, `host`, `versions`, and `subjects`, one for each tier."""
+    return {
+        "version": __version__,
+        "host": _host(),
+        "versions": _versions(),
+        "subjects": [asdict(_subject(tier, settings, endpoints)) for tier in Tier],
+    }
+
+
 def provenance(
     settings: Settings, endpoints: Endpoints, tiers: Sequence[Tier], *, seconds: float, concurrency: int
 ) -> Provenance:
@@ -72,11 +82,15 @@ def provenance(
         seconds_asked=seconds,
         concurrency=concurrency,
         host=_host(),
-        versions={name: _version(name) for name in _CLIENTS} | {"python": platform.python_version()},
+        versions=_versions(),
         subjects=[_subject(tier, settings, endpoints) for tier in tiers],
         settings=shown,
         settings_sha256=hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest(),
     )
+
+
+def _versions() -> dict[str, str]:
+    return {name: _version(name) for name in _CLIENTS} | {"python": platform.python_version()}
 
 
 def _host() -> dict[str, Any]:

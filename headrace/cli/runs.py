@@ -10,6 +10,7 @@ import typer
 
 from headrace.cli.common import AsJson, cli, out, print_json, settings_of
 from headrace.errors import NotFound, WrongUsage
+from headrace.terminal import printable
 
 
 @cli.command(rich_help_panel="What happened")
@@ -17,10 +18,10 @@ def runs(
     last: Annotated[int, typer.Option(help="Show this many, newest first.", min=1)] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List recent runs: state, duration and bytes moved."""
+    """List recent runs: state, duration, bytes moved, and on which storage."""
     from itertools import islice
 
-    from headrace.cli.render.results import runs_table
+    from headrace.cli.render.results import runs_table, storage_lines
     from headrace.core.run import newest_first, summary
 
     recorded = [summary(journal) for journal in islice(newest_first(settings_of().home), last)]
@@ -28,6 +29,8 @@ def runs(
         print_json({"runs": recorded})
     elif recorded:
         out.print(runs_table(recorded))
+        for line in storage_lines(recorded):
+            out.print(printable(line), style="dim", highlight=False, soft_wrap=True)
     else:
         out.print("Nothing has run in this home yet. Try: headrace demo")
 
@@ -38,9 +41,18 @@ def ledger(
     by: Annotated[str | None, typer.Option(help="Sum by tier, stage or tenant.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run moved: operations, bytes and latency by stage, store and direction."""
-    from headrace.cli.render.results import ledger_table, merged, summary_table, tier_table
-    from headrace.core.run import journal_of
+    """Show what a run moved, how fast and on which storage: operations, bytes and latency by stage, store and direction."""
+    from headrace.cli.render.results import (
+        ledger_table,
+        measured_lines,
+        merged,
+        stages_table,
+        summary_table,
+        tier_table,
+        total_line,
+    )
+    from headrace.core.rates import stage_rates, with_rates
+    from headrace.core.run import journal_of, summary
     from headrace.storage.ledger import summed
 
     if by not in (None, "tier", "stage", "tenant"):
@@ -59,12 +71,18 @@ def ledger(
             out.print(summary_table(rows, by, title=f"What {journal['run']} moved, by {by}"))
         return
     if as_json:
-        print_json({"run": journal["run"], "state": journal["state"], "rows": journal["rows"]})
+        print_json({**summary(journal), "stages": stage_rates(journal), "rows": with_rates(journal)})
         return
     rows = summed(journal["ledger"], by=("stage", "store", "tier")) if "ledger" in journal else merged(journal["rows"])
     out.print(ledger_table(rows, title=f"What {journal['run']} moved"))
     out.print()
+    out.print(stages_table(stage_rates(journal)))
+    out.print()
     out.print(tier_table(rows))
+    out.print()
+    out.print(total_line(summary(journal), journal.get("counts") or {}), highlight=False, soft_wrap=True)
+    for line in measured_lines(journal.get("provenance") or {}):
+        out.print(printable(line), highlight=False, soft_wrap=True)
     if any(row["estimated"] for row in rows):
         out.print("≈ estimated: that store's library hides its I/O (docs/explanation/ledger.md).", style="dim")
 

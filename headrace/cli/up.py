@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.common import AsJson, On, checked_on, cli, err, out, print_json, settings_of
-from headrace.errors import Unavailable
+from headrace.errors import Unavailable, WrongUsage
 
 if TYPE_CHECKING:
+    from headrace.platform.reset import Reset
     from headrace.platform.state import RunningService
 
 
@@ -105,6 +106,62 @@ def down(
         )
     else:
         out.print(f"No embedded servers are running in {settings.home}.", highlight=False, soft_wrap=True)
+
+
+@cli.command(rich_help_panel="Start here")
+def reset(
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Also remove tenants, API keys, and the keys of the embedded servers.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Empty the home: documents, tables, index, models, runs. What lies on storage of your own stays, and so do keys."""
+    import sys
+
+    from headrace.core.run import under_way
+    from headrace.platform import open_platform
+    from headrace.platform.reset import planned
+    from headrace.platform.reset import reset as empty
+    from headrace.terminal import printable
+
+    settings = settings_of()
+    with open_platform(settings, parts=frozenset()) as endpoints:
+        plan = planned(settings, endpoints, keys=keys)
+    if not as_json:
+        _say_reset(plan)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise WrongUsage("Nothing was removed.", hint="Give --yes where no terminal can ask for confirmation.")
+        typer.confirm(f"Empty the home {printable(str(plan.home))}? This cannot be undone.", abort=True, err=True)
+    with err.status("Emptying the home …"):
+        empty(settings, plan, at_work=lambda: under_way(plan.home))
+    if as_json:
+        print_json(plan.as_dict())
+    else:
+        out.print(f"Emptied {printable(str(plan.home))}.", highlight=False, soft_wrap=True)
+
+
+def _say_reset(plan: Reset) -> None:
+    """Print what a reset removes and what it leaves."""
+    from headrace.cli.render.results import rows_table
+    from headrace.explain.diagram.format import human_bytes
+    from headrace.terminal import printable
+
+    for heading, entries in (("removes", plan.removes), ("keeps", plan.keeps)):
+        rows = [
+            {
+                heading: entry.name,
+                "bytes": human_bytes(entry.bytes),
+                "what": entry.what + (f" (a link to {entry.link}, which stays)" if entry.link else ""),
+            }
+            for entry in entries
+        ]
+        if rows:
+            out.print(rows_table(rows))
+            out.print()
+    for tier, name in plan.elsewhere.items():
+        out.print(f"Your own storage stays as it is: {tier}, {printable(name)}.", highlight=False, soft_wrap=True)
 
 
 @cli.command(rich_help_panel="Training")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from headrace.atomic import write_atomically
+from headrace.core.rates import total_rates
 from headrace.errors import HeadraceError, NotFound, StorageFull
 from headrace.process import began, lives
 from headrace.storage.ledger import Ledger
@@ -50,7 +51,8 @@ class Run:
     """One execution: `ledger` counts what it moves, `detail` holds further results (JSON-ready).
 
     `counts` says how many things it handled, so that bytes can be divided by them; `index_chunks` is the index's newest size.
-    `storage` names the storage behind each tier. `ray` says what the cluster had and spilled; `None` if the run used none.
+    `storage` names the storage behind each tier in a few words, `provenance` says where it is, from which host and with which
+    versions it was used. `ray` says what the cluster had and spilled; `None` if the run used none.
     """
 
     command: str
@@ -62,6 +64,7 @@ class Run:
     detail: dict[str, Any] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     storage: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     ray: dict[str, Any] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -87,6 +90,7 @@ class Run:
             "detail": self.detail,
             "counts": dict(self.counts),
             "storage": self.storage,
+            "provenance": self.provenance,
             "ray": self.ray,
             "pid": os.getpid(),
             "process_started": began(os.getpid()),
@@ -154,14 +158,26 @@ def newest_first(home: Path, *, prefix: str = "", command: str | None = None) ->
 
 
 def summary(journal: Mapping[str, Any]) -> dict[str, Any]:
-    """A run without its ledger, JSON-ready; `seconds` is null while it runs or if it was killed."""
-    started, ended = journal["started"], journal["ended"]
-    took = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds() if ended else None
+    """A run without its ledger, JSON-ready: with its rates, what it handled, and what it measured."""
     return {
         **{name: journal[name] for name in ("run", "command", "state", "started", "ended")},
-        "seconds": None if took is None else round(took, 1),
-        "bytes": sum(row["bytes"] for row in journal["rows"]),
+        **total_rates(journal),
+        # These are not in journals of an older version.
+        "counts": journal.get("counts") or {},
+        "storage": journal.get("storage") or {},
+        "provenance": journal.get("provenance") or {},
     }
+
+
+def under_way(home: Path) -> list[str]:
+    """The ids of the runs that are under way in this home."""
+    found = []
+    for mark in (home / "runs" / _RUNNING).glob("*"):
+        with contextlib.suppress(ValueError, OSError, KeyError):
+            journal = json.loads((home / "runs" / f"{mark.name}.json").read_bytes())
+            if journal["state"] == "running" and lives(journal["pid"], journal["process_started"]):
+                found.append(mark.name)
+    return sorted(found)
 
 
 def ended_runs(home: Path) -> list[dict[str, Any]]:

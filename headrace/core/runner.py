@@ -63,8 +63,8 @@ class Runner:
                 inputs[port.parameter] = handle
         timeline = self.record.ledger.timeline
         if inspect.isgeneratorfunction(stage.function):
-            return cast("R", _timed(timeline, stage.name, stage.function(**inputs)))
-        with timeline.span(stage.name):
+            return cast("R", _timed(timeline, stage, stage.function(**inputs)))
+        with timeline.span(stage.name, stage.phase):
             result = stage.function(**inputs)
         if isinstance(result, Counted):
             self.record.count(**result.counts)
@@ -89,6 +89,6 @@ class Runner:
             return cast("H", own)
 
 
-def _timed(timeline: Timeline, stage: str, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    with timeline.span(stage):
+def _timed(timeline: Timeline, stage: Stage[Any, Any], items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    with timeline.span(stage.name, stage.phase):
         return (yield from items)

@@ -9,6 +9,3 @@ In the order in which a document passes them:
 - `chunk.py`, `embed.py` and `index.py` make chunks, vectors and indices; `index.py` also runs the whole pass.
 - `failed.py` is for documents that a stage cannot take in, `generations.py` for an index built beside the one that answers.
 """
-
-AHEAD = "ahead of time"
-"""The phase of these stages, as the diagram names it."""

@@ -18,7 +18,6 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
-from headrace.documents import AHEAD
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.registry import SOURCE_CODE
 from headrace.documents.lookup import ChunkLookup, DocumentLookup
@@ -29,6 +28,7 @@ from headrace.models import tokens
 from headrace.storage.metadata import Metadata
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.timeline import AHEAD
 
 _READ_TO = "documents_read"  # the snapshot property: the revision of the documents table of which every version is processed
 _COMMIT_ROWS = 5000

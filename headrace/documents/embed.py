@@ -16,7 +16,6 @@ from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS, DOCUMENT_ROWS
 from headrace.core.launch import Batches
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
-from headrace.documents import AHEAD
 from headrace.documents.chunk import of_generation
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.lookup import ChunkLookup, DocumentLookup, IndexProgress, follows
@@ -26,6 +25,7 @@ from headrace.models.connection import EndpointFailure, ErrorReply
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.storage.metadata import Metadata
 from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.timeline import AHEAD
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.storage.vectors.handles import VectorWriter, columns
 from headrace.storage.vectors.labels import Description

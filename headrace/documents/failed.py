@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS
 from headrace.core.stage import stage
-from headrace.documents import AHEAD
 from headrace.documents.names import composed, document_id
 from headrace.documents.versions import IN_ORDER, KEPT, ORIGIN, ROWS_IN_ORDER, keep_unnamed, row_of
 from headrace.errors import BadDocument, NotFound
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
+from headrace.storage.timeline import AHEAD
 
 _AT_ONCE = 200  # documents named in one filter
 

@@ -9,10 +9,10 @@ from typing import Annotated
 
 from headrace.catalog import CHUNKS, INDEXES
 from headrace.core.stage import stage
-from headrace.documents import AHEAD
 from headrace.errors import BadSettings, LostRace, NotFound
 from headrace.models.client import Embedder
 from headrace.storage.endpoints import ModelEndpoint
+from headrace.storage.timeline import AHEAD
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader, IndexWriter, touched
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
 

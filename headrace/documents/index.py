@@ -11,7 +11,6 @@ from typing import Annotated, TypeVar
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS
 from headrace.core.runner import Runner
 from headrace.core.stage import stage
-from headrace.documents import AHEAD
 from headrace.documents.chunk import Chunked, chunk
 from headrace.documents.embed import Embedded, embed
 from headrace.documents.failed import GiveUp, Unfit, give_up, refuse
@@ -24,6 +23,7 @@ from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import Landed, land
 from headrace.retry import backoff
 from headrace.settings import Inference
+from headrace.storage.timeline import AHEAD
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.storage.vectors.handles import VectorWriter
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
-from headrace.documents import AHEAD
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
@@ -23,6 +22,7 @@ from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.timeline import AHEAD
 
 _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
-from headrace.documents import AHEAD
 from headrace.documents.folder import FoundFile, find_files, read_file
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import check_principals
@@ -25,6 +24,7 @@ from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
+from headrace.storage.timeline import AHEAD
 
 _ANNOUNCE = 200  # events per round trip to the head
 _FILES_AT_ONCE = 4  # files in memory and on their way to the object store

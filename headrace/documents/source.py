@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 from headrace.catalog import DOCUMENT_EVENTS, DOCUMENTS
 from headrace.core.stage import stage
-from headrace.documents import AHEAD
 from headrace.documents.names import object_key
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.stream.writer import TopicWriter
+from headrace.storage.timeline import AHEAD
 
 PUT_SENTENCE = "Puts each source file into the object store and announces it on the head."
 

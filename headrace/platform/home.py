@@ -133,7 +133,8 @@ class Home:
         if version != str(FORMAT):
             raise HomeRefused(
                 f"The home {self.root} has format {version}; this version of Headrace reads and writes format {FORMAT}.",
-                hint="Use the version of Headrace that wrote it, or start a new home (--home DIR) and index the documents again.",
+                hint="Use the version of Headrace that wrote it, or index the documents again: in a new home (--home DIR),"
+                " or in this one after `headrace reset`.",
             )
         return False
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+AHEAD, ASKED = "ahead of time", "at question time"
+"""Phases of the inference pipeline, which its stages name."""
 SPANS = 64
 _OPEN = 64
 _DIGITS = 4  # of a second in a journal: 0.1 ms
@@ -65,6 +67,7 @@ class _Span:
 
 @dataclass
 class _Stage:
+    phase: str = ""
     calls: int = 0
     threads: dict[int, int] = field(default_factory=dict)  # thread → calls under way in it
     open: dict[int, tuple[float, float]] = field(default_factory=dict)  # call → its start, and the storage time until then
@@ -107,11 +110,11 @@ class Timeline:
         self._calls = 0
 
     @contextmanager
-    def span(self, stage: str) -> Iterator[None]:
-        """Time a call of a stage."""
+    def span(self, stage: str, phase: str = "") -> Iterator[None]:
+        """Time a call of a stage, which belongs to a phase of its pipeline or to none."""
         thread, start = threading.get_ident(), self._now()
         with self._lock:
-            own = self._stages.setdefault(stage, _Stage())
+            own = self._stages.setdefault(stage, _Stage(phase))
             self._calls += 1
             call = self._calls
             own.calls += 1
@@ -160,6 +163,7 @@ class Timeline:
             active += now - max(min(start for start, _ in stage.open.values()), ended)
         return {
             "stage": name,
+            "phase": stage.phase,
             "calls": stage.calls,
             "active_s": _s(active),
             "waited_s": _s(stage.waited.seconds),

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import Imported
+from measured_run import journal
 
 from headrace import __version__, cli
 from headrace.catalog import DOCUMENTS
+from headrace.check.provenance import measured_from
 from headrace.cli.common import common
 from headrace.core.run import recorded
+from headrace.platform import open_platform
+from headrace.platform.address import storage_names
 from headrace.scheduler.status import Status
+from headrace.settings import Settings
 from headrace.storage.ledger import Direction
 
 
@@ -234,6 +240,34 @@ def test_runs_are_listed_newest_first_and_as_many_as_asked(run, home: Path) -> N
     assert code == 0
     assert found[1]["run"] in out
     assert max(map(len, out.splitlines())) <= 80
+    assert found[1]["bytes"] == 2048
+    assert found[1]["questions"] == 0
+
+
+def test_a_ledger_fits_80_columns_and_says_what_was_measured(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    settings = Settings(home=tmp_path / "home")
+    (settings.home / "runs").mkdir(parents=True)
+    with open_platform(settings, parts=frozenset()) as nowhere:
+        named = {"storage": storage_names(settings, nowhere), "provenance": measured_from(settings, nowhere)}
+    recorded = journal(**named)
+    (settings.home / "runs" / f"{recorded['run']}.json").write_text(json.dumps(recorded))
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("ledger", "--home", str(settings.home))
+    assert code == 0
+    tables, _, said = out.partition("By tier")
+    assert max(len(line.rstrip()) for line in tables.splitlines()) <= 80
+    assert "retrieve    8.9 s  921   268 MB    104  30.2 MB/s        1.6 MB" in tables
+    assert "263 s; 1.1 GB; 4.3 MB/s and 5.8 operations/s over the run; 169 questions, 1.6 MB each" in said
+    assert "object  embedded, http://127.0.0.1:0, bucket headrace" in said
+    shown = json.loads(run("ledger", "--home", str(settings.home), "--json")[1])
+    retrieved = next(row for row in shown["rows"] if row["stage"] == "retrieve")
+    assert (retrieved["ops_per_s"], retrieved["bytes_per_s"]) == (103.5, round(retrieved["bytes"] / 8.9))
+    assert {one["tier"]: one["where"] for one in shown["provenance"]["subjects"]}["file"] == str(settings.home / "files")
+    assert shown["provenance"]["versions"]["python"] == platform.python_version()
+    (listed,) = json.loads(run("runs", "--home", str(settings.home), "--json")[1])["runs"]
+    assert {name: shown[name] for name in listed} == listed
+    _, out, _ = run("runs", "--home", str(settings.home))
+    assert "embedded Kafka, embedded S3, embedded Iceberg" in out
 
 
 def test_a_person_sees_tables(run, home: Path) -> None:  # type: ignore[no-untyped-def]

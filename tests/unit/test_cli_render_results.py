@@ -18,6 +18,7 @@ from headrace.answering.rerank import Passage
 from headrace.cli.render.results import (
     LandingLines,
     ledger_table,
+    measured_lines,
     merged,
     say_answers,
     say_backlog,
@@ -27,8 +28,11 @@ from headrace.cli.render.results import (
     say_round,
     say_rows,
     say_sources,
+    stages_table,
+    storage_lines,
     summary_table,
     tier_table,
+    total_line,
 )
 from headrace.core.statistics import Interval
 from headrace.documents.chunk import Chunked
@@ -111,12 +115,67 @@ def test_by_tier_what_was_read_is_under_read_and_what_was_written_under_written(
 def test_a_line_of_the_ledger_has_each_figure_in_its_column() -> None:
     assert cells(ledger_table(ROWS, title="All")) == [
         ["All"],
-        ["stage", "store", "tier", "direction", "ops", "bytes", "p50", "p95", "max"],
-        ["put", "documents", "object", "write", "3", "2 KB", "1 ms", "20 ms", "300 ms"],
-        ["documents", "object", "read", "1", "500 B", "1 ms", "20 ms", "300 ms"],
-        ["chunks", "vector", "write", "1", "≈ 70 B", "1 ms", "20 ms", "300 ms"],
-        ["land", "feedback", "stream", "read", "1", "11 B", "1 ms", "20 ms", "300 ms"],
+        ["stage", "store", "tier", "I/O", "ops", "bytes", "p50", "p95"],
+        ["put", "documents", "object", "write", "3", "2 KB", "1 ms", "20 ms"],
+        ["documents", "object", "read", "1", "500 B", "1 ms", "20 ms"],
+        ["chunks", "vector", "write", "1", "≈ 70 B", "1 ms", "20 ms"],
+        ["land", "feedback", "stream", "read", "1", "11 B", "1 ms", "20 ms"],
     ]
+
+
+def test_rates_stand_beside_totals_and_bytes_are_divided_by_questions_where_there_were_some() -> None:
+    rates = {"ops_per_s": 10.4, "bytes_per_s": 2_500_000, "bytes_per_question": 500}
+    asked = {"stage": "retrieve", "active_s": 2.0, "ops": 21, "bytes": 5_000_000, **rates}
+    component = {"stage": "page", "active_s": None, "ops": 1, "bytes": 7, **dict.fromkeys(rates)}
+    assert cells(stages_table([asked, component])) == [
+        ["By stage"],
+        ["stage", "at work", "ops", "bytes", "ops/s", "bytes/s", "per question"],
+        ["retrieve", "2 s", "21", "5 MB", "10", "2.5 MB/s", "500 B"],
+        ["page", "-", "1", "7 B", "-", "-", "-"],
+    ]
+    assert cells(stages_table([component]))[1] == ["stage", "at work", "ops", "bytes", "ops/s", "bytes/s"]
+
+
+def test_a_run_is_summed_up_in_a_line() -> None:
+    total = {"seconds": 12.0, "bytes": 24_000, "ops_per_s": 2.5, "bytes_per_s": 2_000, "questions": 2, "bytes_per_question": 900}
+    counts = {"documents": 1, "index_chunks": 620}
+    assert total_line(total, counts) == (
+        "12 s; 24 KB; 2 KB/s and 2.5 operations/s over the run; 2 questions, 900 B each; 1 document taken in;"
+        " an index of 620 chunks."
+    )
+    dead = {"seconds": None, "bytes": 5, "ops_per_s": None, "bytes_per_s": None, "questions": 0, "bytes_per_question": None}
+    assert total_line(dead, {}) == "5 B."
+
+
+def test_runs_on_the_same_storage_share_a_line_that_names_it() -> None:
+    own = {"storage": {"object": "S3 at s3:9000", "file": "/mnt/nfs"}, "provenance": {}}
+    host = {"host": {"name": "node1", "cores": 1}, "version": "0.1.0"}
+    embedded = {"storage": {"object": "embedded S3"}, "provenance": host}
+    old: dict[str, Any] = {"storage": {}, "provenance": {}}
+    assert storage_lines([embedded, old, embedded]) == ["embedded S3; from node1, 1 core; headrace 0.1.0"]
+    assert storage_lines([embedded, own, embedded]) == [
+        "2 runs: embedded S3; from node1, 1 core; headrace 0.1.0",
+        "1 run: S3 at s3:9000, /mnt/nfs",
+    ]
+
+
+def test_what_was_measured_is_named_with_bucket_and_mount_and_from_where() -> None:
+    facts = {"bucket": "lake", "server": "unknown"}
+    mount = {"file_system": "nfs4", "source": "filer:/export", "options": "rw,vers=4.2", "mount": "/mnt/nfs"}
+    provenance = {
+        "version": "0.1.0",
+        "host": {"name": "node1", "cores": 8, "memory_gib": 62.5},
+        "subjects": [
+            {"tier": "object", "embedded": False, "where": "https://s3:9000", "facts": facts},
+            {"tier": "file", "embedded": True, "where": "/mnt/nfs/kv", "facts": mount},
+        ],
+    }
+    assert measured_lines(provenance) == [
+        "Measured from node1 (8 cores, 62.5 GiB), headrace 0.1.0:",
+        "  object  your own, https://s3:9000, bucket lake, server unknown",
+        "  file    embedded, /mnt/nfs/kv, file system nfs4, source filer:/export, mount /mnt/nfs",
+    ]
+    assert measured_lines({}) == []
 
 
 def test_a_sum_by_tenant_names_what_is_of_none() -> None:

@@ -25,13 +25,14 @@ from headrace.core.stage import Pipeline, Trigger, stage
 from headrace.errors import Permanent
 from headrace.explain.diagram.diagram import Diagram, diagram_for
 from headrace.explain.diagram.flow import Flow, StageBox
-from headrace.explain.diagram.headline import ASKED, Headline, Moved
+from headrace.explain.diagram.headline import Headline, Moved
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Direction
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.stream.reader import TopicReader
 from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.timeline import ASKED
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
 
 READ, WRITE = Direction.READ, Direction.WRITE

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.catalog import CHUNKS, DOCUMENTS
 from headrace.storage.ledger import Direction, Ledger
-from headrace.storage.timeline import SPANS, Intervals, Timeline
+from headrace.storage.timeline import AHEAD, SPANS, Intervals, Timeline
 
 
 class Clock:
@@ -62,13 +62,14 @@ def test_an_interval_that_is_counted_late_is_in_the_union() -> None:
 
 def test_a_stage_at_work_with_storage_for_a_part_of_it(clock: Clock) -> None:
     timeline = Timeline(clock)
-    with timeline.span("put"):
+    with timeline.span("put", AHEAD):
         clock.now += 3
         timeline.counted("put", "object", 2.0)
         clock.now += 1
     stage = only(timeline)
     assert stage == {
         "stage": "put",
+        "phase": "ahead of time",
         "calls": 1,
         "active_s": 4.0,
         "waited_s": 2.0,

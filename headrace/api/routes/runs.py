@@ -41,7 +41,7 @@ class LedgerResponse(ApiResponse):
 
 
 class RunSummary(ApiResponse):
-    """A recorded run without its ledger; `seconds` is null while it runs and if it was killed."""
+    """A recorded run without its ledger; `seconds` and the rates are null while it runs and if it was killed."""
 
     run: str
     command: str
@@ -49,7 +49,15 @@ class RunSummary(ApiResponse):
     started: str
     ended: str | None
     seconds: float | None
+    ops: int
     bytes: int
+    ops_per_s: float | None
+    bytes_per_s: int | None
+    questions: int
+    bytes_per_question: int | None
+    counts: dict[str, int]
+    storage: dict[str, str]
+    provenance: dict[str, Any]
     pipelines: list[str]
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.core.statistics import Interval
-from headrace.explain.diagram.format import human_bytes, human_ms
+from headrace.explain.diagram.format import human_bytes, human_ms, human_s
 from headrace.terminal import harmless, printable
 
 if TYPE_CHECKING:  # the caller has imported these already
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the caller has imported these already
     from headrace.training.round import Round
 
 _MEASURED = ("ops", "bytes", "p50", "p95", "max")
+_AT_STORE = ("ops", "bytes", "p50", "p95")  # the largest stays in the JSON: rows fit 80 columns
 _COPIES = 3  # of a passage that are named
 _LEAST_WEIGHT = 0.005  # a smaller one shows as zero
 _TIERS = ("stream", "object", "table", "vector", "file")
@@ -38,10 +39,10 @@ _WIDEST = 10_000  # characters of a table that is only measured
 def ledger_table(rows: Sequence[dict[str, Any]], *, title: str = "What moved where") -> Table:
     """Ledger rows by stage and store."""
     table = Table(title=title, title_justify="left", header_style="bold", show_footer=False, box=None, pad_edge=False)
-    for name in ("stage", "store", "tier", "direction"):
+    for name in ("stage", "store", "tier", "I/O"):
         table.add_column(name, overflow="fold")
-    for name in _MEASURED:
-        table.add_column(name, justify="right")
+    for name in _AT_STORE:
+        table.add_column(name, justify="right", no_wrap=True)
     last = None
     for row in rows:
         if last is not None and row["stage"] != last:
@@ -51,10 +52,81 @@ def ledger_table(rows: Sequence[dict[str, Any]], *, title: str = "What moved whe
             Text(row["store"]),
             row["tier"],
             row["direction"],
-            *_measured(row),
+            *_measured(row)[: len(_AT_STORE)],
         )
         last = row["stage"]
     return table
+
+
+def stages_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """What each stage moved, and its rates over the time in which it was at work (`rates.stage_rates`)."""
+    asked = any(row["bytes_per_question"] is not None for row in rows)
+    table = Table(title="By stage", title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table.add_column("stage", overflow="fold")
+    for name in ("at work", "ops", "bytes", "ops/s", "bytes/s", *(["per question"] if asked else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        each = row["bytes_per_question"]
+        table.add_row(
+            Text(row["stage"]),
+            "-" if row["active_s"] is None else human_s(row["active_s"]),
+            f"{row['ops']:,}",
+            human_bytes(row["bytes"]),
+            *rates(row),
+            *(["-" if each is None else human_bytes(each)] if asked else []),
+        )
+    return table
+
+
+def rates(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Operations and bytes a second, for people: `1,200`, `4.1 MB/s`; `-` if there is no time to divide by."""
+    if row["ops_per_s"] is None:
+        return "-", "-"
+    ops = f"{row['ops_per_s']:,.0f}" if row["ops_per_s"] >= 10 else f"{row['ops_per_s']:.1f}"
+    return ops, f"{human_bytes(row['bytes_per_s'])}/s"
+
+
+def total_line(total: Mapping[str, Any], counts: Mapping[str, int]) -> str:
+    """A run as a whole: its duration, bytes and rates, the questions, and how large the index was."""
+    said = [] if total["seconds"] is None else [human_s(total["seconds"])]
+    said.append(human_bytes(total["bytes"]))
+    if total["bytes_per_s"] is not None:
+        ops, moved = rates(total)
+        said.append(f"{moved} and {ops} operations/s over the run")
+    if total["questions"]:
+        each = "" if total["bytes_per_question"] is None else f", {human_bytes(total['bytes_per_question'])} each"
+        said.append(f"{counted(total['questions'], 'question')}{each}")
+    if documents := counts.get("documents"):
+        said.append(counted(documents, "document") + " taken in")
+    if chunks := counts.get("index_chunks"):
+        said.append(f"an index of {counted(chunks, 'chunk')}")
+    return "; ".join(said) + "."
+
+
+def measured_lines(provenance: Mapping[str, Any]) -> list[str]:
+    """What a run measured, a line for each tier, below one that says from where; nothing for a run of an older version."""
+    if not provenance:
+        return []
+    host = provenance["host"]
+    lines = [
+        f"Measured from {host['name']} ({counted(host['cores'], 'core')}, {host['memory_gib']:g} GiB),"
+        f" headrace {provenance['version']}:"
+    ]
+    for one in provenance["subjects"]:
+        facts = [f"{name.replace('_', ' ')} {value}" for name, value in one["facts"].items() if name != "options"]
+        lines.append(f"  {one['tier']:<6}  " + ", ".join(["embedded" if one["embedded"] else "your own", one["where"], *facts]))
+    return lines
+
+
+def storage_lines(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was measured, and from where, one line for each kind of storage among runs: the newest first."""
+    lines: Counter[str] = Counter()
+    for one in summaries:
+        if one["storage"]:
+            host, made = one["provenance"].get("host") or {}, one["provenance"].get("version")
+            of_host = f"; from {host['name']}, {counted(host['cores'], 'core')}" if host else ""
+            lines[", ".join(one["storage"].values()) + of_host + (f"; headrace {made}" if made else "")] += 1
+    return [line if len(lines) == 1 else f"{counted(number, 'run')}: {line}" for line, number in lines.items()]
 
 
 def summary_table(rows: Sequence[dict[str, Any]], by: str, *, title: str) -> Table:
@@ -120,12 +192,13 @@ def say_rows(console: Console, rows: Sequence[dict[str, Any]]) -> None:
 def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Runs, within 80 columns, with start times in local time."""
     table = Table(header_style="bold", box=None, pad_edge=False)
-    for name in ("run", "state", "began", "took", "moved"):
-        table.add_column(name, justify="right" if name in ("took", "moved") else "left", no_wrap=True)
+    for name in ("run", "state", "began", "took", "moved", "bytes/s"):
+        table.add_column(name, justify="left" if name in ("run", "state", "began") else "right", no_wrap=True)
     for row in rows:
         began = datetime.fromisoformat(row["started"]).astimezone().strftime("%d %b %H:%M")
         took = "" if row["seconds"] is None else human_ms(row["seconds"] * 1e3)
-        table.add_row(Text(harmless(row["run"])), row["state"], began, took, human_bytes(row["bytes"]))
+        rate = "" if row["bytes_per_s"] is None else human_bytes(row["bytes_per_s"])
+        table.add_row(Text(harmless(row["run"])), row["state"], began, took, human_bytes(row["bytes"]), rate)
     return table
 
 

@@ -9,6 +9,7 @@ from headrace.catalog import Tier
 from headrace.explain.diagram.flow import Flow, StageBox
 from headrace.explain.diagram.format import grown, human_bytes, percent
 from headrace.storage.ledger import Direction
+from headrace.storage.timeline import AHEAD, ASKED
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,6 @@ class Claim:
         return Headline(text, lambda other: self.when(other) and self.words(other) == text)
 
 
-AHEAD, ASKED = "ahead of time", "at question time"
 _TIER_WORDS = {
     Tier.FILE: "files",
     Tier.VECTOR: "the vector index",

@@ -6,9 +6,9 @@ from headrace.explain.diagram import theme
 from headrace.explain.diagram.diagram import Diagram
 from headrace.explain.diagram.format import human_bytes, human_count, human_s
 from headrace.explain.diagram.geometry import Scale
-from headrace.explain.diagram.headline import ASKED
 from headrace.explain.diagram.scene import Box, Group, Label
 from headrace.explain.diagram.theme import BOLD, REGULAR, Palette
+from headrace.storage.timeline import ASKED
 
 _SMALLEST = 0.62
 """How much smaller a long headline may be set before it is cut."""

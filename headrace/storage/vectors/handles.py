@@ -111,6 +111,14 @@ class VectorReader(Metered):
         with self._faults(), self._moves(Direction.READ):
             return int(table.count_rows(where))
 
+    def rows(self) -> int:
+        """Rows of the version that is open, which its manifest says: nothing is read."""
+        table = self._open()
+        if table is None:
+            return 0
+        with self._faults():
+            return int(table.count_rows())
+
     def width(self) -> int | None:
         """Dimensions of this generation's embeddings, `None` if it has no table."""
         table = self._open()
