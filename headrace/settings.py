@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from headrace.errors import BadSettings
 from headrace.settings_file import require_trusted, settings_path
@@ -544,7 +550,9 @@ class Settings(BaseSettings):
         except ValidationError as error:
             faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
             raise BadSettings("The settings are invalid:\n" + "\n".join(faults), hint="See docs/reference/settings.md.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except SettingsError as error:
+            raise BadSettings(f"The environment: {error}.", hint="A section and a list are JSON there.") from None
+        except (ValueError, RecursionError) as error:  # of what is no UTF-8, no TOML, too deep, or has a number of 5,000 digits
             raise BadSettings(f"{settings_path()} is not TOML: {error}.", hint="See docs/reference/settings.md.") from None
         except OSError as error:
             raise BadSettings(f"{settings_path()} cannot be read: {error.strerror}.", hint="Check its owner and mode.") from None

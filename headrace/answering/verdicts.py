@@ -72,6 +72,11 @@ class Verdicts:
         known = KnownAnswer(answer.tenant, chunks, answer.user, answer.in_full, text, frozenset(readers))
         self._keep(self._answers, answer.answer_id, known)
 
+    def remembers(self, answer_id: str) -> bool:
+        """Whether an answer is one of this process's newest, so that it is found without reading a table."""
+        with self._lock:
+            return answer_id in self._answers
+
     def answer(self, answer_id: str, tenant: str | None = None) -> KnownAnswer | None:
         """An answer of this process, one that waits to be recorded, or one that has landed; only of `tenant` if given."""
         with self._lock:

@@ -160,7 +160,12 @@ class ChatCompletionRequest(ApiRequest):
     model: Annotated[str, Field(max_length=200, examples=[MODEL])]
     messages: Annotated[
         list[Message],
-        Field(min_length=1, max_length=10_000, examples=[[{"role": "user", "content": "How long are backups kept?"}]]),
+        Field(
+            fail_fast=True,
+            min_length=1,
+            max_length=10_000,
+            examples=[[{"role": "user", "content": "How long are backups kept?"}]],
+        ),
         AfterValidator(_conversation),
     ]
     stream: bool | None = False

@@ -66,7 +66,7 @@ _UNTOLD = (
     "/v1/sizing",
     "/v1/feedback/{partition}/{offset}",
 )
-"""Routes without a line in the audit: the page asks for them all the time."""
+"""Routes without a line in the audit where they are answered: the page asks for them all the time."""
 log = logging.getLogger("headrace.api")
 
 
@@ -192,9 +192,8 @@ class AuthMiddleware:
     ) -> Response | None:
         try:
             async with asyncio.timeout(_BODY_S) as limit:
-                if upload is not None:
-                    receive = upload.counted(receive, limit)
-                body = await read_body(receive, most)
+                coming = self._charged(scope, receive, most) if upload is None else upload.counted(receive, limit)
+                body = await read_body(coming, most)
         except ClientDisconnect:
             return None  # nobody is there to be answered
         except TimeoutError:
@@ -204,16 +203,42 @@ class AuthMiddleware:
         finally:
             if upload is not None:
                 upload.limit = None
-        if body is not None and upload is None and len(body) > self._body_bytes:
-            # Reading it takes as long as answering many small ones, and nothing else is answered meanwhile.
-            caller: Caller = scope["caller"]
-            if caller.key_id != PAGE:
-                self._service.rate.take(caller.tenant, caller.limits.requests_per_minute, len(body) // self._body_bytes)
         if body is None:
             size = f"{most >> 10:,} KiB" if most < 1 << 20 else f"{most >> 20:,} MiB"
             return error_response(413, f"The body is larger than {size}. Send less.", "too_large")
         await self._app(scope, replay(body, receive), send)
         return None
+
+    def _charged(self, scope: Scope, receive: Receive, most: int) -> Receive:
+        """Count a body as a request for each `body_bytes`, before it is read.
+
+        It holds memory while it comes, and reading it takes as long as answering many small ones. Raises `Overloaded`, and so
+        does the function that is returned.
+        """
+        caller: Caller = scope["caller"]
+        if caller.key_id == PAGE:
+            return receive
+        rate, per_minute = self._service.rate, caller.limits.requests_per_minute
+        declared = Headers(scope=scope).get("content-length")
+        if declared is not None:
+            if (requests := self._requests(min(int(declared), most))) > 0:
+                rate.take(caller.tenant, per_minute, requests)
+            return receive
+        arrived = 0
+
+        async def charged() -> Message:
+            nonlocal arrived
+            message = await receive()
+            before, arrived = arrived, min(arrived + len(message.get("body", b"")), most)
+            if (requests := self._requests(arrived) - self._requests(before)) > 0:
+                rate.take(caller.tenant, per_minute, requests)
+            return message
+
+        return charged
+
+    def _requests(self, size: int) -> int:
+        """As how many requests a body of so many bytes counts beside its own."""
+        return max(0, size - 1) // self._body_bytes
 
     async def _answer_open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, HEAD like GET: the server, which has the request's own scope, then sends no body."""
@@ -265,7 +290,9 @@ class AuthMiddleware:
         outcome = noted.outcome or ("done" if status < 400 else "left" if status == LEFT else str(status))
         if status >= 400 and status != LEFT:
             self._service.metrics.refused(tenant, outcome)
-        if caller is None or noted.audited or not route.startswith("/v1/") or route in _UNTOLD:
+        if caller is None or noted.audited:
+            return
+        if (status < 400 or status == LEFT) and (not route.startswith("/v1/") or route in _UNTOLD):
             return
         action = f"{method} {route}"
         self._service.audit.later(AuditLine(caller.by, action, noted.resource, outcome))

@@ -16,7 +16,7 @@ from headrace.answering.follow_up import Turn, in_full
 from headrace.answering.intent import intent_of
 from headrace.answering.options import DEFAULT, AnswerOptions, limited
 from headrace.answering.record import Answer, Verdict, new_id
-from headrace.answering.verdicts import RecordedVerdict
+from headrace.answering.verdicts import KnownAnswer, RecordedVerdict
 from headrace.api.admission import AdmissionQueue, Ticket
 from headrace.api.auth import PAGE, Asker, Caller, asker
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
@@ -27,11 +27,15 @@ from headrace.settings import TenantLimits
 from headrace.storage.filters import Filters
 
 _TEXTS = 32  # that are embedded in one turn
+LOOKUPS, WAITING_LOOKUPS = 4, 28  # of answers that only a table has: each reads all of it
 
 
 @dataclass(frozen=True)
 class AdmittedQuestion:
-    """A question with a slot in the queue: its caller, tenant, readers, filters, history and options."""
+    """A question with a slot in the queue: its caller, tenant, readers, filters, history and options.
+
+    Its history is what the request has, or the answer that it follows (`after`), which has to be looked up.
+    """
 
     ticket: Ticket
     text: str
@@ -40,6 +44,7 @@ class AdmittedQuestion:
     readers: tuple[str, ...]
     filters: Filters
     history: Sequence[Turn]
+    after: str | None
     who: Asker
     headers: Mapping[str, str]
     options: AnswerOptions = DEFAULT
@@ -61,6 +66,7 @@ class QuestionService:
     ) -> None:
         self._engine = engine
         self._admission = admission
+        self._lookups = AdmissionQueue(LOOKUPS, WAITING_LOOKUPS)
         self._metrics = metrics
         self._traces = traces
         self._limits_of = limits_of
@@ -86,12 +92,10 @@ class QuestionService:
         """Take a slot for a question. Raises `Forbidden` for what the caller may not name, `Overloaded` if no slot is free."""
         whose, open_to, selected = caller.tenant_for(tenant), caller.principals_for(readers), Filters.parse(filters)
         who = self._who(caller, user, simulated)
-        if after is not None:
-            if history:
-                raise WrongUsage("The request has a history, and names an answer to follow up on.", hint="Leave one of them out.")
-            history = [self._engine.turn(after, tenant=whose, user=who.user, readers=open_to)]
+        if after is not None and history:
+            raise WrongUsage("The request has a history, and names an answer to follow up on.", hint="Leave one of them out.")
         ticket = self._admission.enter(whose, caller.limits.questions, text)
-        return AdmittedQuestion(ticket, text, caller, whose, open_to, selected, in_full(history), who, headers, options)
+        return AdmittedQuestion(ticket, text, caller, whose, open_to, selected, history, after, who, headers, options)
 
     def ask(self, asked: AdmittedQuestion, put: Callable[[str | Answer], None], gone: Callable[[], bool]) -> None:
         """Put the answer's text in pieces, then the answer; ends early once `gone` says that nobody listens.
@@ -118,7 +122,7 @@ class QuestionService:
                     simulated=asked.who.simulated,
                     readers=asked.readers,
                     filters=asked.filters,
-                    history=asked.history,
+                    history=self._history(asked),
                     options=asked.options,
                     kv_cache_bytes=limits.kv_cache_bytes,
                     answer_id=asked.answer_id,
@@ -150,7 +154,7 @@ class QuestionService:
                     simulated=who.simulated,
                     readers=asked.readers,
                     filters=asked.filters,
-                    history=asked.history,
+                    history=self._history(asked),
                 )
             span.answered(found)
             self._metrics.question(tenant, "search")
@@ -240,7 +244,7 @@ class QuestionService:
     ) -> RecordedVerdict:
         """Put a verdict on the head; returns its partition and offset.
 
-        Raises `NotFound` for an answer of another tenant, and as `admit`.
+        Raises `NotFound` for an answer of another tenant, `Overloaded` where many old answers are looked up, and as `admit`.
 
         The same verdict under the same `key` is recorded once, as far as this process and the landed events show, and gets the
         same response each time.
@@ -248,7 +252,7 @@ class QuestionService:
         who = self._who(caller, user, simulated_user)
         if (named := caller.tenant_for(tenant)) != caller.tenant:
             self._require_tenant(named)
-        answer = self._engine.verdicts.answer(answer_id)
+        answer = self._answer(caller, answer_id)
         if answer is None or not (answer.tenant == named or (caller.admin and tenant is None)):
             # The same words for both: a caller does not learn whether another tenant has such an answer.
             raise NotFound(
@@ -275,6 +279,22 @@ class QuestionService:
     def name_of(self, caller: Caller) -> str:
         """A caller's name where it names no user: the key, or for the page the user who started the service."""
         return self._operator if caller.key_id == PAGE else caller.key_id
+
+    def _answer(self, caller: Caller, answer_id: str) -> KnownAnswer | None:
+        verdicts = self._engine.verdicts
+        if verdicts.remembers(answer_id):
+            return verdicts.answer(answer_id)
+        ticket = self._lookups.enter(caller.tenant, caller.limits.questions, answer_id)
+        try:
+            return verdicts.answer(answer_id) if self._lookups.wait(ticket, self._stopping) else None
+        finally:
+            self._lookups.leave(ticket)
+
+    def _history(self, asked: AdmittedQuestion) -> list[Turn]:
+        """The turns before a question, each in full. Raises `NotFound` as `QueryEngine.turn`, which may read a table."""
+        if asked.after is None:
+            return in_full(asked.history)
+        return in_full([self._engine.turn(asked.after, tenant=asked.tenant, user=asked.who.user, readers=asked.readers)])
 
     def _who(self, caller: Caller, user: str | None, simulated: str | None) -> Asker:
         """Who is recorded: the user that is named, else the caller."""

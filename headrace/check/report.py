@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from headrace.atomic import write_atomically
 from headrace.check.promise import Finding, Outcome
@@ -94,18 +96,58 @@ class Change:
     now: Mapping[str, Any]
 
 
+class _Earlier(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _EarlierFinding(_Earlier):
+    tier: str
+    promise: str
+    outcome: Outcome
+
+
+class _EarlierResult(_Earlier):
+    tier: str
+    workload: str
+    failed: str
+    concurrency: int
+    ops: Annotated[int, Field(ge=0, lt=1 << 63)]
+    bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
+    ops_per_s: FiniteFloat
+    mib_per_s: FiniteFloat
+    p95_ms: FiniteFloat
+
+    @model_validator(mode="after")
+    def _measured(self) -> _EarlierResult:
+        if not self.failed and not self.ops:
+            raise ValueError("it neither failed nor measured anything")
+        return self
+
+
+class _Baseline(_Earlier):
+    """What `compared` reads of an earlier check."""
+
+    promises: list[_EarlierFinding]
+    workloads: list[_EarlierResult]
+
+
 def load_baseline(path: Path) -> dict[str, Any]:
     """An earlier check, from the file that `headrace check --json` was written to. Raises `NotFound` or `WrongUsage`."""
     try:
-        report = json.loads(path.read_bytes())
+        report = json.loads(written := path.read_bytes())
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}.", hint="Name what `headrace check --json` printed.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         report = None
+    hint = "Save one: headrace check --json > before.json"
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-        raise WrongUsage(
-            f"{path} is not the JSON of a check by this version ({SCHEMA}).", hint="Save one: headrace check --json > before.json"
-        )
+        raise WrongUsage(f"{path} is not the JSON of a check by this version ({SCHEMA}).", hint=hint)
+    try:
+        _Baseline.model_validate_json(written)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise WrongUsage(f"{path} is not as the check wrote it: {where}: {fault['msg']}.", hint=hint) from None
     return report
 
 

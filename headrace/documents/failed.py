@@ -6,7 +6,6 @@ The failure is a second row of the document's event in the documents table and o
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from headrace.errors import BadDocument, NotFound
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 from headrace.storage.timeline import AHEAD
+from headrace.unicode import normalized
 
 _AT_ONCE = 200  # documents named in one filter
 
@@ -80,7 +80,7 @@ def leave_out(
     It is left out until it is put again. The version before goes on answering.
     """
     # An event has the name as typed, a document has it in form NFC.
-    names = sorted({uri, *(unicodedata.normalize(form, uri) for form in ("NFC", "NFD"))})
+    names = sorted({uri, normalized("NFC", uri), normalized("NFD", uri)})
     where = f"tenant = {quoted(tenant)} AND uri in ({', '.join(map(quoted, names))})"
     recorded = events.read(where=where).sort_by(IN_ORDER).to_pylist()
     if not recorded or recorded[-1]["kind"] != "put":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable
 
 from headrace.errors import WrongUsage
 from headrace.storage.records import NAME_BYTES
+from headrace.unicode import normalized
 
 URI_CHARACTERS = 1_024
 _READER_CHARACTERS = 200
@@ -16,7 +16,7 @@ _READERS_CHARACTERS = 4_000  # of all readers of a document or a key: each servi
 
 def composed(name: str) -> str:
     """A document's name in Unicode's form NFC: systems write the same letters in two ways, and both are one name."""
-    return unicodedata.normalize("NFC", name)
+    return normalized("NFC", name)
 
 
 def existing_uri(address: str) -> str:
@@ -49,7 +49,7 @@ def new_uri(address: str) -> str:
 
 
 def _bounded(address: str) -> str:
-    """A uri in form NFC. One that is too long is refused first: composing n accents takes n² steps, and blocks everybody."""
+    """A uri in form NFC. Raises `WrongUsage` for one that is too long."""
     if len(address.encode()) > NAME_BYTES:
         raise WrongUsage(f"A document's uri has at most {NAME_BYTES:,} bytes of UTF-8.", hint="Like handbook/pump.md.")
     return composed(address)

@@ -60,12 +60,15 @@ def read(path: Path) -> BeirFolder:
     """Read a folder. Raises `WrongUsage` with file and line of an error."""
     documents = {}
     for location, row in _lines(path / "corpus.jsonl"):
-        documents[_text(row, "_id", location)] = (str(row.get("title") or ""), _text(row, "text", location))
+        documents[_text(row, "_id", location)] = (
+            _text(row, "title", location) if row.get("title") else "",
+            _text(row, "text", location),
+        )
     grades: dict[str, dict[str, int]] = {}
     qrels = path / "qrels" / "test.tsv"
     for number, line in enumerate(_read(qrels).splitlines()[1:], 2):
         parts = line.split("\t")
-        if len(parts) != 3 or not re.fullmatch(r"-?\d+", parts[2].strip()):
+        if len(parts) != 3 or not re.fullmatch(r"-?[0-9]{1,9}", parts[2].strip()):
             raise WrongUsage(f"{qrels}:{number} is not three columns: query-id, corpus-id, score.")
         if int(parts[2]) > 0:
             grades.setdefault(parts[0], {})[parts[1]] = int(parts[2])
@@ -110,7 +113,7 @@ def _read(path: Path) -> str:
 
 def _text(row: dict[str, Any], key: str, location: str) -> str:
     value = row.get(key)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
         raise WrongUsage(f'{location} has no text under "{key}".')
     return value
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time
 
 from headrace.errors import WrongUsage
+from headrace.unicode import normalized
 
 DOCUMENT, KIND, CHANGED = "document", "kind", "changed"
 RESERVED = (DOCUMENT, KIND, CHANGED)
@@ -20,7 +21,7 @@ ATTRIBUTE = r"^[a-z][a-z0-9_-]{0,39}=[^\x00-\x1f\x7f]{1,200}$"
 """An attribute of a document: a key of lower-case letters, digits, - and _, and a value on one line."""
 _FILTER = re.compile(r"([a-z][a-z0-9_-]{0,39})\s*(>=|<=|=)\s*(.*)", re.DOTALL)
 _VALUE_CHARACTERS = 4_096  # a document's name may be as long
-_MOST = 50
+_MOST, _MOST_CHARACTERS = 50, 20_000
 _ATTRIBUTES_CHARACTERS = 4_000  # of all attributes of a document: the index has them with each of its chunks
 _FORM = "Write key=value, document=FOLDER/, changed>=2026-01-31 or changed<=2026-01-31."
 
@@ -43,6 +44,10 @@ class Filters:
         given = list(dict.fromkeys(text.strip() for text in texts))
         if len(given) > _MOST:
             raise WrongUsage(f"There are {len(given)} filters.", hint=f"At most {_MOST} are taken.")
+        if sum(map(len, given)) > _MOST_CHARACTERS:
+            raise WrongUsage(
+                f"The filters are longer than {_MOST_CHARACTERS:,} characters together.", hint="Name a folder of the documents."
+            )
         said: list[str] = []
         labels: dict[str, list[str]] = {}
         since_s = until_s = None
@@ -61,7 +66,7 @@ class Filters:
             elif comparison != "=":
                 raise WrongUsage(f"{key} is compared with = alone.", hint=_FORM)
             else:
-                value = unicodedata.normalize("NFC", value) if key == DOCUMENT else value
+                value = normalized("NFC", value) if key == DOCUMENT else value
                 labels.setdefault(key, []).append(f"{key}={value}")
         return cls(tuple(map(tuple, labels.values())), since_s, until_s, tuple(said))
 

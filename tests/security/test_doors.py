@@ -160,6 +160,26 @@ def test_a_request_that_was_refused_for_its_number_is_in_the_audit_with_its_rout
     until(60, there, lambda: rows)
 
 
+def test_whatever_is_refused_is_in_the_audit(api: Any) -> None:
+    """A key of one tenant that tries what is an admin's, or paths that may exist, left no line on routes the page asks for."""
+    api.tenant("curious")
+    client = api.client(api.mint("curious", "read")[0])
+    tried = {"/v1/registry": 403, "/v1/ledger": 403, "/v1/runs": 403, "/metrics": 403, "/v1/backup": 404, "/v1/models/gpt": 404}
+    assert {path: client.get(path).status_code for path in tried} == tried
+    assert client.get("/v1/models").status_code == 200
+    said = {("GET /v1/models/{name}", "model_not_found"), ("GET other", "404")}
+    said |= {(f"GET {path}", "forbidden") for path, status in tried.items() if status == 403}
+    rows: set[tuple[str, str]] = set()
+
+    def there() -> bool:
+        found = api.sql("SELECT action, outcome FROM audit WHERE tenant = 'curious'")
+        rows.update((row["action"], row["outcome"]) for row in found)
+        return rows >= said
+
+    until(60, there, lambda: rows)
+    assert rows == said
+
+
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
 def test_health_answers_head_without_a_body(api: Any, path: str) -> None:
     told = answered(api, f"HEAD {path} HTTP/1.1")

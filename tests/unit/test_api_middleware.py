@@ -494,6 +494,27 @@ def test_bodies_are_bounded_however_they_come() -> None:
     assert knock(pieces=(b"x" * 101,) * 50, **opened)[0] == 413
 
 
+def test_a_large_body_is_counted_before_it_is_held() -> None:
+    """512 bodies of 4 MB that came at the same time were 2 GB, and counted as soon as they had come."""
+    chat, more = "/v1/chat/completions", b"x" * 100
+
+    async def never() -> Message:
+        raise AssertionError("its body was read")
+
+    key = {"authorization": f"Bearer {KEY}"}  # three requests of 100 bytes a minute
+    assert asyncio.run(passed(door(), never, chat, "POST", **key, **{"content-length": "301"}))[0] == 429
+    assert knock(chat, "POST", pieces=(more, more), **key, **{"content-length": "200"})[2] == "inside with 200 bytes"
+    assert knock(chat, "POST", pieces=(more,), **key, **{"content-length": "100"})[2] == "inside with 100 bytes"
+    assert knock(chat, "POST", pieces=(more, more, more), **key)[2] == "inside with 300 bytes"
+    pieces = [more] * 10
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": pieces.pop(), "more_body": bool(pieces)}
+
+    assert asyncio.run(passed(door(), receive, chat, "POST", **key))[0] == 429
+    assert len(pieces) == 6, "the one too many is the last that is read"
+
+
 def test_what_nobody_foresaw_is_told_without_its_inside() -> None:
     status, headers, body = knock("/broken", authorization=f"Bearer {TOKEN}")
     assert status == 500

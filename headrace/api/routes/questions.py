@@ -77,7 +77,7 @@ class AskRequest(ApiRequest):
     tenant: TenantName | None = None
     readers: Readers = ()
     filters: FilterTexts = ()
-    history: Annotated[tuple[HistoryTurn, ...], Field(max_length=50)] = ()
+    history: Annotated[tuple[HistoryTurn, ...], Field(fail_fast=True, max_length=50)] = ()
     after: Annotated[str, Field(pattern=ANSWER_ID, examples=["7b12e77fe7c341bf"])] | None = None
     user: User | None = None
     simulated_user: SimulatedUser | None = None

@@ -147,7 +147,7 @@ def load_brand(path: Path | None) -> Brand:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadSettings(f"The brand file {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadSettings(f"The brand file {path} is not TOML: {error}.") from None
     if isinstance(logo := values.get("logo"), str):
         values["logo"] = path.parent / logo

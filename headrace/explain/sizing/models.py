@@ -160,6 +160,9 @@ PRESETS: dict[str, LanguageModel] = {
 }
 
 
+_MOST = 1e18  # of any number in a config
+
+
 def model_of(name: str) -> LanguageModel:
     """A preset, or the model that a `config.json` file describes. Raises `WrongUsage` for neither."""
     if (preset := PRESETS.get(name.lower())) is not None:
@@ -173,7 +176,7 @@ def model_of(name: str) -> LanguageModel:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise WrongUsage(f"{name} cannot be read: {error.strerror}.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise WrongUsage(
             f"{name} is not a JSON document.", hint="Name the config.json of a model on the Hugging Face Hub."
         ) from None
@@ -188,13 +191,17 @@ def from_config(name: str, config: Mapping[str, Any], *, source: str = "") -> La
     Parameters are counted for gated feed-forward layers, each expert its own, as in Llama, Qwen and Mixtral; a `parameters` key
     overrides the count. Biases and norms of heads are left out: less than 0.1 %.
     """
+    hint = "Give the model's own config.json."
+    for key, kind, what in (("text_config", Mapping, "an object"), ("layer_types", list, "a list")):
+        if config.get(key) and not isinstance(config[key], kind):
+            raise WrongUsage(f"{source or name}: {key!r} is not {what}.", hint=hint)
     config = {**config, **(config.get("text_config") or {})}
 
     def number(key: str, default: float | None = None) -> int:
         value = config.get(key, default)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise WrongUsage(f"{source or name} has no usable {key!r}: {value!r}.", hint="Give the model's own config.json.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+            raise WrongUsage(f"{source or name} has no usable {key!r}: {value!r:.100}.", hint=hint)
         return int(value)
 
     layers, hidden, heads = number("num_hidden_layers"), number("hidden_size"), number("num_attention_heads")

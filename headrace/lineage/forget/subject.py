@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.documents.names import document_id
+from headrace.unicode import normalized
 
 USER, DOCUMENT = "user", "document"
 
@@ -38,7 +38,7 @@ class Subject:
     @property
     def uris(self) -> tuple[str, ...]:
         """The document's name as events may spell it: before parsing, in either of Unicode's two normal forms."""
-        return tuple(sorted({self.name, unicodedata.normalize("NFD", self.name)}))
+        return tuple(sorted({self.name, normalized("NFD", self.name)}))
 
     def as_dict(self) -> dict[str, str]:
         """The subject in journal and proof."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from headrace.unicode import normalized
+
 _HIDDEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _HAN = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\U00020000-\U0003ffff]+")
 _THAI = re.compile("[\u0e01-\u0e4e\u0e80-\u0edf\u1000-\u104f\u1780-\u17d3]+")
@@ -29,7 +31,7 @@ def searched_words(question: str) -> str:
 
 
 def _folded(text: str) -> str:
-    return text if text.isascii() else _HIDDEN.sub("", unicodedata.normalize("NFKC", text))
+    return text if text.isascii() else _HIDDEN.sub("", normalized("NFKC", text))
 
 
 def _in_twos(run: re.Match[str]) -> str:

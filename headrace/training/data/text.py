@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from headrace.catalog import TEXT
 from headrace.core.launch import Batches
 from headrace.settings import Preparing
+from headrace.unicode import normalized
 
 KINDS = ("email", "iban", "card", "ssn", "ip", "phone")
 
@@ -190,7 +190,7 @@ CLEANED = pa.schema(
 
 def normal(text: str) -> str:
     """The words separated by single spaces: Unicode normal form NFKC, case-folded, without punctuation."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(_WORD.findall(normalized("NFKC", text).casefold()))
 
 
 class Clean:
