@@ -34,9 +34,10 @@ def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -
             f"better with only {evaluation.confidence:.1%} confidence, {gate.confidence:.0%} is required ({shown});"
             f" {_needed(evaluation, gate)}"
         )
+    sure = "more than 99.9%" if evaluation.confidence > 0.999 else f"{evaluation.confidence:.1%}"  # a bootstrap proves nothing
     if alarmed:
-        return False, f"better with {evaluation.confidence:.1%} confidence, but {'; '.join(alarmed)} ({shown})"
-    return True, f"better with {evaluation.confidence:.1%} confidence ({shown})"
+        return False, f"better with {sure} confidence, but {'; '.join(alarmed)} ({shown})"
+    return True, f"better with {sure} confidence ({shown})"
 
 
 def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,58 @@ def test_every_view_is_reached_by_keyboard_and_named_for_screen_readers(page: Ta
     page.evaluate("document.querySelector('.skip').focus()")
     page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
     assert page.evaluate("document.activeElement.className") == "brand"
+
+
+def test_what_scrolls_sideways_is_reached_by_keyboard_and_a_label_says_what_is_written(page: Tab) -> None:
+    page.size(390)
+    scrolls = "['auto', 'scroll'].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth"
+    shown = "[...document.querySelectorAll('.view:not([hidden]) *')].filter((e) => e.checkVisibility())"
+    cut = f"{shown}.filter((e) => {scrolls} && e.tabIndex < 0)"
+    words = "(text) => text.toLowerCase().replace(/[^a-z0-9]+/g, '')"
+    written = "[...e.querySelectorAll('text')].map((text) => text.textContent).join(' ')"
+    other = f"!({words})(e.ariaLabel).includes(({words})({written}))"
+    unsaid = f"[...document.querySelectorAll('#diagram .stage')].filter((e) => {other}).map((e) => e.ariaLabel)"
+    for name in VIEWS:
+        view(page, name)
+        page.until("!document.querySelector('.view:not([hidden]) .loading')")
+        assert page.evaluate(f"{cut}.map((e) => e.outerHTML.slice(0, 100))") == [], name
+    view(page, "overview")
+    page.until("!!document.querySelector('#diagram .stage')")
+    assert page.evaluate(unsaid) == []
+    page.size(1280)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(page: Tab, theme: str) -> None:
+    """axe-core (https://github.com/dequelabs/axe-core) over each view, wide and on a phone; HEADRACE_AXE names its axe.min.js."""
+    if not (axe := os.environ.get("HEADRACE_AXE")):
+        pytest.skip("HEADRACE_AXE names no axe.min.js: npm pack axe-core, and unpack it")
+    page.evaluate(f"void (0, eval)({json.dumps(Path(axe).read_text())})")
+    grave = "found.violations.filter(({impact}) => impact === 'serious' || impact === 'critical')"
+    named = "({id, nodes}) => [id, ...nodes.map((node) => node.html.slice(0, 120))]"
+    for width in (1280, 390):
+        page.size(width, theme=theme, motion=False)
+        for name in VIEWS:
+            view(page, name)
+            page.until("!document.querySelector('.view:not([hidden]) .loading')")
+            faults = page.evaluate(f"axe.run(document, {{resultTypes: ['violations']}}).then((found) => {grave}.map({named}))")
+            assert faults == [], (name, width)
+    page.size(1280)
+
+
+def test_a_view_whose_server_is_out_of_reach_says_so_and_is_shown_again(page: Tab) -> None:
+    def network(*, offline: bool) -> None:
+        page.call("Network.emulateNetworkConditions", offline=offline, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+
+    view(page, "overview")
+    network(offline=True)
+    view(page, "tenants")
+    page.until("document.querySelectorAll('.tenants .notice').length === 2")
+    assert "Is headrace up still running?" in page.evaluate("document.querySelector('.tenants .notice p').innerText")
+    assert not page.evaluate("document.querySelector('.tenants table').checkVisibility()")
+    network(offline=False)
+    page.click(".tenants button", "Try again")
+    page.until(f"document.querySelector('.tenants table').innerText.includes({json.dumps(TENANT)})")
 
 
 def test_the_page_asked_nobody_but_its_server(api: Any, page: Tab) -> None:

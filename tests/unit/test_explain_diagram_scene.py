@@ -329,6 +329,15 @@ def test_triggers_can_be_left_out() -> None:
     assert not any(g.kind == "trigger" for g in storage_scene(diagram, triggers=False).groups)
 
 
+def test_a_stage_is_called_what_is_written_on_it() -> None:
+    diagram = PIPELINES["training"]
+    diagram = replace(diagram, stages=tuple(replace(stage, caption="promoted") for stage in diagram.stages))
+    for group in storage_scene(diagram).groups:
+        if group.kind == "stage":
+            written = " ".join(item.text for item in group.items if isinstance(item, Label))
+            assert group.alt.replace(",", "").startswith(written)
+
+
 def test_a_page_is_not_wider_than_two_thousand() -> None:
     for name in ("training", "inference"):
         assert storage_scene(PIPELINES[name]).width <= 2000

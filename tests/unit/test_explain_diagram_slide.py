@@ -317,7 +317,7 @@ def test_rays_libraries_are_those_that_the_signatures_name() -> None:
     run = next(iter(RUNS))
     scene = scene_for(of(run, "training"), view=View.RAY)
     captions = {
-        group.alt.split(":")[0]: [item.text for item in group.items if isinstance(item, Label)][-1]
+        group.alt.split(",")[0]: [item.text for item in group.items if isinstance(item, Label)][-1]
         for group in scene.groups
         if group.kind == "stage"
     }

@@ -138,6 +138,11 @@ def test_a_challenger_that_is_not_shown_to_be_better_is_refused(changed: dict[st
     assert said in why
 
 
+def test_no_bootstrap_says_that_it_is_certain() -> None:
+    why = decide("reranker", replace(EVALUATION, confidence=1.0), [], Gate())[1]
+    assert why.startswith("better with more than 99.9% confidence (")
+
+
 def test_the_asked_confidence_itself_is_enough() -> None:
     assert decide("reranker", replace(EVALUATION, confidence=0.95), [], Gate())[0]
 

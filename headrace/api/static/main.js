@@ -56,9 +56,11 @@ function showTotals({ run, state, seconds, answering, waiting }) {
 }
 
 function showConnection(message) {
+  const found = !message && document.body.classList.contains("lost");
   at("state").classList.toggle("lost", Boolean(message));
   document.body.classList.toggle("lost", Boolean(message));
   if (message) fill(at("state"), marked(message));
+  if (found) show(); // what could not be fetched meanwhile
 }
 
 // Nothing where every part is ready, else a line for each that is not.

@@ -15,7 +15,7 @@ from headrace.explain.diagram import theme
 from headrace.explain.diagram.arrange import Bar, Column, Slot
 from headrace.explain.diagram.diagram import Diagram
 from headrace.explain.diagram.flow import Flow, Mark
-from headrace.explain.diagram.foot import Foot, dot
+from headrace.explain.diagram.foot import Foot, dot, starts
 from headrace.explain.diagram.format import grown, human_bytes, human_count, human_ms
 from headrace.explain.diagram.geometry import LINE, PAGE, Geometry, Scale, middle
 from headrace.explain.diagram.scene import Box, Group, Item, Label, Line, Rect, Scene
@@ -339,8 +339,9 @@ class _Layout:
         for text, size, weight, ink in lines:
             items.append(Label(column.centre, y + size * 0.9, text, size, box, weight, ink, "middle"))
             y += size * 1.14
-        numbers = [str(at) for at, mark in enumerate(self.marks, 1) if mark.stage == stage.name]
-        for index, number in enumerate(numbers):
-            items += dot(number, box.x - 4 + index * (s.caption * 1.5 + 3), box.y, s.caption, palette)
-        about = f"{stage.label}: {stage.sentence}" if stage.sentence else stage.label
+        about = ", ".join(filter(None, (stage.label, stage.caption))) + (f": {stage.sentence}" if stage.sentence else "")
         self._say("stage", about, *items, name=stage.name)
+        marks = [(number, mark) for number, mark in enumerate(self.marks, 1) if mark.stage == stage.name]
+        for index, (number, mark) in enumerate(marks):
+            at = box.x - 4 + index * (s.caption * 1.5 + 3)
+            self._say("trigger", starts(self.diagram, mark), *dot(str(number), at, box.y, s.caption, palette))

@@ -10,7 +10,7 @@ export function drawn(scene, choose) {
   const root = drawing("svg", { viewBox: `0 0 ${scene.width} ${scene.height}`, role: "group", "aria-label": scene.title, class: "scene" });
   for (const group of scene.groups) {
     const acts = CHOSEN.has(group.kind);
-    const element = drawing("g", { class: group.kind, ...(acts ? { tabindex: 0, role: "button", "aria-label": group.alt } : { "aria-hidden": group.kind === "shaft" }) }, drawing("title", {}, group.alt), group.items.flatMap(itemOf));
+    const element = drawing("g", { class: group.kind, ...(acts ? { tabindex: 0, role: "button", "aria-label": labelOf(group) } : { "aria-hidden": group.kind === "shaft" }) }, drawing("title", {}, group.alt), group.items.flatMap(itemOf));
     element.dataset.name = group.name;
     if (acts) {
       element.addEventListener("click", () => choose(group));
@@ -25,12 +25,19 @@ export function drawn(scene, choose) {
   return root;
 }
 
+// What is written on it comes first where its words in full do not hold it: so it is called by those who speak to their computer.
+function labelOf({ alt, items }) {
+  const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ").trim();
+  const written = items.filter((item) => item.is === "text").map((item) => item.text).join(" ");
+  return plain(alt).includes(plain(written)) ? alt : `${written}: ${alt}`;
+}
+
 function itemOf(item) {
   const attributes = Object.fromEntries(Object.entries(item).filter(([name, value]) => !APART.has(name) && value !== null));
   if (item.is === "text") {
     const text = drawing("text", { ...attributes, "aria-hidden": true }, item.text); // its group says it in words
     text.dataset.room = item.room;
-    return [text];
+    return [text, " "]; // words of two lines stay two words
   }
   if (item.is === "line" && item.head) return arrow(attributes, item.head);
   return [drawing(item.is, attributes)];

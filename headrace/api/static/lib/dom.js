@@ -1,6 +1,7 @@
 // Elements. What comes from answers and documents goes in as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
+const LONG = 60; // characters of a value that takes a line of its own
 const ATTRIBUTES = new Set(["role", "scope", "for", "colspan", "list"]);
 
 // `onclick`, `onsubmit` … are listeners; names with a dash are attributes, everything else is a property. Children that are
@@ -39,7 +40,7 @@ export const marked = (sentence) => sentence.split("`").map((part, index) => (in
 // Names and values side by side.
 export function facts(pairs) {
   const shownPairs = pairs.filter(Boolean);
-  return make("dl", { class: "facts" }, shownPairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+  return make("dl", { class: "facts" }, shownPairs.map(([name, value]) => make("div", { class: value?.length > LONG ? "whole" : "" }, make("dt", {}, name), make("dd", {}, value))));
 }
 
 export function card(title, ...children) {

@@ -69,7 +69,7 @@ function tableOf(rows, spans) {
     const lead = text.length - text.trimStart().length;
     return make(name, {}, inline(text.trim(), at + lead, spans));
   }));
-  return make("div", { class: "scroll" }, make("table", {}, head && make("thead", {}, made("th", head)), make("tbody", {}, body.map((row) => made("td", row)))));
+  return make("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table" }, make("table", {}, head && make("thead", {}, made("th", head)), make("tbody", {}, body.map((row) => made("td", row)))));
 }
 
 // Text with bold and code; their signs are left out.

@@ -1,10 +1,11 @@
-// A table whose rows can be sorted by a column; on a narrow screen one that `stacks` shows each row as a block.
+// A table whose rows can be sorted by a column; on a narrow screen each row `stacks` to a block, unless columns are to be compared.
 
 import { fill, make } from "./dom.js";
 
-// `columns`: {name, title, cell(row) → text or element, value(row) → what it is sorted by, number, wide}. `onsort(name, down)` hears
-// of a new order. `label` is the table's name for screen readers. Of many rows the first `most` are shown until all are asked for.
-export function table(label, columns, { sort = "", down = false, onsort, stacks = false, most = Infinity } = {}) {
+// `columns`: {name, title, cell(row) → text or element, value(row) → what it is sorted by, number, wide, titled: its title is shown
+// in a block too, though it comes first}. `onsort(name, down)` hears of a new order. `label` is the table's name for screen readers.
+// Of many rows the first `most` are shown until all are asked for.
+export function table(label, columns, { sort = "", down = false, onsort, stacks = true, most = Infinity } = {}) {
   const order = { name: sort, down };
   let rows = [];
   let shown = most;
@@ -42,7 +43,7 @@ export function table(label, columns, { sort = "", down = false, onsort, stacks 
     rest.hidden = sorted.length <= shown;
     rest.textContent = `Show all ${sorted.length}`;
     fill(body, sorted.slice(0, shown).map((row) => make("tr", {}, columns.map((column, at) => {
-      const kind = [column.number ? "number" : "", column.wide ? "wide" : "", column.class?.(row) ?? ""].join(" ").trim();
+      const kind = [column.number ? "number" : "", column.titled ? "titled" : "", column.wide ? "wide" : "", column.class?.(row) ?? ""].join(" ").trim();
       return make(at === 0 ? "th" : "td", { class: kind, ...(at === 0 ? { scope: "row" } : {}), "data-title": column.title }, column.cell(row));
     }))));
   }

@@ -161,7 +161,7 @@ function passages(entry) {
       name: "outcome", title: "Outcome", wide: true, value: (one) => (one.used ? one.used : 1000 + (one.rerank_rank ?? one.retrieval_rank)),
       cell: (one) => (one.used ? badge(cited.has(one.used) ? `cited as ${one.used}` : `used, not cited`, cited.has(one.used) ? "good" : "active") : make("span", { class: "quiet" }, `Dropped: ${one.dropped}`)),
     },
-  ], { sort: "outcome", stacks: true, most: 8 });
+  ], { sort: "outcome", most: 8 });
   list.show(all);
   return make(
     "details", { class: "inspect" }, make("summary", {}, `Passages: ${all.length} retrieved, ${used} used`),

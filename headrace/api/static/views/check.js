@@ -58,7 +58,7 @@ function requirements(rows) {
     { name: "asks", title: "Asks for", value: (one) => one.asks, cell: (one) => one.asks, wide: true },
     { name: "met", title: "Met", value: (one) => String(one.met), cell: (one) => badge(...MET[one.met]) },
     { name: "seen", title: "Seen", cell: (one) => one.seen, wide: true },
-  ], { stacks: true });
+  ]);
   list.show(rows);
   return list.element;
 }

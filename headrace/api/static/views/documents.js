@@ -45,7 +45,7 @@ export function open(section) {
     { name: "bytes", title: "Size", number: true, cell: (one) => bytes(one.bytes) },
     { name: "at", title: "Put", cell: (one) => make("time", { dateTime: one.at, title: exactly(one.at) }, ago(one.at)) },
     { name: "delete", title: "", cell: (one) => make("button", { type: "button", class: "plain", disabled: one.status === "deleting", "aria-label": `Delete ${one.uri}`, onclick: () => remove(one) }, "Delete") },
-  ], { stacks: true });
+  ]);
   const next = make("button", { type: "button", hidden: true, onclick: () => load(true) }, "Show more");
   const state = make("div", {}, loading("Loading documents"));
   const content = make("div", { class: "stack", hidden: true }, list.element, make("div", { class: "row" }, next));

@@ -15,7 +15,7 @@ export const title = "Overview";
 
 const PIPELINES = ["inference", "training"];
 const SHAPES = { "storage/slide": "Storage", "storage/full": "Storage, every flow", "time/slide": "Time", "ray/slide": "Ray" };
-const LEGIBLE = 900; // pixels, of a picture that is 960 wide
+const LEGIBLE = 0.94; // of a picture's own size: its smallest letters then have 10 to 11 pixels
 const AGAIN_MS = 3000; // redrawing costs the server a moment
 const ACTIVE_MS = 2500;
 const RUNS = 100;
@@ -40,11 +40,12 @@ export function open(section) {
   }, capital(name)));
   const smaller = make("button", { type: "button", class: "icon", "aria-label": "Zoom out", onclick: () => zoomTo(zoom / 1.4) }, "−");
   const larger = make("button", { type: "button", class: "icon", "aria-label": "Zoom in", onclick: () => zoomTo(zoom * 1.4) }, "+");
-  const fit = make("button", { type: "button", onclick: () => zoomTo(1) }, "Fit");
+  const fit = make("button", { type: "button", onclick: () => zoomTo(whole()) }, "Fit");
   const motion = make("button", { type: "button", "aria-pressed": "true", onclick: () => move(motion.getAttribute("aria-pressed") !== "true") }, "Motion");
   const shape = make("select", { "aria-label": "What the diagram shows", onchange: draw }, Object.entries(SHAPES).map(([value, name]) => make("option", { value }, name)));
   const saving = make("button", { type: "button", disabled: true, onclick: save }, "Save");
   const box = make("div", { id: "diagram", role: "tabpanel", tabIndex: 0 }, loading("Drawing"));
+  const sideways = make("p", { class: "quiet", hidden: true }, "Scroll the picture sideways to see the rest.");
   const work = make("p", { class: "work", role: "status" });
   const slider = make("input", { id: "scrubber", type: "range", min: 0, max: 0, step: 1, value: 0, oninput: () => scrub(Number(slider.value)) });
   const said = make("output", { for: "scrubber", class: "quiet" });
@@ -52,7 +53,12 @@ export function open(section) {
   const after = make("button", { type: "button", class: "icon", "aria-label": "The run after", onclick: () => scrub(Number(slider.value) + 1) }, "›");
   const newest = make("button", { type: "button", onclick: () => scrub(runs.length) }, "Newest");
   const scrubber = make("div", { class: "scrubber", hidden: true }, before, make("label", { for: "scrubber", class: "unseen" }, "Recorded runs, oldest to newest"), slider, after, newest, said);
-  const tiers = make("tbody");
+  const tiers = table("Moved so far, by tier", [
+    { title: "Tier", cell: (one) => make("span", { class: `tier ${one.tier}` }, TIERS[one.tier] ?? one.tier) },
+    { title: "Read", number: true, cell: (one) => amount(one, one.read_bytes) },
+    { title: "Written", number: true, cell: (one) => amount(one, one.written_bytes) },
+    { title: "Operations", number: true, cell: (one) => count(one.ops) },
+  ]);
   const loop = make("div", { class: "stack" }, quiet("Not known yet."));
   fill(
     section,
@@ -60,11 +66,11 @@ export function open(section) {
     make(
       "section", { class: "card", "aria-label": "Pipelines" },
       make("div", { class: "row" }, make("div", { class: "segments", role: "tablist", "aria-label": "Pipeline" }, tabs), shape, make("div", { class: "row end grow diagram-tools" }, motion, make("div", { class: "row", role: "group", "aria-label": "Zoom" }, smaller, fit, larger), saving)),
-      box, work, scrubber,
+      box, sideways, work, scrubber,
     ),
     make("div", { class: "columns" }, card(
       "Moved so far, by tier",
-      make("div", { class: "scroll" }, make("table", { id: "tiers" }, make("thead", {}, make("tr", {}, ["Tier", "Read", "Written", "Operations"].map((name, at) => make("th", { scope: "col", class: at ? "number" : "" }, name)))), tiers)),
+      tiers.element,
       quiet("Counted since this run began, about once a second. ≈ marks bytes estimated where a library hides its I/O. ", make("a", { href: address("storage") }, "The whole ledger")),
     ), card("Training loop", loop)),
   );
@@ -78,7 +84,7 @@ export function open(section) {
   window.addEventListener("resize", size);
   onTheme(draw);
   listen("loop", (state) => fill(loop, loopNow(state)));
-  listen("totals", (totals) => fill(tiers, totals.tiers.map(tierRow)));
+  listen("totals", (totals) => tiers.show(totals.tiers));
   listen("moved", hear);
   setInterval(settle, 500);
 
@@ -114,7 +120,7 @@ export function open(section) {
       const { name } = group.dataset;
       group.classList.toggle("active", active.has(name) || stages.has(name));
     }
-    const labels = scene.groups.filter((group) => group.kind === "stage" && stages.has(group.name)).map((group) => group.alt.split(":")[0]);
+    const labels = scene.groups.filter((group) => group.kind === "stage" && stages.has(group.name)).map((group) => group.alt.split(/[:,]/)[0]);
     const words = !scene.measured ? "" : scene.live || moved.has(scene.run) ? (labels.length ? `At work now: ${labels.join(", ")}.` : "Nothing of this pipeline is at work now.") : "";
     if (work.textContent !== words) work.textContent = words;
   }
@@ -167,15 +173,22 @@ export function open(section) {
 
   function size() {
     if (!picture) return;
-    const room = box.clientWidth;
-    picture.style.width = `${Math.round(Math.max(room, zoom === 1 ? Math.min(LEGIBLE, room * 2.5) : LEGIBLE) * zoom)}px`;
-    smaller.disabled = zoom <= 1;
+    zoom = Math.max(zoom, whole());
+    const wide = Math.round(legible() * zoom);
+    picture.style.width = `${wide}px`;
+    sideways.hidden = wide <= box.clientWidth;
+    smaller.disabled = zoom <= whole();
     larger.disabled = zoom >= 4;
   }
 
+  // How wide the picture is at a zoom of 1, in pixels, and the zoom at which all of it is seen.
+  const legible = () => Math.max(box.clientWidth, scene.width * LEGIBLE);
+  const whole = () => box.clientWidth / legible();
+
   function zoomTo(value) {
+    if (!picture) return;
     const was = zoom;
-    zoom = Math.min(4, Math.max(1, value));
+    zoom = Math.min(4, Math.max(whole(), value));
     const middle = [(box.scrollLeft + box.clientWidth / 2) / was, (box.scrollTop + box.clientHeight / 2) / was];
     size();
     box.scrollTo(middle[0] * zoom - box.clientWidth / 2, middle[1] * zoom - box.clientHeight / 2);
@@ -251,7 +264,7 @@ export function open(section) {
 
   async function details(group) {
     const body = make("div", { class: "stack" }, make("p", {}, group.alt.replace(/[^.]$/, "$&.")), loading("Loading its figures"));
-    dialog(group.kind === "flow" ? "Flow" : group.alt.split(/[:(]/)[0].trim(), body, { kind: "wide" });
+    dialog(group.kind === "flow" ? "Flow" : group.alt.split(/[:(,]/)[0].trim(), body, { kind: "wide" });
     try {
       const ledger = await get("/v1/ledger", { run: scene.live ? "" : scene.run });
       const rows = ledger.rows.filter((row) => {
@@ -295,10 +308,4 @@ function nameOf([stage, store, tier, direction], scene) {
   return `${drawnStage}|${direction}|${drawnStore}`;
 }
 
-function tierRow(tier) {
-  const amount = (size) => (size && tier.estimated ? `≈ ${bytes(size)}` : bytes(size));
-  return make(
-    "tr", {}, make("th", { scope: "row" }, make("span", { class: `tier ${tier.tier}` }, TIERS[tier.tier] ?? tier.tier)),
-    make("td", { class: "number" }, amount(tier.read_bytes)), make("td", { class: "number" }, amount(tier.written_bytes)), make("td", { class: "number" }, count(tier.ops)),
-  );
-}
+const amount = (tier, size) => (size && tier.estimated ? `≈ ${bytes(size)}` : bytes(size));

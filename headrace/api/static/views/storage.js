@@ -69,8 +69,11 @@ export function open(section) {
       ledger = found;
       draw();
     } catch (error) {
-      ledger = null;
+      ledger = list = null;
+      about.textContent = sums.textContent = "";
       fill(holder);
+      fill(tiers);
+      fill(kv);
       fill(state, fault(error, load));
     }
   }
@@ -109,7 +112,7 @@ export function open(section) {
     const written = rows.filter((one) => one.direction === "write").reduce((sum, one) => sum + one.bytes, 0);
     sums.textContent = rows.length ? `${count(rows.length)} of ${count(ledger.rows.length)} rows: ${bytes(read)} read, ${bytes(written)} written. ≈ is estimated where a library hides its I/O; p95 is of one operation.` : "";
     if (!list) {
-      list = table("Ledger", columns, { sort: chosen.sort, down: chosen.down, onsort: (sort, down) => choose({ sort, down }) });
+      list = table("Ledger", columns, { sort: chosen.sort, down: chosen.down, stacks: false, most: 20, onsort: (sort, down) => choose({ sort, down }) });
       fill(holder, list.element);
     }
     list.show(rows);

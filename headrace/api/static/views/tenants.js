@@ -14,6 +14,10 @@ const SCOPES = {
   simulate: "ask and judge as simulated users", "tenant-admin": "everything of this tenant", admin: "everything, of every tenant",
 };
 const LINES = 50;
+const QUOTAS = {
+  requests_per_minute: "Requests a minute", questions: "Questions at once", documents: "Documents", stored_bytes: "Stored bytes",
+  kv_cache_bytes: "KV cache, bytes", put_bytes_per_day: "Bytes put a day", keys: "Keys",
+};
 const quota = (name, value) => (name.includes("bytes") ? bytes(value) : count(value));
 
 export function open(section) {
@@ -30,7 +34,7 @@ export function open(section) {
   ], { sort: "tenant" });
   const state = make("div", {}, loading("Loading tenants"));
   const audit = make("div", { class: "stack" }, loading("Loading the audit"));
-  const whose = make("select", { id: "audit-tenant", onchange: () => loadAudit() });
+  const whose = make("select", { id: "audit-tenant", onchange: () => loadAudit() }, make("option", { value: "" }, "everybody"));
   fill(
     section,
     make("div", { class: "view-head" }, make("div", {}, make("h1", {}, "Tenants"), make("p", {}, "Customers of this service. Each sees its own documents and answers only, within its quotas.")), make("button", { type: "button", class: "main", onclick: addTenant }, "Add a tenant")),
@@ -51,6 +55,7 @@ export function open(section) {
       whose.value = before;
       return tenants.data;
     } catch (error) {
+      list.element.hidden = true;
       fill(state, fault(error, load));
       return [];
     }
@@ -65,7 +70,7 @@ export function open(section) {
         { name: "tenant", title: "Tenant", cell: (one) => one.tenant || "–" },
         { name: "key", title: "By", cell: (one) => make("code", {}, one.key_id || "–") },
         { name: "action", title: "Action", cell: (one) => one.action },
-        { name: "resource", title: "Resource", wide: true, cell: (one) => one.resource || "–" },
+        { name: "resource", title: "Resource", wide: true, cell: (one) => one.resource },
         { name: "outcome", title: "Outcome", cell: (one) => badge(one.outcome, one.outcome === "done" ? "good" : "warn") },
         { name: "address", title: "Address", cell: (one) => one.address || "–" },
       ]);
@@ -109,7 +114,7 @@ export function open(section) {
   function quotas(one, show) {
     const fields = Object.entries(one.limits).map(([name, value]) => {
       const input = make("input", { id: `quota-${name}`, type: "number", min: 0, step: 1, value: one.quotas[name] ?? "", placeholder: String(value) });
-      return { name, input, label: make("label", { for: input.id }, `${capital(words(name))} (now ${quota(name, value)})`, input) };
+      return { name, input, label: make("label", { for: input.id }, `${QUOTAS[name] ?? capital(words(name))} (now ${quota(name, value)})`, input) };
     });
     const said = make("div", { role: "status" });
     const form = make("form", { class: "stack" }, make("div", { class: "fields" }, fields.map(({ label }) => label)), make("div", { class: "row" }, make("button", { class: "main" }, "Save quotas"), quiet("Empty: the default of the settings.")), said);

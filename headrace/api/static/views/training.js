@@ -75,8 +75,10 @@ export function open(section) {
       visible = true;
       await load();
       if (!parameters.round) return;
-      const found = (await get("/v1/rounds", { before: Number(parameters.round) + 1, limit: 1 })).data[0];
-      if (found) openRound(found);
+      const { round } = parameters;
+      const found = (await get("/v1/rounds", { before: Number(round) + 1, limit: 1 })).data[0];
+      if (found?.round === Number(round)) openRound(found);
+      else dialog(`Round ${round}`, quiet("This home has no round of that number."), { kind: "small", closed: () => note("training") });
     },
     hide() {
       visible = false;
@@ -111,7 +113,7 @@ export function loopNow(loop) {
   for (const one of loop.recipes) {
     const waits = one.note || (one.new && !one.due && one.due_at ? `a round starts at ${count(one.of)}, or ${ahead(one.due_at)}` : "");
     parts.push(gauge(one.recipe, one.new, one.of, `${count(one.new)} of ${several(one.of, "new verdict")}`));
-    if (waits) parts.push(quiet(cased(waits)));
+    if (waits) parts.push(quiet(marked(cased(waits))));
   }
   if (loop.note) parts.push(quiet(marked(loop.note)));
   return parts.length ? parts : [quiet("The loop has not looked at the stores yet.")];
@@ -214,7 +216,7 @@ function roundsTable({ data, has_more: more }) {
   const rows = [...data];
   const reach = Math.max(0.01, ...rows.flatMap(({ evaluation: e }) => [Math.abs(e.low ?? 0), Math.abs(e.high ?? 0)]));
   const list = table("Rounds of training", [
-    { name: "round", title: "Round", value: (one) => one.round, cell: (one) => make("button", { type: "button", class: "link", onclick: () => openRound(one) }, make("strong", {}, String(one.round))) },
+    { name: "round", title: "Round", titled: true, value: (one) => one.round, cell: (one) => make("button", { type: "button", class: "link", onclick: () => openRound(one) }, make("strong", {}, String(one.round))) },
     { name: "recipe", title: "Recipe", value: (one) => one.recipe, cell: (one) => one.recipe },
     { name: "committed", title: "Committed", value: (one) => one.committed, cell: (one) => make("time", { dateTime: one.committed, title: exactly(one.committed) }, when(one.committed)) },
     { name: "outcome", title: "Outcome", value: (one) => one.promoted, cell: (one) => badge(one.promoted ? `promoted ${one.version}` : "rejected", one.promoted ? "good" : "warn") },
@@ -232,7 +234,7 @@ function roundsTable({ data, has_more: more }) {
       next.hidden = !found.has_more;
     },
   }, "Show earlier rounds");
-  return [quiet(`${data[0].evaluation.measure} on questions that were not learned from.`), list.element, make("div", {}, next)];
+  return [quiet(`${data[0].evaluation.measure} on questions that were not learned from.`), list.element, next];
 }
 
 // The difference of challenger and champion as a point with its interval, beside zero.
@@ -283,6 +285,6 @@ function openRound(one) {
       ["Run", make("a", { href: `#/storage?run=${encodeURIComponent(one.run)}` }, one.run)],
     ]),
     sides("Beside the score", evaluation.beside), sides("Tenant", evaluation.tenants), sides("Without the questions of", evaluation.without),
-    facts(Object.entries(one.timings).map(([name, seconds]) => [capital(name), span(seconds)])),
+    make("h3", {}, "Where its time went"), facts(Object.entries(one.timings).filter(([, seconds]) => seconds >= 0.05).map(([name, seconds]) => [capital(name), span(seconds)])),
   ), { kind: "wide", closed: () => note("training") });
 }
