@@ -217,7 +217,7 @@ def _pdf(document: Sequence[Chapter]) -> bytes:
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.ttfonts import TTFont
     from reportlab.pdfgen.canvas import Canvas
-    from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
+    from reportlab.platypus import Paragraph, SimpleDocTemplate, Table, TableStyle
 
     fonts = {weight: f"{theme.FAMILY} {weight}" for weight in (theme.REGULAR, theme.BOLD)}
     for weight, name in fonts.items():
@@ -246,7 +246,9 @@ def _pdf(document: Sequence[Chapter]) -> bytes:
                 [Paragraph(_escaped(cell), style[bool(down)]) for cell, style in zip(row, styles, strict=True)]
                 for down, row in enumerate([grid.columns, *grid.rows])
             ]
-            table = Table(rows, colWidths=[(page.width - 2 * _FRAME) * share for share in grid.widths], repeatRows=1)
+            table = Table(
+                rows, colWidths=[(page.width - 2 * _FRAME) * share for share in grid.widths], repeatRows=1, spaceBefore=2
+            )
             table.setStyle(
                 TableStyle(
                     [
@@ -259,7 +261,7 @@ def _pdf(document: Sequence[Chapter]) -> bytes:
                     ]
                 )
             )
-            flow += [Spacer(1, 2), table]
+            flow.append(table)  # with nothing between, so that a title stays with it
 
     def numbered(canvas: Canvas, _: Any) -> None:
         canvas.setFont(fonts[theme.REGULAR], 8)

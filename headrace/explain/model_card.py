@@ -67,10 +67,11 @@ def model_card(card: Mapping[str, Any], manifest: Manifest, pointer: ChampionPoi
 def card_markdown(card: Mapping[str, Any]) -> str:
     """A `model_card` as Markdown."""
     evaluation, decision = card["evaluation"], card["decision"]
+    why = decision["why"]
     lines = [
         "---",
         "library_name: headrace",
-        f"tags: {json.dumps(['headrace', card['model'], card['recipe']])}",
+        f"tags: {json.dumps(list(dict.fromkeys(['headrace', card['model'], card['recipe']])))}",
         "---",
         "",
         f"# {plain(card['model'])} {plain(card['version'])}",
@@ -83,7 +84,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "## Evaluation",
         "",
         f"{plain(str(evaluation['measure']))} on {evaluation['questions']:,} held-out questions: champion"
-        f" {evaluation['champion']:.4f}, this version {evaluation['challenger']:.4f}. {plain(decision['why'])}",
+        f" {evaluation['champion']:.4f}, this version {evaluation['challenger']:.4f}. {plain(why[:1].upper() + why[1:])}.",
         "",
         *(f"- alarm: {plain(alarm)}" for alarm in decision["alarms"]),
         *([""] if decision["alarms"] else []),

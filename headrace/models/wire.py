@@ -168,6 +168,7 @@ class LedgerEntry(ModelRequest):
     tenant: str
     ops: Annotated[int, Field(ge=0)]
     bytes: Annotated[int, Field(ge=0)]
+    seconds: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     max_s: Annotated[FiniteFloat, Field(ge=0)]
     latency: dict[Annotated[int, Field(ge=0, le=1000)], Annotated[int, Field(ge=0)]]
     estimated: bool

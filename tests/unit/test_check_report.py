@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pypdfium2 import PdfDocument
 
 from headrace.catalog import Tier
 from headrace.check.promise import Finding, Outcome
@@ -84,6 +85,16 @@ def test_a_report_names_the_storage_and_holds_no_secret(tmp_path: Path, monkeypa
         write_document(report, tmp_path / f"report{suffix}")
         assert SECRET.encode() not in (tmp_path / f"report{suffix}").read_bytes()
     assert "a lock \\| excludes \\<others\\>" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("promises", [22, 23])
+def test_no_title_of_a_report_is_the_last_of_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, promises: int) -> None:
+    report = made(tmp_path, monkeypatch, *[RESULT] * 40)
+    write_document(replace(report, findings=list(report.findings) * promises), tmp_path / "report.pdf")
+    pages = PdfDocument(tmp_path / "report.pdf")
+    for page in pages:
+        last = page.get_textpage().get_text_bounded().split("\r\n")[-1]
+        assert not last.startswith(("Throughput", "Rates are", "Promises", "What", "Provenance")), last
 
 
 def test_the_last_report_is_kept_and_another_file_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def test_another_run_gets_other_headlines() -> None:
     counts = {**COUNTS, "kv_tokens_read": 0}
     titles = [slide.shapes.title.text.replace("\u00a0", " ") for slide in opened(build(journal(rows=rows, counts=counts))).slides]
     assert any(title.startswith("The vector tier carries the load") for title in titles)
-    assert any("1 536 tokens were written" in title.replace("\u2009", " ").replace("\u202f", " ") for title in titles)
+    assert any("1,536 tokens were written" in title for title in titles)
 
 
 def test_audiences_share_slides_and_numbers_and_lead_differently(decks: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def test_reserved_forms_are_the_widest_there_are() -> None:
 
 def test_counts_and_shares() -> None:
     assert human_count(950) == "950"
-    assert human_count(12_400).split() == ["12", "400"]
+    assert human_count(12_400) == "12,400"
     assert [percent(share) for share in (0, 0.001, 0.714, 0.999, 1)] == ["0 %", "1 %", "71 %", "99 %", "100 %"]
 
 

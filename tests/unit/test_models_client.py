@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 from model_endpoint import Answer, Server, embeddings, events, piece, rankings, refused, said, served
 
+from headrace.catalog import KV_CACHE
 from headrace.errors import MissingPart, Overloaded, RequestRefused, Unavailable
 from headrace.models import connection
 from headrace.models.client import Completion, Embedder, Reranker
 from headrace.models.connection import wait_ready
 from headrace.models.ranking import RankingWeights
+from headrace.models.wire import ResponseExtras
 from headrace.storage.endpoints import ModelEndpoint
+from headrace.storage.ledger import Direction, Ledger
 
 
 @pytest.fixture
@@ -35,7 +39,17 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 MOVED = {"stage": "models", "store": "models", "tier": "object", "direction": "read", "tenant": "", "ops": 1, "bytes": 7,
-         "max_s": 0.5, "latency": {3: 1}, "estimated": False}  # fmt: skip
+         "seconds": 0.5, "max_s": 0.5, "latency": {3: 1}, "estimated": False}  # fmt: skip
+
+
+def test_what_the_server_moved_arrives_whole() -> None:
+    ledger = Ledger()
+    for seconds in (0.25, 0.75):
+        ledger.count("models", KV_CACHE, Direction.WRITE, bytes=7, seconds=seconds)
+    extras = ResponseExtras.model_validate_json(json.dumps({"storage": ledger.export()}))
+    there = Ledger()
+    there.fold(extras.entries)
+    assert there.export() == ledger.export()
 
 
 def test_no_client_loads_torch() -> None:

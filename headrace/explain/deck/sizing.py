@@ -49,7 +49,7 @@ def sizing(draft: Draft) -> None:
         for level in sized.supply
     ]
     draft.canvas.table(
-        Area(620, TOP + 4, RIGHT - 620, 140),
+        Area(620, TOP + 4, RIGHT - 620, 128),
         ("level", "read", "needed", "write", "needed"),
         supply,
         (1, 1.15, 1, 1.05, 1),

@@ -377,7 +377,7 @@ def limits(draft: Draft) -> None:
             f"{said} on one machine, in {draft.say(numbers.took)}.",
             "Bytes, operations and latency of every read and write, by stage, store and direction, at the handle.",
             "A test holds the ledger against the object store's own counters.",
-            f"{draft.say(estimated)} rows are estimates (≈): their library hides its I/O.",
+            f"{draft.say(estimated)} of its rows are estimates, where a library hides its I/O.",
             *(["When each stage was at work, and how long it waited for storage."] if numbers.has_times else []),
         ],
     )

@@ -41,8 +41,8 @@ def human_ms(ms: float) -> str:
 
 
 def human_count(count: int) -> str:
-    """A count with thin spaces between thousands: `950`, `12 400`."""
-    return f"{count:,}".replace(",", " ")
+    """A count with commas between thousands, as on the page and the command line: `950`, `12,400`."""
+    return f"{count:,}"
 
 
 def percent(share: float) -> str:
@@ -65,7 +65,7 @@ def grown(now: int, before: int) -> str:
         return "gone"
     ratio = now / before
     if ratio >= 3:
-        return f"×{_plain(round(ratio, 1)) if ratio < 99.95 else f'{min(ratio, 9999):.0f}'}"
+        return f"×{_plain(round(ratio, 1)) if ratio < 99.95 else f'{min(ratio, 9999):,.0f}'}"
     if round(abs(ratio - 1) * 100) == 0:
         return "±0 %"
     return f"{'+' if ratio > 1 else '−'}{percent(abs(ratio - 1))}"
