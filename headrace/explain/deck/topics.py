@@ -253,7 +253,7 @@ def kv_cache(draft: Draft) -> None:
     cards = (
         (moved, "written to the file tier"),
         (loaded, "read from the file tier"),
-        (each, "a token, kept as float32"),
+        (each, "of keys and values a token"),
     )
     for at, (number, words) in enumerate(cards):
         draft.card(Area(LEFT + at * 298, TOP + 4, 284, 86), number, words, colour=draft.colour(Tier.FILE))
