@@ -18,6 +18,7 @@ def endpoints(as_json: AsJson = False) -> None:
     from headrace.app import App
     from headrace.cli.render.results import rows_table
     from headrace.platform.home import trust
+    from headrace.settings import EmbeddedPart
 
     settings = settings_of()
     with App(settings, "endpoints", models=False, quiet=True) as app:
@@ -29,6 +30,12 @@ def endpoints(as_json: AsJson = False) -> None:
             "bucket": addresses.bucket,
             "catalog_uri": addresses.catalog_uri,
             "warehouse": addresses.warehouse,
+            # Of the embedded catalog, for pyiceberg, DuckDB or Spark; of a catalog of your own you have them.
+            **{
+                f"catalog_{name.replace('-', '_')}": addresses.catalog_properties[name]
+                for name in ("credential", "oauth2-server-uri")
+                if isinstance(settings.tables, EmbeddedPart) and name in addresses.catalog_properties
+            },
             "kafka_bootstrap": addresses.kafka_bootstrap,
             "files_dir": str(addresses.files_dir),
             "idle_s": settings.platform.idle_s,

@@ -16,6 +16,7 @@ from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.data import Dataset
 from headrace.training.data.dataset import TRAIN
+from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Job, Trained, train
 
 _DONE = "trained.json"
@@ -40,7 +41,7 @@ def finetune(
     `recipe_settings` are the recipe's settings, `parent` is `model/version` of the weights it starts from, "" for the packaged
     ones. Raises `NothingToLearn` if the dataset has no examples for the recipe.
     """
-    require_examples(dataset)
+    require_examples(dataset, recipe)
     job = Job(
         recipe,
         dict(recipe_settings),
@@ -61,12 +62,14 @@ def finetune(
     return done
 
 
-def require_examples(dataset: Dataset) -> None:
-    """Raise `NothingToLearn` where a dataset has nothing to train on."""
+def require_examples(dataset: Dataset, recipe: str) -> None:
+    """Raise `NothingToLearn` where a dataset has nothing to train a recipe on."""
     if not dataset.examples.get(TRAIN):
         played = "Simulated users are learned from with `headrace train --simulated`."
+        held = sum(count for split, count in dataset.questions.items() if split != TRAIN)
         raise NothingToLearn(
-            "There is nothing to train on: no question has both a liked and a disliked passage.",
+            f"{recipe} is not trained: the training split holds no {recipe_of(recipe).learns_from}."
+            + (f" All judged questions so far ({held:,}) are held out for evaluation." if held else ""),
             hint=played if dataset.left_out.get("verdict: simulated user") else _MORE,
         )
 

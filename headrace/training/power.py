@@ -47,7 +47,7 @@ def power(
     """
     if plan.power is not None:
         return plan
-    require_examples(dataset)
+    require_examples(dataset, plan.recipe)
     judged = judged_questions(plan, dataset, datasets)
     found = estimated(plan.model, judged, manifest.newest_of(rounds, plan.recipe), settings.gate)
     if (why := lacking(plan.recipe, plan.model, found, settings.gate)) is not None:

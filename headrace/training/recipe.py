@@ -70,6 +70,8 @@ class Recipe(ABC):
     """The model that it trains."""
     about: ClassVar[str]
     """One sentence for people."""
+    learns_from: ClassVar[str]
+    """What a training split must hold for it, in words."""
     settings_type: ClassVar[type[RecipeSettings]]
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: Any) -> dict[str, int]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.exceptions import OAuthError, RESTError
 from serving import started
 from shell import as_json, on_terminal, run
 
@@ -60,6 +62,15 @@ def test_the_idle_time_is_said_where_a_terminal_looks_on(home: Home) -> None:
     told = b"They stay up until 120 s after the last command; `headrace down` ends them."
     said = [told in b" ".join(on_terminal(home, "sql", "select 1").split()) for _ in range(2)]
     assert said == [True, False], "it is said when the servers start, and then no more"
+
+
+def test_other_programs_read_the_tables_with_what_endpoints_prints(module_home: Home) -> None:
+    shown = module_home.json("endpoints")
+    own = {"uri": shown["catalog_uri"], "warehouse": shown["warehouse"], "oauth2-server-uri": shown["catalog_oauth2_server_uri"]}
+    catalog = RestCatalog("other", credential=shown["catalog_credential"], **own)
+    assert isinstance(catalog.list_namespaces(), list)
+    with pytest.raises((OAuthError, RESTError)):
+        RestCatalog("other", credential=f"{shown['s3_access_key']}:wrong", **own).list_namespaces()
 
 
 FOLLOWED = "Landing events until Ctrl-C.\n"

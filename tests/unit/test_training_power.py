@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from rounds import manifest as a_manifest
 
+from headrace.errors import NothingToLearn
 from headrace.settings import Gate
+from headrace.training.data import Dataset
+from headrace.training.finetune import require_examples
 from headrace.training.manifest import Power
 from headrace.training.power import ASSUMED, estimated, lacking, questions_for, smallest_gain
 
@@ -125,3 +128,27 @@ def test_enough_is_enough() -> None:
     assert (
         lacking("reranker", "reranker", estimated("reranker", questions(2, users=1, last=True), None, whatever), whatever) is None
     )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lacks"),
+    [
+        ("ranking", "question with both a liked and a disliked passage"),
+        ("embedder", "question with both a liked and a disliked passage"),
+        ("sft", "liked or corrected answer"),
+        ("kto", "judged answer"),
+        ("grpo", "question with a known answer: a liked or corrected one"),
+        ("online", "judged answer with its log-probabilities, as the generator wrote it"),
+    ],
+)
+def test_without_training_examples_a_recipe_says_what_it_lacks(recipe: str, lacks: str) -> None:
+    held_out = Dataset("v", {"train": 0, "test": 4}, {"train": 0, "test": 3}, ())
+    with pytest.raises(NothingToLearn) as lacking:
+        require_examples(held_out, recipe)
+    said = f"{recipe} is not trained: the training split holds no {lacks}."
+    assert lacking.value.message == f"{said} All judged questions so far (3) are held out for evaluation."
+    with pytest.raises(NothingToLearn) as lacking:
+        require_examples(Dataset("v", {}, {}, (), left_out={"verdict: simulated user": 2}), recipe)
+    assert lacking.value.message == said
+    assert "--simulated" in lacking.value.hint
+    require_examples(Dataset("v", {"train": 1}, {"train": 1}, ()), recipe)

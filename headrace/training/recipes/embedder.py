@@ -64,6 +64,7 @@ class EmbedderRecipe(GradientRecipe):
     name = "embedder"
     model = EMBEDDER
     about = "Fine-tunes the embedder contrastively on liked and disliked passages; the index is built anew with it."
+    learns_from = "question with both a liked and a disliked passage"
     settings_type = EmbedderSettings
 
     def fresh(self, parent: Path | None, settings: EmbedderSettings, seed: int) -> Policy:

@@ -55,6 +55,7 @@ class Grpo(LoraRecipe):
 
     name = "grpo"
     about = "RL fine-tuning with verifiable rewards (GRPO): a LoRA adapter on the generator, from questions with known answers."
+    learns_from = "question with a known answer: a liked or corrected one"
     settings_type = GrpoSettings
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: GrpoSettings) -> list[Exchange]:

@@ -38,6 +38,7 @@ class Kto(LoraRecipe):
 
     name = "kto"
     about = "Offline preference tuning (KTO): a LoRA adapter on the generator, from single thumbs up and down."
+    learns_from = "judged answer"
     settings_type = KtoSettings
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: KtoSettings) -> list[tuple[Exchange, bool]]:

@@ -57,6 +57,7 @@ class Online(LoraRecipe):
 
     name = "online"
     about = "Online RL from production: a LoRA adapter on the generator, by policy gradient on answers that users judged."
+    learns_from = "judged answer with its log-probabilities, as the generator wrote it"
     settings_type = OnlineSettings
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: OnlineSettings) -> list[RewardedAnswer]:

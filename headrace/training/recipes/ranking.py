@@ -36,6 +36,7 @@ class RankingRecipe(FittedRecipe):
     name = "ranking"
     model = RANKING
     about = "Fits the weights by which passages are ordered; the cheapest learner, judged on every question."
+    learns_from = "question with both a liked and a disliked passage"
     settings_type = RankingSettings
 
     def fit(self, rows: Sequence[Mapping[str, Any]], settings: RankingSettings, folder: Path) -> Fit | None:

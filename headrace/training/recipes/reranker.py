@@ -37,6 +37,7 @@ class RerankerRecipe(GradientRecipe):
     name = "reranker"
     model = RERANKER
     about = "Fine-tunes the cross-encoder on liked and disliked passages."
+    learns_from = "question with both a liked and a disliked passage"
     settings_type = RerankerSettings
 
     def fresh(self, parent: Path | None, settings: RerankerSettings, seed: int) -> Policy:

@@ -23,6 +23,7 @@ class Sft(LoraRecipe):
 
     name = "sft"
     about = "Supervised fine-tuning: a LoRA adapter on the generator, from liked and corrected answers."
+    learns_from = "liked or corrected answer"
     settings_type = LoraSettings
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: LoraSettings) -> list[Exchange]:
