@@ -119,6 +119,9 @@ def _say(subject: Any, proof: dict[str, Any]) -> None:
         out.print(
             Text(f"  had learned from it: {model['model']} {model['version']} of round {model['round']}, {now}", style="yellow")
         )
+    if subject.kind == "document":
+        again = "its file, if it is still in a folder, is yours to remove: the next `headrace index` of the folder brings it back"
+        out.print(f"  {again}", highlight=False, soft_wrap=True)
     for command in proof["retrain"]:
         out.print(f"  to train a model that never saw it: {command}", highlight=False)
     out.print(f"  proof {proof['sha256'][:16]}… kept as {_proof_location(proof)}", style="dim")

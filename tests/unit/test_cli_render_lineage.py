@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from headrace import cli
+from headrace.cli import lineage
+from headrace.lineage.forget.subject import DOCUMENT, USER, Subject
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -70,3 +72,11 @@ def test_help_says_what_they_do_and_how_they_are_called(
     assert sentence in " ".join(out.split())
     assert set(re.findall(r"--[a-z]+", out)) - {"--help"} == set(options)
     assert ("ANSWER_ID|TOPIC/PARTITION/OFFSET" in out) is (command == "trace")
+
+
+def test_forgetting_a_document_says_that_its_file_brings_it_back(capsys: pytest.CaptureFixture[str]) -> None:
+    proof = {"id": "p", "sha256": "0" * 64, "removed": [], "remains": [], "learned": [], "retrain": []}
+    lineage._say(Subject(DOCUMENT, "acme", "a.md"), proof)
+    assert "the next `headrace index` of the folder brings it back" in capsys.readouterr().out
+    lineage._say(Subject(USER, "acme", "ann"), proof)
+    assert "headrace index" not in capsys.readouterr().out
