@@ -102,6 +102,11 @@ class ModelNotFound(NotFound):
 class NothingIndexed(Permanent):
     """A question was asked before any document was indexed."""
 
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        if not message:
+            message, hint = "No document has been indexed yet.", "Index some first: headrace index PATH, or headrace demo."
+        super().__init__(message, hint=hint)
+
 
 class NothingToLearn(Permanent):
     """No verdict yet that a recipe can learn from."""

@@ -49,6 +49,7 @@ def search(
     else:
         from headrace.app import App
 
+        _require_documents(settings)
         with App(settings, "search", quiet=as_json) as app:
             check_tenant(app, tenant)
             answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or (), filters=chosen)
@@ -132,6 +133,7 @@ def _pieces(
     from headrace.app import App
     from headrace.catalog import INTERACTIONS
 
+    _require_documents(settings)
     with App(settings, "ask", quiet=quiet) as app:
         check_tenant(app, tenant)
         history = []
@@ -148,6 +150,18 @@ def _pieces(
             options=AnswerOptions(mode=answers),
         ):
             yield piece.with_passages() if isinstance(piece, Answer) else piece
+
+
+def _require_documents(settings: Settings) -> None:
+    """Raise `NothingIndexed` where the embedded object store is empty, before servers and models are started for that."""
+    from headrace.errors import NothingIndexed
+    from headrace.platform.home import Home
+    from headrace.settings import EmbeddedPart
+
+    objects = Home(settings.home).objects
+    embedded = isinstance(settings.objects, EmbeddedPart) and settings.vectors.uri is None
+    if embedded and not (objects.is_dir() and any(objects.iterdir())):
+        raise NothingIndexed
 
 
 def _asked(question: str, tenant: str, principals: list[str] | None, filters: Filters, **more: Any) -> dict[str, Any]:

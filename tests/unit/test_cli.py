@@ -116,6 +116,17 @@ def test_a_failure_is_a_sentence_and_a_hint(run, words: list[str], message: str,
     assert err.splitlines() == [message, hint]
 
 
+@pytest.mark.parametrize("command", ["ask", "search"])
+def test_a_question_in_an_empty_home_starts_nothing(run, tmp_path: Path, command: str) -> None:  # type: ignore[no-untyped-def]
+    said = ["No document has been indexed yet.", "Index some first: headrace index PATH, or headrace demo."]
+    code, out, err = run(command, "why?")
+    assert (code, out, err.splitlines()) == (1, "", said)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".headrace" / "objects").mkdir(parents=True)
+    code, out, err = run(command, "why?")
+    assert (code, out, err.splitlines()) == (1, "", said), "as after a reset"
+
+
 def test_a_word_that_is_no_text_is_refused(run) -> None:  # type: ignore[no-untyped-def]
     code, _, err = run("search", "\udcff")
     assert code == 2

@@ -237,9 +237,7 @@ class VectorReader(Metered):
         with self._faults():
             snapshot = self._shared_table.snapshot()
         if snapshot is None:
-            raise NothingIndexed(
-                "No document has been indexed yet.", hint="Index some first: headrace index PATH, or headrace demo."
-            )
+            raise NothingIndexed
         if filters and "labels" not in snapshot.columns:
             raise NothingIndexed(
                 "This index was made before there were filters.", hint="Run headrace index, or leave the filters out."
