@@ -30,12 +30,46 @@ _REFINE = 3
 _EXACT_MATCHES = 1_000
 _SHOWN = ("chunk_id", "document_id", "version", "uri", "heading", "text", "position", "place")  # columns of a passage
 _COUNTS = 4096  # cached counts of (tenant, readers) per version of the table
+_SELECTIONS = 64  # cached rows of (tenant, readers, filters) per version of a table without a vector index
 _SEEN_AFTER = timedelta(milliseconds=250)  # maximum delay until another handle's writes are visible
 
 
 @dataclass(frozen=True)
+class _Vectors:
+    """The embeddings of a table without a vector index, in memory: one search compares with all of them."""
+
+    ids: np.ndarray[Any, Any]
+    """Row ids, ascending."""
+    units: np.ndarray[Any, Any]
+    """Embeddings of length 1, float32, (rows, width)."""
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> _Vectors:
+        """The `embedding` and `_rowid` of rows."""
+        ids = rows["_rowid"].to_numpy()
+        embeddings = np.stack(rows["embedding"].to_numpy()) if len(ids) else np.empty((0, 1), np.float32)
+        order = np.argsort(ids)
+        return cls(ids[order], _units(embeddings[order]))
+
+    def near(self, embedding: np.ndarray[Any, Any], among: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The cosine similarity of some rows, given by id."""
+        near: np.ndarray[Any, Any] = self.units[np.searchsorted(self.ids, among)] @ _units(embedding[None])[0]
+        return near
+
+
+def _units(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: np.ndarray[Any, Any] = (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    return units
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """One immutable version of the table, with cached numbers of rows that match each filter."""
+    """One immutable version of the table, with what of it is kept in memory.
+
+    That is the number of rows that match each filter and, as long as the table is too small for a vector index, its embeddings:
+    read once for each version, where a scan would read all of them for each search.
+    """
 
     table: Any
     version: int
@@ -43,20 +77,52 @@ class Snapshot:
     indices: frozenset[str]
     rows: int
     matching: dict[str, int] = field(default_factory=dict)
+    vectors: list[asyncio.Future[_Vectors]] = field(default_factory=list)
+    selected: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     async def dense(self, embedding: np.ndarray[Any, Any] | None, where: str, most: int) -> dict[int, float]:
         """Row id → cosine similarity of the nearest rows, best first."""
         if embedding is None:
             return {}
+        if "embedding_idx" not in self.indices:
+            return await self._compared(embedding, where, most)
         query = self.table.query().nearest_to(embedding).column("embedding").distance_type("cosine").where(where).limit(most)
-        if "embedding_idx" in self.indices:
-            matching = await self._matching(where)
-            if matching <= _EXACT_MATCHES:
-                query = query.bypass_vector_index()
-            else:
-                query = query.nprobes(math.ceil(_PROBES * self.rows / matching)).refine_factor(_REFINE)
+        matching = await self._matching(where)
+        if matching <= _EXACT_MATCHES:
+            query = query.bypass_vector_index()
+        else:
+            query = query.nprobes(math.ceil(_PROBES * self.rows / matching)).refine_factor(_REFINE)
         rows = await query.select(["_distance"]).with_row_id().to_arrow()
         return {row: 1.0 - far for row, far in zip(rows["_rowid"].to_pylist(), rows["_distance"].to_pylist(), strict=True)}
+
+    async def _compared(self, embedding: np.ndarray[Any, Any], where: str, most: int) -> dict[int, float]:
+        """`dense` without an index: every row that matches is compared."""
+        vectors, ids = await asyncio.gather(self._vectors(), self._selected(where))
+        near = vectors.near(embedding, ids)
+        best = np.argsort(-near, kind="stable")[:most]
+        return dict(zip(ids[best].tolist(), near[best].tolist(), strict=True))
+
+    async def _vectors(self) -> _Vectors:
+        if not self.vectors:  # searches share one event loop
+            self.vectors.append(asyncio.ensure_future(self._load()))
+        try:
+            return await self.vectors[0]
+        except BaseException:
+            self.vectors.clear()
+            raise
+
+    async def _load(self) -> _Vectors:
+        return _Vectors.of(await self.table.query().select(["embedding"]).with_row_id().to_arrow())
+
+    async def _selected(self, where: str) -> np.ndarray[Any, Any]:
+        """The ids of the rows that match a filter, ascending."""
+        if (ids := self.selected.get(where)) is None:
+            rows = await self.table.query().where(where).select(["text_id"]).with_row_id().to_arrow()
+            ids = np.sort(rows["_rowid"].to_numpy())
+            if len(self.selected) >= _SELECTIONS:
+                self.selected.clear()
+            self.selected[where] = ids
+        return ids
 
     async def fulltext(self, words: str | None, where: str, most: int) -> dict[int, float]:
         """Row id → BM25 of the best rows, best first."""
@@ -75,10 +141,11 @@ class Snapshot:
         """Row id → cosine similarity of some rows."""
         if not ids:
             return {}
-        rows = await self.table.take_row_ids(list(ids)).select(["embedding"]).with_row_id().to_arrow()
-        vectors = np.stack(rows["embedding"].to_numpy())
-        near = vectors @ embedding / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(embedding))
-        return dict(zip(rows["_rowid"].to_pylist(), near.tolist(), strict=True))
+        if "embedding_idx" in self.indices:
+            vectors = _Vectors.of(await self.table.take_row_ids(list(ids)).select(["embedding"]).with_row_id().to_arrow())
+        else:
+            vectors = await self._vectors()
+        return dict(zip(ids, vectors.near(embedding, np.asarray(ids)).tolist(), strict=True))
 
     async def rows_of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The columns of a `Hit`, by row id."""
