@@ -288,6 +288,37 @@ def test_recall_is_kept_by_tenants_of_any_size_and_under_sixteen_threads(
         assert set().union(*threads.map(ask, range(160))) == set()
 
 
+def test_the_embeddings_of_a_small_index_are_read_once_for_each_version(vectors: VectorWriter) -> None:
+    rng = np.random.default_rng(5)
+    embeddings = rng.normal(size=(400, DIMENSIONS)).astype(np.float32)
+
+    def rows(*numbers: int) -> pa.RecordBatch:
+        shown = [["staff"] if number % 3 == 0 else [] for number in numbers]
+        some = [chunk(str(n), "acme" if n % 2 else "globex", readers) for n, readers in zip(numbers, shown, strict=True)]
+        return batch(CHUNKS.columns, [row | {"embedding": embeddings[int(row["chunk_id"])].tolist()} for row in some])
+
+    def nearest(asked: Floats, count: int, *readers: str) -> list[int]:
+        open_to = [n for n in range(count) if n % 2 and (readers or n % 3)]
+        cosine = embeddings[open_to] @ asked / np.linalg.norm(embeddings[open_to], axis=1)
+        return [open_to[place] for place in np.argsort(-cosine)[:20]]
+
+    ledger = Ledger()
+    reader = VectorReader(CHUNKS, Endpoints.model_construct(vectors_uri=vectors._uri), Meter(ledger, "test"))
+    size = embeddings[0].nbytes
+    for count in (300, 400):
+        vectors.upsert(rows(*range(300 if count == 400 else 0, count)))
+        vectors.build()
+        time.sleep(0.3)  # until another handle's writes are visible
+        before = sum(row.bytes for row in ledger.rows())
+        for number in range(10):
+            for readers in ((), ("staff",)):
+                asked = embeddings[number] + 0.1 * embeddings[number + 20]
+                hits = reader.dense(asked, tenant="acme", most=20, readers=readers)
+                assert [int(hit.chunk_id) for hit in hits] == nearest(asked, count, *readers)
+        read = sum(row.bytes for row in ledger.rows()) - before
+        assert count * size <= read < 2 * count * size, "twenty searches that compared with all"
+
+
 def test_fusion_has_both_scores_of_every_candidate(vectors: VectorWriter) -> None:
     """Also of what only one search has among its first: here each has 40 that the other has not."""
     rng = np.random.default_rng(4)

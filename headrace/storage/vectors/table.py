@@ -117,7 +117,7 @@ class Snapshot:
     async def _selected(self, where: str) -> np.ndarray[Any, Any]:
         """The ids of the rows that match a filter, ascending."""
         if (ids := self.selected.get(where)) is None:
-            rows = await self.table.query().where(where).select(["text_id"]).with_row_id().to_arrow()
+            rows = await self.table.query().where(where).select([]).with_row_id().to_arrow()
             ids = np.sort(rows["_rowid"].to_numpy())
             if len(self.selected) >= _SELECTIONS:
                 self.selected.clear()
