@@ -348,8 +348,8 @@ def test_an_index_is_built_anew_and_gone_back_to(headrace: Headrace, voices: Voi
 
 CORPUS = {
     "mill": ("Mill", "The wheel of the mill turns at dawn."),
-    "weir": ("Weir", "The weir holds the river back in spring."),
-    "pond": ("Pond", "The pond behind the weir freezes in winter."),
+    "weir": ("Weir", "The weir holds the river back in early spring."),
+    "pond": ("Pond", "The pond behind the weir freezes."),
     "lock": ("Lock", "The lock has two gates of oak."),
     "race": ("Race", "The race is forty feet long and lined with stone."),
     "swan": ("", "Swans nest on the island every year."),
@@ -362,8 +362,9 @@ QUESTIONS = {
     "wrong": ("How many gates of oak has the lock?", ["race"], []),
     "none": ("Guernica painter", ["swan"], ["Picasso"]),
 }
-# At which ranks those documents come. The embedder knows whole words, common ones too, and of texts that share none it finds the
-# shortest nearest; full-text search knows stems and no common words, and finds nothing where nothing matches.
+# At which ranks those documents come, none of them as near as another. The embedder knows whole words, common ones too, and of
+# texts that share none it finds the shortest nearest; full-text search knows stems and no common words, and finds nothing where
+# nothing matches.
 RANKS: dict[str, dict[str, list[int]]] = {
     "dense": {"exact": [1], "stem": [6], "two": [2, 3], "wrong": [6], "none": [1]},
     "fulltext": {"exact": [1], "stem": [1], "two": [1, 2], "wrong": [], "none": []},

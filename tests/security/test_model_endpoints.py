@@ -16,7 +16,7 @@ import pytest
 from model_endpoint import Server, embeddings, events, piece, rankings, said, served
 
 from headrace.errors import HeadraceError, RequestRefused, Unavailable
-from headrace.models import client
+from headrace.models import connection
 from headrace.models.client import Completion, Embedder, Generator, Reranker
 from headrace.storage.endpoints import ModelEndpoint
 
@@ -93,8 +93,8 @@ Ask = Callable[[ModelEndpoint], None]
 def test_a_response_without_an_end_is_given_up_before_it_fills_the_memory(
     ask: Ask, head: bytes, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert client._RESPONSE_BYTES == 32 << 20
-    monkeypatch.setattr(client, "_RESPONSE_BYTES", 2 << 20)  # a sixteenth, of both bounds
+    assert connection._RESPONSE_BYTES == 32 << 20
+    monkeypatch.setattr(connection, "_RESPONSE_BYTES", 2 << 20)  # a sixteenth, of both bounds
     with raw(endless(head, data), timeout_s=60.0) as endpoint:
         tracemalloc.start()
         try:

@@ -261,6 +261,7 @@ def test_servers_take_other_ports_where_somebody_waits_for_them(tmp_path: Path, 
     before = choose_ports()
     home.ports.write_text(before.model_dump_json())
     waiting = next(path for path in before.sockets() if "filer" in path.name)
+    waiting.unlink(missing_ok=True)  # of a server that was killed
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as foreign:
         foreign.bind(str(waiting))
         os.chown(waiting, NOBODY, NOBODY)
