@@ -208,7 +208,7 @@ def test_what_scrolls_sideways_is_reached_by_keyboard_and_a_label_says_what_is_w
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_serious_fault(page: Tab, theme: str) -> None:
-    """axe-core (https://github.com/dequelabs/axe-core) over each view, wide and on a phone; HEADRACE_AXE names its axe.min.js."""
+    """axe-core over each view, wide and on a phone; HEADRACE_AXE names its axe.min.js."""
     if not (axe := os.environ.get("HEADRACE_AXE")):
         pytest.skip("HEADRACE_AXE names no axe.min.js: npm pack axe-core, and unpack it")
     page.evaluate(f"void (0, eval)({json.dumps(Path(axe).read_text())})")

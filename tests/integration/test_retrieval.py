@@ -319,6 +319,25 @@ def test_the_embeddings_of_a_small_index_are_read_once_for_each_version(vectors:
         assert count * size <= read < 2 * count * size, "twenty searches that compared with all"
 
 
+def test_a_table_too_large_for_memory_is_scanned_until_its_index_is_built(
+    vectors: VectorWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(6)
+    embeddings = rng.normal(size=(60, DIMENSIONS)).astype(np.float32)
+    rows = [{**chunk(str(n), "acme", []), "embedding": embeddings[n].tolist()} for n in range(60)]
+    vectors.upsert(batch(CHUNKS.columns, rows))
+    small = vectors.fusion("wheel 3", embeddings[3], tenant="acme", most=20)
+    monkeypatch.setattr("headrace.storage.vectors.table._IN_MEMORY_ROWS", 59)
+    snapshot = vectors._shared_table.snapshot()
+    assert snapshot is not None
+    assert snapshot.vectors, "it was small enough"
+    snapshot.vectors.clear()
+    large = vectors.fusion("wheel 3", embeddings[3], tenant="acme", most=20)
+    assert not snapshot.vectors
+    assert [hit.chunk_id for hit in large] == [hit.chunk_id for hit in small]
+    assert np.allclose([hit.score for hit in large], [hit.score for hit in small], atol=1e-5)
+
+
 def test_fusion_has_both_scores_of_every_candidate(vectors: VectorWriter) -> None:
     """Also of what only one search has among its first: here each has 40 that the other has not."""
     rng = np.random.default_rng(4)

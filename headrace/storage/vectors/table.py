@@ -30,6 +30,7 @@ _REFINE = 3
 _EXACT_MATCHES = 1_000
 _SHOWN = ("chunk_id", "document_id", "version", "uri", "heading", "text", "position", "place")  # columns of a passage
 _COUNTS = 4096  # cached counts of (tenant, readers) per version of the table
+_IN_MEMORY_ROWS = 20_000  # of a table without a vector index; a larger one, whose index is not built yet, is scanned by LanceDB
 _SELECTIONS = 64  # cached rows of (tenant, readers, filters) per version of a table without a vector index
 _SEEN_AFTER = timedelta(milliseconds=250)  # maximum delay until another handle's writes are visible
 
@@ -80,18 +81,23 @@ class Snapshot:
     vectors: list[asyncio.Future[_Vectors]] = field(default_factory=list)
     selected: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
+    @property
+    def _in_memory(self) -> bool:
+        return "embedding_idx" not in self.indices and self.rows <= _IN_MEMORY_ROWS
+
     async def dense(self, embedding: np.ndarray[Any, Any] | None, where: str, most: int) -> dict[int, float]:
         """Row id → cosine similarity of the nearest rows, best first."""
         if embedding is None:
             return {}
-        if "embedding_idx" not in self.indices:
+        if self._in_memory:
             return await self._compared(embedding, where, most)
         query = self.table.query().nearest_to(embedding).column("embedding").distance_type("cosine").where(where).limit(most)
-        matching = await self._matching(where)
-        if matching <= _EXACT_MATCHES:
-            query = query.bypass_vector_index()
-        else:
-            query = query.nprobes(math.ceil(_PROBES * self.rows / matching)).refine_factor(_REFINE)
+        if "embedding_idx" in self.indices:
+            matching = await self._matching(where)
+            if matching <= _EXACT_MATCHES:
+                query = query.bypass_vector_index()
+            else:
+                query = query.nprobes(math.ceil(_PROBES * self.rows / matching)).refine_factor(_REFINE)
         rows = await query.select(["_distance"]).with_row_id().to_arrow()
         return {row: 1.0 - far for row, far in zip(rows["_rowid"].to_pylist(), rows["_distance"].to_pylist(), strict=True)}
 
@@ -141,10 +147,10 @@ class Snapshot:
         """Row id → cosine similarity of some rows."""
         if not ids:
             return {}
-        if "embedding_idx" in self.indices:
-            vectors = _Vectors.of(await self.table.take_row_ids(list(ids)).select(["embedding"]).with_row_id().to_arrow())
-        else:
+        if self._in_memory:
             vectors = await self._vectors()
+        else:
+            vectors = _Vectors.of(await self.table.take_row_ids(list(ids)).select(["embedding"]).with_row_id().to_arrow())
         return dict(zip(ids, vectors.near(embedding, np.asarray(ids)).tolist(), strict=True))
 
     async def rows_of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
