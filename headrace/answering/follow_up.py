@@ -264,8 +264,8 @@ def _names(text: str) -> list[str]:
 def _replaced(before: str, fragment: str) -> tuple[int, int] | None:
     """Where the noun phrase is that another one takes the place of: "the filter" of "how do I replace the filter".
 
-    One with an article stands for one with an article, and one without for one without; if something acts, then for what it
-    acts on.
+    A fragment with an article replaces a phrase with an article, one without an article a phrase without. If the question has a
+    subject that acts, the object is replaced.
     """
     spans = [span for span in _phrases(before) if not _SPEAKERS.fullmatch(before[slice(*span)])]
     verb = next((word for word in before.split() if _AUXILIARY.fullmatch(word)), None)

@@ -51,7 +51,7 @@ _OWN_ROWS = ("tenants", "api_keys", "migrations")
 class Entry:
     """Something in a home: its path below it, what it is, its size in bytes, and where it leads if it is a link.
 
-    Of a link only the link itself is removed. `platform` stands for files in it.
+    A link is removed, never what it points to. `platform` means the files in that directory that a reset removes.
     """
 
     name: str

@@ -86,7 +86,7 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(tried, range(count)))
 
 
-def test_whoever_is_first_makes_the_table_and_no_commit_is_lost(store: Store, endpoints: Endpoints) -> None:
+def test_concurrent_first_commits_create_one_table_and_lose_nothing(store: Store, endpoints: Endpoints) -> None:
     def write(number: int) -> int:
         return writer(store, endpoints).append(rows(number))
 
