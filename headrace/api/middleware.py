@@ -33,7 +33,7 @@ from headrace.storage.metadata import AuditLine
 
 OPEN = ("/health", "/health/live", "/health/ready")
 UPLOADS = "/v1/documents"
-OPENAI = ("/v1/chat/completions", "/v1/embeddings")
+OPENAI = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings")
 _OPENAI_BYTES = 4 << 20  # clients send the whole conversation with its pictures, or many texts
 _UPLOAD_MORE = 64 << 10  # bytes that a form adds to the document in it
 _BODY_S = 60.0

@@ -87,7 +87,7 @@ def listing(found: Answer) -> Answer:
 
 
 def url_citations(answer: AnswerResponse, base: str) -> list[dict[str, Any]]:
-    """The citations as OpenAI's `url_citation`s: where the cited sentence is, and the page's address of its document."""
+    """What OpenAI's `url_citation`s hold: where the cited sentence is, and the page's address of its document."""
     found = []
     for citation in answer.citations:
         address = f"{base}/#/documents?{urlencode({'uri': citation.document, 'chunk': citation.chunk_id})}"
@@ -96,14 +96,18 @@ def url_citations(answer: AnswerResponse, base: str) -> list[dict[str, Any]]:
             start = answer.answer.find(f"{span.sentence} [{citation.number}]")  # a few words may be elsewhere in it, too
             start = answer.answer.find(span.sentence) if start < 0 else start
             if start >= 0:
-                where = {"start_index": start, "end_index": start + len(span.sentence), "url": address, "title": title}
-                found.append({"type": "url_citation", "url_citation": where})
+                end = start + len(span.sentence)
+                found.append({"start_index": start, "end_index": end, "url": address, "title": title})
     return found
+
+
+def _annotations(answer: AnswerResponse, base: str) -> list[dict[str, Any]]:
+    return [{"type": "url_citation", "url_citation": where} for where in url_citations(answer, base)]
 
 
 def whole(answer: AnswerResponse, base: str, name: str = MODEL) -> ChatCompletion:
     """An answer as one body; `base` is the service's address."""
-    cited = url_citations(answer, base)
+    cited = _annotations(answer, base)
     message = {"role": "assistant", "content": answer.answer, "refusal": None, "annotations": cited}
     return ChatCompletion(
         id=f"chatcmpl-{answer.answer_id}",
@@ -111,7 +115,7 @@ def whole(answer: AnswerResponse, base: str, name: str = MODEL) -> ChatCompletio
         model=name,
         choices=[{"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}],
         usage=answer.usage,
-        headrace=_details(answer),
+        headrace=details_of(answer),
     )
 
 
@@ -136,9 +140,9 @@ async def streamed(
         if isinstance(piece, str):
             return chunk({"content": piece})
         answer = answer_response(piece, caller)
-        cited = url_citations(answer, base)
+        cited = _annotations(answer, base)
         delta = {"annotations": cited} if cited else {}
-        end = chunk(delta, answer.finish_reason, headrace=_details(answer).model_dump(exclude_defaults=True))
+        end = chunk(delta, answer.finish_reason, headrace=details_of(answer).model_dump(exclude_defaults=True))
         return end + _data({**common, "choices": [], "usage": answer.usage.model_dump()}) if usage else end
 
     async with aclosing(rest):
@@ -154,6 +158,8 @@ async def streamed(
 def wrong(faults: Sequence[Mapping[str, Any]]) -> JSONResponse:
     """The answer to a request with these faults of pydantic's, the first in OpenAI's words and codes."""
     first = _param(faults[0])
+    if str(faults[0]["type"]).endswith("_type"):  # of what the field may be, that of which more was right is meant
+        first = max((one for one in map(_param, faults) if one.startswith(f"{first}[")), key=len, default=first)
     same = [fault for fault in faults if _param(fault) == first]  # one for each type that the field may have
     fault = next((fault for fault in same if not fault["type"].endswith("_type")), same[0])
     kind, given, limits = str(fault["type"]), fault.get("input"), dict(fault.get("ctx") or {})
@@ -209,7 +215,8 @@ def _param(fault: Mapping[str, Any]) -> str:
     return path
 
 
-def _details(answer: AnswerResponse) -> AnswerDetails:
+def details_of(answer: AnswerResponse) -> AnswerDetails:
+    """What an answer has beyond OpenAI's fields."""
     return AnswerDetails.model_validate({name: getattr(answer, name) for name in AnswerDetails.model_fields})
 
 

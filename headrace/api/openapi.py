@@ -84,6 +84,26 @@ EXAMPLES: dict[str, dict[int | str, dict[str, Any]]] = {
             "headrace": {name: value for name, value in _ANSWER.items() if name != "answer"},
         }
     ),
+    "responses": _example(
+        {
+            "id": "resp_7b12e77fe7c341bf",
+            "object": "response",
+            "created_at": 1767225600,
+            "completed_at": 1767225601,
+            "status": "completed",
+            "model": "headrace",
+            "output": [
+                {
+                    "id": "msg_7b12e77fe7c341bf",
+                    "type": "message",
+                    "status": "completed",
+                    "role": "assistant",
+                    "content": [{"type": "output_text", "text": _ANSWER["answer"], "annotations": [], "logprobs": []}],
+                }
+            ],
+            "headrace": {name: value for name, value in _ANSWER.items() if name != "answer"},
+        }
+    ),
 }
 """Successful responses by route."""
 

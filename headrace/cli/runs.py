@@ -64,14 +64,14 @@ def ledger(
                 f"Run {journal['run']} was recorded by an older Headrace, without the histograms that sums need.",
                 hint=f"Show its rows: headrace ledger {journal['run']}",
             )
-        rows = summed(journal["ledger"], by=(by,))
+        rows = with_rates(journal, summed(journal["ledger"], by=(by,)))
         if as_json:
             print_json({"run": journal["run"], "state": journal["state"], "by": by, "rows": rows})
         else:
             out.print(summary_table(rows, by, title=f"What {journal['run']} moved, by {by}"))
         return
     if as_json:
-        print_json({**summary(journal), "stages": stage_rates(journal), "rows": with_rates(journal)})
+        print_json({**summary(journal), "stages": stage_rates(journal), "rows": with_rates(journal, journal["rows"])})
         return
     rows = summed(journal["ledger"], by=("stage", "store", "tier")) if "ledger" in journal else merged(journal["rows"])
     out.print(ledger_table(rows, title=f"What {journal['run']} moved"))

@@ -6,7 +6,7 @@ asked of storage while nothing waited for it counts, too, so a rate says what th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -57,10 +57,15 @@ def stage_rates(journal: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*rows.values()]
 
 
-def with_rates(journal: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The ledger's rows with `ops_per_s` and `bytes_per_s`, over the time in which the row's stage was at work."""
-    active = {one["stage"]: one["active_s"] for one in _timeline(journal)}
-    return [{**row, **_over(active.get(row["stage"]), int(row["ops"]), int(row["bytes"]))} for row in journal["rows"]]
+def with_rates(journal: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the run's ledger with `ops_per_s` and `bytes_per_s`.
+
+    Over the time in which the row's stage was at work; for a row that sums over stages, over the duration of the run.
+    """
+    active, whole = {one["stage"]: one["active_s"] for one in _timeline(journal)}, seconds_of(journal)
+    return [
+        {**row, **_over(active.get(row["stage"]) if row["stage"] else whole, int(row["ops"]), int(row["bytes"]))} for row in rows
+    ]
 
 
 def _over(seconds: float | None, ops: int, moved: int) -> dict[str, float | int | None]:

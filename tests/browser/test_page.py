@@ -231,10 +231,12 @@ def test_a_view_whose_server_is_out_of_reach_says_so_and_is_shown_again(page: Ta
     view(page, "overview")
     network(offline=True)
     view(page, "tenants")
-    page.until("document.querySelectorAll('.tenants .notice').length === 2")
-    assert "Is headrace up still running?" in page.evaluate("document.querySelector('.tenants .notice p').innerText")
-    assert not page.evaluate("document.querySelector('.tenants table').checkVisibility()")
-    network(offline=False)
+    try:
+        page.until("document.querySelectorAll('.tenants .notice').length === 2")
+        assert "Is headrace up still running?" in page.evaluate("document.querySelector('.tenants .notice p').innerText")
+        assert not page.evaluate("document.querySelector('.tenants table').checkVisibility()")
+    finally:
+        network(offline=False)
     page.click(".tenants button", "Try again")
     page.until(f"document.querySelector('.tenants table').innerText.includes({json.dumps(TENANT)})")
 

@@ -110,6 +110,55 @@ def test_openais_client_is_obeyed_or_refused(api: Any, acme: httpx.Client) -> No
         assert thanks.choices[0].message.content == "You are welcome. Ask again at any time."
 
 
+def test_openais_client_asks_for_responses(api: Any, acme: httpx.Client) -> None:
+    import openai
+
+    question = "On which day was the pump of the northern station greased?"
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key=api.keys["acme"], max_retries=0) as client:
+        whole = client.responses.create(model="headrace", input=question)
+        assert (whole.status, whole.id[:5]) == ("completed", "resp_")
+        text = whole.output[0].content[0]  # type: ignore[union-attr]
+        [noted] = text.annotations  # type: ignore[union-attr]
+        assert noted.title == "pump.md"  # type: ignore[union-attr]
+        assert "pump of the northern station" in whole.output_text[noted.start_index : noted.end_index]  # type: ignore[union-attr]
+        assert whole.usage is not None
+        assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens
+        assert (whole.model_extra or {})["headrace"]["answer_id"] == whole.id.removeprefix("resp_")
+
+        with client.responses.stream(model="headrace", input=question) as stream:
+            seen = list(stream)
+            final = stream.get_final_response()
+        assert [event.sequence_number for event in seen] == list(range(len(seen)))
+        kinds = [event.type for event in seen]
+        assert kinds[:4] == [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.content_part.added",
+        ]
+        assert kinds[-1] == "response.completed"
+        assert "response.output_text.annotation.added" in kinds
+        pieces = "".join(event.delta for event in seen if event.type == "response.output_text.delta")
+        assert pieces.strip() == final.output_text.strip() == whole.output_text.strip()
+
+        follow = client.responses.create(model="headrace", input="And why?", previous_response_id=whole.id)
+        assert "pump" in (follow.model_extra or {})["headrace"]["asked_as"]
+        with pytest.raises(openai.NotFoundError):
+            client.responses.create(model="headrace", input="And why?", previous_response_id="resp_" + "0" * 16)
+        quotes = {"headrace": {"answers": "extractive"}}
+        short = client.responses.create(
+            model="headrace", input="Was the pump of the northern station greased?", max_output_tokens=4, extra_body=quotes
+        )
+        assert short.status == "incomplete"
+        assert short.incomplete_details is not None
+        assert short.incomplete_details.reason == "max_output_tokens"
+        found = client.responses.create(model="headrace-search", input=question)
+        assert found.output_text.startswith("[1] pump.md\n")
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.responses.create(model="headrace", input=question, store=False)
+        assert refused.value.param == "store"
+
+
 def test_openais_client_embeds(api: Any, acme: httpx.Client) -> None:
     import openai
 

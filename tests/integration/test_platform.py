@@ -10,7 +10,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home = tmp_path / "home"
     yield home
     for process in processes(home):  # of a test that failed: leave nothing to the next
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def settings(home: Path, idle_s: float = 0.0, **more: Any) -> Settings:

@@ -17,7 +17,7 @@ from test_slow_words import in_time
 from headrace.api import app  # noqa: F401  # that imports every route, with the bodies that it takes
 from headrace.api.admission import AdmissionQueue
 from headrace.api.auth import READ, Caller
-from headrace.api.chat import LenientRequest
+from headrace.api.conversation import LenientRequest
 from headrace.api.questions import LOOKUPS, WAITING_LOOKUPS, QuestionService
 from headrace.api.routes.openai import EmbeddingRequest, _embedding_list
 from headrace.api.schemas import ApiRequest

@@ -179,13 +179,18 @@ def test_what_was_measured_is_named_with_bucket_and_mount_and_from_where() -> No
 
 
 def test_a_sum_by_tenant_names_what_is_of_none() -> None:
-    rows = [row("", "", "write", 5, tenant="acme"), row("", "", "read", 7, tenant=""), row("", "", "read", 6, tenant="acme")]
+    none = {"ops_per_s": None, "bytes_per_s": None}
+    rows = [
+        {**row("", "", "write", 5, tenant="acme"), "ops_per_s": 0.04, "bytes_per_s": 1},
+        {**row("", "", "read", 7, tenant=""), **none},
+        {**row("", "", "read", 6, tenant="acme"), "ops_per_s": 1_200.4, "bytes_per_s": 2_500_000},
+    ]
     assert cells(summary_table(rows, "tenant", title="All")) == [
         ["All"],
-        ["tenant", "direction", "ops", "bytes", "p50", "p95", "max"],
-        ["acme", "read", "1", "6 B", "1 ms", "20 ms", "300 ms"],
-        ["write", "1", "5 B", "1 ms", "20 ms", "300 ms"],
-        ["no tenant", "read", "1", "7 B", "1 ms", "20 ms", "300 ms"],
+        ["tenant", "direction", "ops", "bytes", "p50", "p95", "max", "ops/s", "bytes/s"],
+        ["acme", "read", "1", "6 B", "1 ms", "20 ms", "300 ms", "1,200", "2.5 MB/s"],
+        ["write", "1", "5 B", "1 ms", "20 ms", "300 ms", "<0.1", "1 B/s"],
+        ["no tenant", "read", "1", "7 B", "1 ms", "20 ms", "300 ms", "-", "-"],
     ]
 
 

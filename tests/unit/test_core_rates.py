@@ -28,7 +28,7 @@ def test_a_stages_rates_are_over_its_time_at_work_and_the_runs_over_its_duration
     assert total["bytes"] == sum(row["bytes"] for row in run["rows"]) == sum(one["bytes"] for one in stages.values())
     assert total["bytes_per_s"] == round(total["bytes"] / 263)
     assert total["bytes_per_question"] == stages["retrieve"]["bytes_per_question"]
-    rows = with_rates(run)
+    rows = with_rates(run, run["rows"])
     assert sum(row["bytes_per_s"] for row in rows if row["stage"] == "land") - stages["land"]["bytes_per_s"] in range(-5, 6)
 
 
@@ -38,7 +38,7 @@ def test_without_a_time_there_are_no_rates() -> None:
         total = total_rates(run)
         assert total["seconds"] is total["bytes_per_s"] is total["ops_per_s"] is total["bytes_per_question"] is None
         assert total["bytes"] > 0
-        assert all(row["bytes_per_s"] is None for row in with_rates(run))
+        assert all(row["bytes_per_s"] is None for row in with_rates(run, run["rows"]))
 
 
 def test_a_run_says_itself_which_stages_were_at_question_time(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_a_pipeline_without_a_story_keeps_the_stages_that_moved_most() -> None:
 
 def test_what_was_rejected_says_so() -> None:
     run = next(iter(RUNS))
-    for promoted, word in ((True, "promoted"), (False, "rejected")):
+    for promoted, word in ((True, "outcome: promoted"), (False, "outcome: rejected")):
         scene = scene_for(of(run, "training", detail={"round": {"promoted": promoted}}))
         assert word in {text.text for text in items(scene, Label, "stage")}
 
@@ -224,8 +224,8 @@ def test_facts_are_the_runs() -> None:
     run = next(iter(RUNS))
     facts = " · ".join(facts_of(of(run, "inference")))
     counts = RUNS[run]["counts"]
-    assert f"{counts['documents']} documents · {counts['questions']} questions of" in facts
-    assert "1 round of" in " · ".join(facts_of(of(run, "training")))
+    assert f"{counts['documents']} documents · {counts['questions']} questions, " in facts
+    assert "1 round, " in " · ".join(facts_of(of(run, "training")))
     assert facts_of(diagram_for(PIPELINES["training"], ())) == ()
     old = of(run, "inference", counts={})
     assert "question" not in " ".join(facts_of(old))

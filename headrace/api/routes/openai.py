@@ -1,4 +1,4 @@
-"""The routes that OpenAI's clients use: chat completions, models, embeddings."""
+"""The routes that OpenAI's clients use: chat completions, responses, models, embeddings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError, to_json
 
 from headrace.api.answers import answer_response
+from headrace.api.auth import Caller
 from headrace.api.chat import ChatCompletionRequest
+from headrace.api.conversation import OpenAIRequest
 from headrace.api.dependencies import Reading, Serving
 from headrace.api.openai import (
     EMBEDDER,
@@ -29,8 +31,11 @@ from headrace.api.openai import (
     whole,
 )
 from headrace.api.openapi import EXAMPLES
+from headrace.api.questions import AdmittedQuestion
+from headrace.api.responses import ResponseObject, ResponseRequest, begun, ended, events
 from headrace.api.routes.questions import Pieces, last_of, pieces_of
 from headrace.api.schemas import ApiRequest, ApiResponse, Text
+from headrace.api.service import Service
 from headrace.api.telemetry import MODEL
 from headrace.api.threads import first_of, stream_from_thread
 from headrace.errors import WrongUsage
@@ -114,28 +119,8 @@ async def chat_completions(
     body: ChatCompletionRequest, request: Request, service: Serving, caller: Reading
 ) -> ChatCompletion | Response:
     """OpenAI's chat completions: the last message with role `user` is the question; `headrace` has citations and versions."""
-    check_model(body.model, MODEL, SEARCH)
-    # Many clients send `user`: it is ignored where the key may not name one.
-    user = body.asker if caller.names_users else None
-    more = body.headrace
-    asked = service.questions.admit(
-        caller,
-        body.question,
-        dict(request.headers),
-        tenant=more.tenant,
-        readers=more.readers,
-        filters=more.filters,
-        history=body.history,
-        user=user,
-        options=body.options,
-    )
-    if body.model == SEARCH:
-        request.scope["noted"].resource = asked.answer_id
-        pieces: Pieces = stream_from_thread(
-            request, service, lambda put, gone: service.questions.list_passages(asked, listing, put, gone)
-        )
-    else:
-        pieces = pieces_of(request, service, asked)
+    asked = _admitted(body, request, service, caller)
+    pieces = _pieces(body, request, service, asked)
     first = await first_of(pieces)
     base = str(request.base_url).rstrip("/")
     if body.stream:
@@ -143,6 +128,54 @@ async def chat_completions(
         events = streamed(asked.answer_id, first, pieces, caller, base, name=body.model, usage=usage)
         return StreamingResponse(events, media_type="text/event-stream")
     return whole(answer_response(await last_of(first, pieces), caller), base, body.model)
+
+
+@router.post(
+    "/v1/responses",
+    responses=EXAMPLES["responses"],
+    response_model=ResponseObject,
+)
+async def responses(body: ResponseRequest, request: Request, service: Serving, caller: Reading) -> ResponseObject | Response:
+    """OpenAI's responses: the last message of the input is the question; `headrace` has citations and versions."""
+    asked = _admitted(body, request, service, caller, after=body.after)
+    pieces = _pieces(body, request, service, asked)
+    first = await first_of(pieces)
+    base = str(request.base_url).rstrip("/")
+    response = begun(asked.answer_id, body)
+    if body.stream:
+        return StreamingResponse(events(response, first, pieces, caller, base), media_type="text/event-stream")
+    return ended(response, answer_response(await last_of(first, pieces), caller), base)
+
+
+def _admitted(
+    body: ChatCompletionRequest | ResponseRequest,
+    request: Request,
+    service: Service,
+    caller: Caller,
+    *,
+    after: str | None = None,
+) -> AdmittedQuestion:
+    check_model(body.model, MODEL, SEARCH)
+    more = body.headrace
+    return service.questions.admit(
+        caller,
+        body.question,
+        dict(request.headers),
+        tenant=more.tenant,
+        readers=more.readers,
+        filters=more.filters,
+        history=body.history,
+        after=after,
+        user=body.asker if caller.names_users else None,  # many clients send `user`: it is ignored where the key may not name one
+        options=body.options,
+    )
+
+
+def _pieces(body: OpenAIRequest, request: Request, service: Service, asked: AdmittedQuestion) -> Pieces:
+    if body.model != SEARCH:
+        return pieces_of(request, service, asked)
+    request.scope["noted"].resource = asked.answer_id
+    return stream_from_thread(request, service, lambda put, gone: service.questions.list_passages(asked, listing, put, gone))
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingList)

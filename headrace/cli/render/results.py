@@ -82,7 +82,8 @@ def rates(row: Mapping[str, Any]) -> tuple[str, str]:
     """Operations and bytes a second, for people: `1,200`, `4.1 MB/s`; `-` if there is no time to divide by."""
     if row["ops_per_s"] is None:
         return "-", "-"
-    ops = f"{row['ops_per_s']:,.0f}" if row["ops_per_s"] >= 10 else f"{row['ops_per_s']:.1f}"
+    each = row["ops_per_s"]
+    ops = f"{each:,.0f}" if each >= 10 else "<0.1" if each < 0.1 and row.get("ops") else f"{each:.1f}"
     return ops, f"{human_bytes(row['bytes_per_s'])}/s"
 
 
@@ -134,13 +135,13 @@ def summary_table(rows: Sequence[dict[str, Any]], by: str, *, title: str) -> Tab
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     table.add_column(by)
     table.add_column("direction")
-    for name in _MEASURED:
-        table.add_column(name, justify="right")
+    for name in (*_MEASURED, "ops/s", "bytes/s"):
+        table.add_column(name, justify="right", no_wrap=True)
     order = {tier: place for place, tier in enumerate(_TIERS)}
     first = {row[by]: place for place, row in reversed(list(enumerate(rows)))}
     last = None
     for row in sorted(rows, key=lambda row: (order.get(row[by], 0), first[row[by]], row["direction"])):
-        table.add_row(Text("" if row[by] == last else row[by] or f"no {by}"), row["direction"], *_measured(row))
+        table.add_row(Text("" if row[by] == last else row[by] or f"no {by}"), row["direction"], *_measured(row), *rates(row))
         last = row[by]
     return table
 

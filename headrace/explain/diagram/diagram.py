@@ -180,7 +180,7 @@ def _outcome(stage: str, journal: Mapping[str, Any]) -> str:
     round_ = journal.get("detail", {}).get("round")
     if stage != "promote" or not isinstance(round_, Mapping) or "promoted" not in round_:
         return ""
-    return "promoted" if round_["promoted"] else "rejected"
+    return f"outcome: {'promoted' if round_['promoted'] else 'rejected'}"
 
 
 def _drawn(pipeline: Pipeline) -> tuple[tuple[StageBox, ...], dict[FlowKey, None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from headrace.catalog import Tier
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.diagram import Diagram
 from headrace.explain.diagram.flow import Flow, Mark
@@ -57,6 +58,8 @@ class Foot:
         if not self.scale.slide:
             return self._details()
         parts = [self._gathered()] if self.gathered else []
+        if streamed := sum(flow.bytes for flow in (*self.diagram.flows, *self.gathered) if flow.tier is Tier.STREAM):
+            parts.append(f"through the stream: {human_bytes(streamed)}")
         if moved := sum(flow.bytes for flow in self.diagram.beside):
             parts.append(f"not in this picture: {human_bytes(moved)} that this run moved for other stages")
         return ["  ·  ".join(parts)] if parts else []
@@ -102,7 +105,8 @@ class Foot:
         parts = []
         if self.diagram.measured:
             second = "change" if self.diagram.against else "" if self.scale.slide else "p95 of one operation"
-            parts = ["arrow width grows with √bytes", f"chip: bytes moved{', and ' + second if second else ''}"]
+            counted = "chips and tiers" if self.scale.slide else "chip"
+            parts = ["arrow width grows with √bytes", f"{counted}: bytes moved{', and ' + second if second else ''}"]
             if any(flow.estimated for flow in self.diagram.flows):
                 parts.append("≈ estimated")
             if any(not flow.ops and not flow.before for flow in self.diagram.flows):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 from headrace.catalog import Tier
 from headrace.explain.diagram import theme
@@ -210,28 +209,6 @@ class Geometry:
         rows = self.plan.rows[bar.key[0]]
         inner = rows * s.bar_height + (rows - 1) * s.bar_height * 0.32
         return lane.y + (lane.height - inner + s.head_room * 0.5) / 2 + bar.row * s.bar_height * 1.32
-
-    def name_position(self, bar: Bar) -> tuple[list[str], float] | None:
-        """The lines of a bar's name, and the centre of the widest part of the bar without arrows that fits them."""
-        s = self.scale
-        clear = s.shaft / 2 + 3
-        edges = [bar.left - clear, *bar.blocked, bar.right + clear]
-        free = sorted(
-            ((one + clear, two - clear) for one, two in pairwise(edges)),
-            key=lambda part: part[0] - part[1],
-        )
-        for count in (1, 2):
-            lines = self.name_lines(bar.key, count)
-            wide = max(theme.width(line, s.bar, SEMIBOLD) for line in lines) + 2 * s.pad - 2
-            low, high = free[0]
-            if high - low >= wide:
-                middle = (bar.left + bar.right) / 2
-                return lines, min(max(middle, low + wide / 2), high - wide / 2)
-        return None
-
-    def behind(self, bar: Bar) -> tuple[float, ...]:
-        """The arrows that pass behind a bar, because its name does not fit beside them."""
-        return () if self.name_position(bar) else bar.blocked
 
     def shaft_width(self, flow: Flow) -> float:
         """The width of a flow's arrow: grows with √bytes."""

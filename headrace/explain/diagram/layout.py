@@ -102,7 +102,7 @@ class _Layout:
 
     def _draw(self) -> None:
         plan = self.at.plan
-        hidden = {x for bar in plan.bars for x in self.at.behind(bar)}
+        behind = {x for bar in plan.bars for x in bar.blocked}  # arrows that pass behind a bar
         below = subtitle(self.diagram, self.facts, slide=self.scale.slide)
         ys = self.at.headline_y, self.at.subtitle_y
         self.groups.append(title_group(self.diagram.title, below, self.scale, self.palette, self.at.right, ys))
@@ -112,12 +112,12 @@ class _Layout:
         self._strip()
         self._rail()
         for slot in plan.slots:
-            if slot.x in hidden:
+            if slot.x in behind:
                 self._flow(slot, chip=False)
         for bar in plan.bars:
             self._bar(bar)
         for slot in plan.slots:
-            self._flow(slot, shaft=slot.x not in hidden)
+            self._flow(slot, shaft=slot.x not in behind)
         for column in plan.columns:
             self._stage(column)
         self.groups += self.foot.draw(self.at.foot_y, self.at.right)
@@ -258,12 +258,8 @@ class _Layout:
         s, palette = self.scale, self.palette
         tier, store = bar.key
         box = Box(bar.left, self.at.bar_y(bar), bar.right - bar.left, self.at.bar_height(tier))
-        placed = self.at.name_position(bar)
-        if placed:
-            lines, centre = placed
-        else:
-            lines = self.at.name_lines(bar.key, 1 if box.width >= self.at.names[bar.key].one else 2)
-            centre = (bar.left + bar.right) / 2
+        lines = self.at.name_lines(bar.key, 1 if box.width >= self.at.names[bar.key].one else 2)
+        centre = box.x + box.width / 2
         if tier is Tier.STREAM:
             fed = bar.key == self.diagram.feedback
             colour = palette.feedback if fed else palette.muted
@@ -288,20 +284,13 @@ class _Layout:
         return self.diagram.measured and not flow.ops
 
     def _flow(self, slot: Slot, *, shaft: bool = True, chip: bool = True) -> None:
-        flow, palette = slot.flow, self.palette
+        flow = slot.flow
         y1, y2 = self.at.ends(slot)
         colour = self._colour(flow)
         width = self.at.shaft_width(flow) if self.diagram.measured else 1.75
         items: list[Item] = []
         if shaft:
             head = (max(4.5, width / 2 + 3.2), max(8.0, min(13.0, width * 0.5 + 6.5)))
-            for crossed in self.at.plan.bars if chip else ():
-                if slot.x in crossed.blocked:  # an outline shows that the arrow passes and does not end here
-                    at = self.at.bar_y(crossed)
-                    ends = max(at - 1, min(y1, y2)), min(at + self.at.bar_height(crossed.key[0]) + 1, max(y1, y2))
-                    above = flow.tier is Tier.STREAM
-                    rim = palette.card if above else palette.tint(palette.tiers[crossed.key[0]])
-                    items.append(Line(slot.x, ends[0], slot.x, ends[1], rim, width + 5))
             items.append(Line(slot.x, y1, slot.x, y2, colour, width, head, (2, 3) if self._idle(flow) else ()))
         if chip and self.diagram.measured:
             items += self._chip(flow, self.at.chip(slot), colour)

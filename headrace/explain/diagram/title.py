@@ -69,7 +69,7 @@ def facts_of(diagram: Diagram) -> tuple[str, ...]:
 
 
 def _each(count: int, noun: str, moved: int) -> str:
-    return f"{_counted(count, noun)} of {human_bytes(moved // count)}" + ("" if count == 1 else " each")
+    return f"{_counted(count, noun)}, {human_bytes(moved // count)} moved" + ("" if count == 1 else f" per {noun}")
 
 
 def _counted(count: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 import { call, documentPath, get, Refusal, withParameters } from "../lib/api.js";
 import { badge, command, confirmed, empty, facts, fault, fill, icon, loading, make, marked, quiet } from "../lib/dom.js";
 import { ago, bytes, exactly, several } from "../lib/format.js";
+import { latest } from "../lib/latest.js";
 import { note } from "../lib/route.js";
 import { table } from "../lib/table.js";
 import { chooseTenant, onTenant, tenant } from "../lib/tenant.js";
@@ -21,6 +22,7 @@ const STATES = {
 };
 
 export function open(section) {
+  const asked = latest();
   let rows = [];
   let more = false;
   let status = "";
@@ -72,15 +74,17 @@ export function open(section) {
   async function load(onward = false) {
     clearTimeout(looking);
     const whose = tenant();
+    const wanted = asked();
     try {
       const limit = onward ? PAGE : Math.min(1000, Math.max(PAGE, rows.length));
       const found = await get("/v1/documents", { tenant: whose, status, limit, after: onward ? rows.at(-1)?.uri : "" });
-      if (whose !== tenant()) return;
+      if (!wanted()) return;
       rows = onward ? [...rows, ...found.data] : found.data;
       more = found.has_more;
       stored.textContent = `Tenant ${whose} has ${several(found.stored.documents, "document")}; ${bytes(found.stored.bytes)} are stored.`;
       draw();
     } catch (error) {
+      if (!wanted()) return;
       content.hidden = true;
       fill(state, fault(error, () => load()));
     }

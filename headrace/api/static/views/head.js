@@ -3,6 +3,7 @@
 import { get } from "../lib/api.js";
 import { badge, card, command, empty, fault, fill, loading, make, marked } from "../lib/dom.js";
 import { bytes, capital, count, exactly, span, when } from "../lib/format.js";
+import { latest } from "../lib/latest.js";
 import { listen } from "../lib/live.js";
 import { table } from "../lib/table.js";
 
@@ -11,6 +12,7 @@ export const title = "The head";
 const LOOK_MS = 5000;
 
 export function open(section) {
+  const asked = latest();
   let timer = null;
 
   const figures = make("div", { class: "figures" });
@@ -47,8 +49,10 @@ export function open(section) {
 
   async function load() {
     clearTimeout(timer);
+    const wanted = asked();
     try {
       const found = await get("/v1/head");
+      if (!wanted()) return;
       fill(state);
       partitions.element.hidden = false;
       partitions.show(found.partitions);
@@ -57,6 +61,7 @@ export function open(section) {
       fill(troubles, stopped.map(howToGoOn));
       fill(diverged, divergences(found.divergences));
     } catch (error) {
+      if (!wanted()) return;
       fill(state, fault(error, load));
       partitions.element.hidden = true;
     }

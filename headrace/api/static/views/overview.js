@@ -5,6 +5,7 @@ import { drawn, fitted } from "../lib/diagram.js";
 import { card, dialog, empty, fault, fill, loading, make, quiet } from "../lib/dom.js";
 import { bytes, capital, count, milliseconds, span, TIERS, when } from "../lib/format.js";
 import { keep, kept } from "../lib/keep.js";
+import { latest } from "../lib/latest.js";
 import { last, listen } from "../lib/live.js";
 import { address, note } from "../lib/route.js";
 import { table } from "../lib/table.js";
@@ -27,7 +28,8 @@ export function open(section) {
   let scene = null;
   let picture = null;
   let runs = []; // of this pipeline, oldest first
-  let asked = "";
+  const asked = latest();
+  let drawnFrom = ""; // its address
   let timer = null;
   let moved = new Map(); // what each run's flows were when they were heard of last
   const active = new Map(); // flow → until when it is shown as at work
@@ -143,14 +145,15 @@ export function open(section) {
 
   async function draw() {
     const [view, detail] = (SHAPES[shape.value] ? shape.value : "storage/slide").split("/");
-    const wanted = withParameters(`/v1/diagrams/${chosen}.json`, { run, view, detail, theme: theme() });
-    asked = wanted;
+    const wanted = asked();
+    const from = withParameters(`/v1/diagrams/${chosen}.json`, { run, view, detail, theme: theme() });
+    drawnFrom = from;
     try {
-      const found = await get(wanted);
-      if (asked !== wanted) return;
+      const found = await get(from);
+      if (!wanted()) return;
       show(found);
     } catch (error) {
-      if (asked !== wanted) return;
+      if (!wanted()) return;
       scene = picture = null;
       saving.disabled = true;
       work.textContent = "";
@@ -195,7 +198,7 @@ export function open(section) {
   }
 
   async function save() {
-    const response = await call(asked.replace(".json", ".svg"));
+    const response = await call(drawnFrom.replace(".json", ".svg"));
     const link = make("a", { href: URL.createObjectURL(await response.blob()), download: `${chosen}.svg` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);

@@ -3,6 +3,7 @@
 import { get } from "../lib/api.js";
 import { card, command, fault, fill, loading, make, quiet } from "../lib/dom.js";
 import { bytes, count, percent } from "../lib/format.js";
+import { latest } from "../lib/latest.js";
 import { table } from "../lib/table.js";
 
 const WAIT_MS = 150;
@@ -21,7 +22,7 @@ const STEPS = 200;
 export function sizing(changed) {
   let chosen = {};
   let timer = null;
-  let asked = 0;
+  const asked = latest();
   const model = make("select", { id: "size-model", onchange: () => choose("model", model.value, "llama-3.1-70b") });
   const recipe = make("select", { id: "size-recipe", onchange: () => choose("recipe", recipe.value, "mixed-adam") });
   const sliders = SLIDERS.map(([name, label, least, most, usual]) => {
@@ -60,15 +61,15 @@ export function sizing(changed) {
   }
 
   async function load() {
-    const mine = (asked += 1);
+    const wanted = asked();
     try {
       const found = await get("/v1/sizing", chosen);
-      if (mine !== asked) return;
+      if (!wanted()) return;
       options(model, found.models, found.sizing.parameters.model);
       options(recipe, found.recipes, found.sizing.parameters.recipe);
       fill(results, tables(found.sizing));
     } catch (error) {
-      if (mine === asked) fill(results, fault(error, load));
+      if (wanted()) fill(results, fault(error, load));
     }
   }
 

@@ -3,6 +3,7 @@
 import { get } from "../lib/api.js";
 import { badge, card, empty, fault, fill, loading, make, quiet } from "../lib/dom.js";
 import { bytes, count, milliseconds, percent, span, TIERS, when } from "../lib/format.js";
+import { latest } from "../lib/latest.js";
 import { listen } from "../lib/live.js";
 import { note } from "../lib/route.js";
 import { table } from "../lib/table.js";
@@ -15,6 +16,7 @@ const KV = "kv-cache";
 const LIVE_MS = 2000;
 
 export function open(section) {
+  const asked = latest();
   let ledger = null;
   let chosen = { run: "", tier: "", direction: "", text: "", sort: "bytes", down: true, size: "" };
   let timer = null;
@@ -63,12 +65,14 @@ export function open(section) {
 
   async function load() {
     const run = chosen.run;
+    const wanted = asked();
     try {
       const found = await get("/v1/ledger", { run });
-      if (run !== chosen.run) return;
+      if (!wanted()) return;
       ledger = found;
       draw();
     } catch (error) {
+      if (!wanted()) return;
       ledger = list = null;
       about.textContent = sums.textContent = "";
       fill(holder);

@@ -3,6 +3,7 @@
 import { get, send } from "../lib/api.js";
 import { badge, card, command, confirmed, dialog, empty, facts, fault, fill, loading, make, quiet } from "../lib/dom.js";
 import { ago, bytes, capital, count, exactly, when, words } from "../lib/format.js";
+import { latest } from "../lib/latest.js";
 import { note } from "../lib/route.js";
 import { table } from "../lib/table.js";
 import { openTenants } from "../lib/tenant.js";
@@ -22,6 +23,8 @@ const quota = (name, value) => (name.includes("bytes") ? bytes(value) : count(va
 
 export function open(section) {
   let keys = [];
+  const listed = latest();
+  const read = latest();
 
   const list = table("Tenants", [
     { name: "tenant", title: "Tenant", value: (one) => one.tenant, cell: (one) => make("button", { type: "button", class: "link", onclick: () => openTenant(one) }, make("strong", {}, one.tenant)) },
@@ -44,8 +47,10 @@ export function open(section) {
   const live = (one) => keys.filter((key) => key.tenant === one.tenant && !key.revoked_at);
 
   async function load() {
+    const wanted = listed();
     try {
       const [tenants, found] = await Promise.all([get("/v1/tenants"), get("/v1/keys")]);
+      if (!wanted()) return tenants.data;
       keys = found.data;
       list.element.hidden = !tenants.data.length;
       fill(state, tenants.data.length ? null : empty("No tenant yet", make("p", {}, "Commands use the tenant of the settings. A tenant with keys of its own is added here, or by"), command("headrace tenant add NAME")));
@@ -55,6 +60,7 @@ export function open(section) {
       whose.value = before;
       return tenants.data;
     } catch (error) {
+      if (!wanted()) return [];
       list.element.hidden = true;
       fill(state, fault(error, load));
       return [];
@@ -62,8 +68,10 @@ export function open(section) {
   }
 
   async function loadAudit(before) {
+    const wanted = read();
     try {
       const found = (await get("/v1/audit", { tenant: whose.value, before, limit: LINES })).data;
+      if (!wanted()) return null;
       if (!found.length && !before) return fill(audit, empty("Nothing yet", make("p", {}, "Each request with a key and each change is a line here, a few seconds after it happened.")));
       const lines = table("Audit, newest first", [
         { name: "at", title: "When", cell: (one) => make("time", { dateTime: one.at, title: exactly(one.at) }, ago(one.at)) },
@@ -79,7 +87,7 @@ export function open(section) {
         make("button", { type: "button", onclick: () => loadAudit() }, "Newest"),
         make("button", { type: "button", disabled: found.length < LINES, onclick: () => loadAudit(found.at(-1).at) }, "Earlier")));
     } catch (error) {
-      return fill(audit, fault(error, () => loadAudit(before)));
+      return wanted() ? fill(audit, fault(error, () => loadAudit(before))) : null;
     }
   }
 

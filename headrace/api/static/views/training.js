@@ -3,6 +3,7 @@
 import { get, send } from "../lib/api.js";
 import { badge, card, command, confirmed, dialog, drawing, empty, facts, fault, fill, gauge, loading, make, marked, quiet } from "../lib/dom.js";
 import { ahead, bytes, capital, count, exactly, percent, several, signed, span, when } from "../lib/format.js";
+import { latest } from "../lib/latest.js";
 import { last, listen } from "../lib/live.js";
 import { note } from "../lib/route.js";
 import { table } from "../lib/table.js";
@@ -25,6 +26,7 @@ export const versionName = (model, version) => (version === "none" ? PACKAGED[mo
 const cased = (text) => `${capital(text)}${/[.!?]$/.test(text) ? "" : "."}`;
 
 export function open(section) {
+  const asked = latest();
   let visible = false;
   let seen = "";
 
@@ -54,19 +56,22 @@ export function open(section) {
   setInterval(() => visible && last("loop") && fill(now, loopNow(last("loop"))), 5000); // times to come are told from now
 
   async function load() {
+    const wanted = asked();
     try {
       const registry = await get("/v1/registry");
+      if (!wanted()) return;
       fill(models, registry.models.map((one) => modelOf(one, last("loop"), load)));
       fill(moves, history(registry.moves));
     } catch (error) {
+      if (!wanted()) return;
       fill(models, fault(error, load));
       fill(moves);
     }
     try {
       const found = await get("/v1/rounds");
-      fill(rounds, roundsTable(found));
+      if (wanted()) fill(rounds, roundsTable(found));
     } catch (error) {
-      fill(rounds, fault(error, load));
+      if (wanted()) fill(rounds, fault(error, load));
     }
   }
 
