@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests start hundreds of processes; where bytecode is not kept, each compiles every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install install-dev install-vast install-postgresql install-docs demo check unit test soak properties bench lint format docs pictures lock dist sbom clean
+.PHONY: install install-dev install-vast install-postgresql install-mcp install-docs demo check unit test soak properties bench lint format docs pictures lock dist sbom clean
 
 install: .venv/installed
 
@@ -23,6 +23,8 @@ install-dev: .venv/installed-dev
 install-vast: .venv/installed-vast
 
 install-postgresql: .venv/installed-postgresql
+
+install-mcp: .venv/installed-mcp
 
 install-docs: .venv/installed-docs
 
@@ -45,7 +47,7 @@ install-docs: .venv/installed-docs
 	@$(PIP) -r locks/$*.txt
 	@touch $@
 
-.venv/installed-dev: .venv/installed-vast .venv/installed-postgresql
+.venv/installed-dev: .venv/installed-vast .venv/installed-postgresql .venv/installed-mcp
 
 demo: install
 	@$(BIN)/headrace demo $(if $(DOCS),--docs "$(DOCS)") $(if $(ON),--on $(ON))

@@ -25,7 +25,7 @@ from headrace.api.errors import error_response_for
 from headrace.api.middleware import OPENAI, AuthMiddleware, CrossOriginMiddleware
 from headrace.api.openai import wrong
 from headrace.api.openapi import described
-from headrace.api.routes import documents, health, openai, questions, runs, storage, tenants, training
+from headrace.api.routes import documents, health, lineage, openai, questions, runs, storage, tenants, training
 from headrace.api.service import Service
 from headrace.errors import BadSettings, HeadraceError, WrongUsage
 from headrace.models import http
@@ -80,6 +80,7 @@ def create_app(service: Service, token: str) -> FastAPI:
         documents.router,
         tenants.router,
         runs.router,
+        lineage.router,
         storage.router,
         training.router,
     ):

@@ -17,7 +17,8 @@ from typer._completion_classes import completion_init
 from typer._completion_shared import get_completion_script
 
 # Importing a module registers its commands; `--help` lists them in this order.
-from headrace.cli import up, setup, documents, questions, evaluation, training, lineage, head, runs, explain, kv, storage, tenants  # noqa: F401
+from headrace.cli import up, setup, documents, questions, evaluation, training, lineage, head, runs, explain, kv, storage  # noqa: F401
+from headrace.cli import tenants, mcp  # noqa: F401
 from headrace.cli.common import cli, common, err
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.terminal import Harmless, harmless

@@ -8,8 +8,10 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
 from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 from headrace.cli.common import err
@@ -34,17 +36,22 @@ def digest_of(settings: Settings) -> str:
 
 
 class RunningApi:
-    """Its API, by the token in its home's record."""
+    """The API of a service; by default of the one in this home, by the token in its record."""
 
-    def __init__(self, service: RunningService) -> None:
-        self._service = service
+    def __init__(self, url: str, token: str, certificate: Path | None = None) -> None:
+        self.url, self._token = url, token
         handlers: list[Any] = [ProxyHandler({})]
-        if service.certificate is not None:
-            context = ssl.create_default_context(cafile=str(service.certificate))
+        if certificate is not None:
+            context = ssl.create_default_context(cafile=str(certificate))
             context.check_hostname = False  # it is asked by its address, and no other certificate is trusted
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             handlers.append(HTTPSHandler(context=context))
         self._opener = build_opener(*handlers)
+
+    @classmethod
+    def in_home(cls, service: RunningService) -> RunningApi:
+        """That of a home's `headrace up`."""
+        return cls(service.url, service.token, service.certificate)
 
     def get(self, path: str, *, seconds: float) -> dict[str, Any]:
         """The JSON of a route, whatever its status. Raises `Unavailable`."""
@@ -55,9 +62,28 @@ class RunningApi:
             except HTTPError as error:
                 return self._json(error)
 
+    def fetch(self, path: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """GET JSON; parameters that are None are left out, a list is repeated. Raises as `post`."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        query = f"?{urlencode(given, doseq=True)}" if given else ""
+        with self._faults(), self._opener.open(self._request(path + query), timeout=_ANSWER_S) as answer:
+            return self._json(answer)
+
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST JSON, return JSON. Raises the error that the service answers with, `Unavailable` if it does not answer."""
         with self._faults(), self._opener.open(self._request(path, body), timeout=_ANSWER_S) as answer:
+            return self._json(answer)
+
+    def put(self, path: str, content: bytes) -> dict[str, Any]:
+        """PUT bytes, return JSON. Raises as `post`."""
+        request = Request(self.url + path, content, self._headers("application/octet-stream"), method="PUT")
+        with self._faults(), self._opener.open(request, timeout=_ANSWER_S) as answer:
+            return self._json(answer)
+
+    def delete(self, path: str) -> dict[str, Any]:
+        """DELETE, return JSON. Raises as `post`."""
+        request = Request(self.url + path, headers=self._headers("application/json"), method="DELETE")
+        with self._faults(), self._opener.open(request, timeout=_ANSWER_S) as answer:
             return self._json(answer)
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -74,9 +100,11 @@ class RunningApi:
                     yield name, json.loads(value)
 
     def _request(self, path: str, body: Mapping[str, Any] | None = None) -> Request:
-        headers = {"Authorization": f"Bearer {self._service.token}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode("utf-8", "surrogatepass")
-        return Request(self._service.url + path, data, headers)
+        return Request(self.url + path, data, self._headers("application/json"))
+
+    def _headers(self, kind: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
 
     @staticmethod
     def _json(answer: HTTPResponse | HTTPError) -> dict[str, Any]:
@@ -95,7 +123,7 @@ class RunningApi:
             raise _error(said, error.code) from None
         except (URLError, OSError, HTTPException, ValueError) as error:
             raise Unavailable(
-                f"The `headrace up` of this home, {self._service.url}, does not answer: {error}.",
+                f"`headrace up` at {self.url} does not answer: {error}.",
                 hint="Check its terminal output and restart it.",
             ) from None
 
@@ -108,7 +136,7 @@ def running_api(settings: Settings) -> RunningApi | None:
     if service.settings != digest_of(settings):
         err.print("`headrace up` runs with other settings, so this command works beside it.", style="dim", soft_wrap=True)
         return None
-    return RunningApi(service)
+    return RunningApi.in_home(service)
 
 
 def _error(body: Mapping[str, Any], status: int) -> HeadraceError:

@@ -258,7 +258,7 @@ def _service_status(service: RunningService) -> dict[str, Any]:
     from headrace.readiness import PartState
 
     try:
-        status = RunningApi(service).get("/health/ready", seconds=_ASKING_S)
+        status = RunningApi.in_home(service).get("/health/ready", seconds=_ASKING_S)
     except Unavailable:
         part = PartState("service", "does not answer", math.nan, "Check its terminal output and restart it.")
         return {"status": "not_ready", "parts": [part.as_dict()], "unrecorded_answers": 0}

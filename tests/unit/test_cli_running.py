@@ -65,7 +65,7 @@ def test_a_command_asks_it_and_reads_its_errors(tmp_path: Path, encrypted: bool)
     pem = certificate_of(home) if encrypted else None
     with served(ApiSettings(certificate=pem, key=pem)) as url:
         assert url.startswith("https://127.0.0.1:" if encrypted else "http://127.0.0.1:")
-        api = RunningApi(service(url, pem))
+        api = RunningApi.in_home(service(url, pem))
         assert [*api.events("/v1/ask", {"question": "how long?"})] == [("piece", {"text": "35"}), ("answer", {"answer": "35"})]
         with pytest.raises(NotFound, match="No answer is known"):
             [*api.events("/v1/ask", {"question": "unknown"})]
@@ -81,7 +81,7 @@ def test_another_certificate_is_not_trusted(tmp_path: Path) -> None:
         home.prepare()
         pems.append(certificate_of(home))
     with served(ApiSettings(certificate=pems[0], key=pems[0])) as url, pytest.raises(Unavailable, match=r"(?i)certificate"):
-        RunningApi(service(url, pems[1])).post("/v1/ask", {"question": "?"})
+        RunningApi.in_home(service(url, pems[1])).post("/v1/ask", {"question": "?"})
 
 
 def test_it_is_found_by_its_record_unless_its_settings_are_others(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_any_shape_of_error_is_a_sentence() -> None:
         thread.start()
         try:
             with pytest.raises(Unavailable, match="answered 502"):
-                RunningApi(service(f"http://127.0.0.1:{listening.getsockname()[1]}")).post("/x", {})
+                RunningApi.in_home(service(f"http://127.0.0.1:{listening.getsockname()[1]}")).post("/x", {})
         finally:
             server.should_exit = True
             thread.join()

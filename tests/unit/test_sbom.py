@@ -58,7 +58,7 @@ def test_every_locked_package_is_in_it_with_its_hashes(bom: dict[str, Any]) -> N
     for purl, one in components.items():
         assert re.fullmatch(r"pkg:pypi/[a-z0-9-]+@[^/@ ]+", purl)
         Version(one["version"])
-    for lock in ("base", "generator", "torch-cpu", "torch-cuda", "postgresql", "vast"):
+    for lock in ("base", "generator", "torch-cpu", "torch-cuda", "postgresql", "mcp", "vast"):
         text = (ROOT / "locks" / f"{lock}.txt").read_text()
         for name, version in re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", text, re.MULTILINE):
             purl = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{version.replace('+', '%2B')}"
