@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
@@ -31,6 +31,10 @@ TASK_CHARACTERS = 100_000
 ANSWER_CHARACTERS = 16_000
 """Of each answer in a history that are read."""
 MESSAGES = 10_000
+_RECENT = 200
+"""Messages before the question in which its history is looked for: what a client's tools said stands between the turns."""
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+ROLES: tuple[str, ...] = get_args(Role)
 _SYSTEM = ("system", "developer")
 _TEXTS = ("text", "input_text", "output_text")
 """The types of a message's parts that are text."""
@@ -58,7 +62,7 @@ class LenientRequest(BaseModel):
 class Message(LenientRequest):
     """One message. Only its text is read; pictures, tool calls and refusals are ignored."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    role: Role
     content: Annotated[Any, WithJsonSchema(_CONTENT)] = None
 
     @property
@@ -103,7 +107,7 @@ def history_in(messages: Sequence[Message]) -> list[Turn]:
     """The newest questions before the last message with the role `user`, each with what the assistant said next."""
     turns: list[Turn] = []
     last = max(place for place, message in enumerate(messages) if message.role == "user")
-    for message in messages[:last]:
+    for message in messages[max(0, last - _RECENT) : last]:
         text = message.text.strip()
         if message.role == "user" and text and intent_of(text) == "question":
             turns.append(Turn(text[:QUESTION_CHARACTERS]))

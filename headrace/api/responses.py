@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from headrace.answering.follow_up import Turn
@@ -21,7 +21,7 @@ from headrace.api.answers import AnswerDetails, AnswerResponse, answer_response
 from headrace.api.auth import Caller
 from headrace.api.conversation import (
     MESSAGES,
-    LenientRequest,
+    ROLES,
     Message,
     OpenAIRequest,
     Tokens,
@@ -41,36 +41,46 @@ _OTHERS = (
     "computer_call", "computer_call_output", "mcp_call", "mcp_list_tools", "image_generation_call", "code_interpreter_call",
 )  # fmt: skip
 """Items of a conversation that are no messages, and are not read."""
+_PAIRS, _NAME_CHARACTERS, _TEXT_CHARACTERS = 16, 64, 512  # of metadata, as OpenAI's service takes them
 
 
-class InputItem(LenientRequest):
+class InputItem(Message):
     """One item of the input: a message, or what an earlier response had beside its message, which is not read."""
 
     type: str = "message"
     role: Any = None
-    content: Any = None
 
     @model_validator(mode="after")
     def _message(self) -> InputItem:
         if self.type == "message":
-            try:
-                Message(role=self.role, content=self.content)
-            except ValidationError:
-                raise ValueError("an item of the type message needs a role: user, assistant, system or developer") from None
+            if self.role not in ROLES:
+                raise ValueError("an item of the type message needs a role: user, assistant, system or developer")
         elif self.type not in _OTHERS:
-            raise ValueError(f"an item of the type {self.type!r} is not known here; send messages")
+            raise ValueError(f"an item of the type {self.type[:100]!r} is not known here; send messages")
         return self
 
 
-def _messages(given: str | list[InputItem]) -> list[Message]:
-    if isinstance(given, str):
-        return [Message(role="user", content=given)]
-    return [Message(role=item.role, content=item.content) for item in given if item.type == "message"]
+def _messages(given: str | list[InputItem]) -> Sequence[Message]:
+    return [Message(role="user", content=given)] if isinstance(given, str) else [item for item in given if item.type == "message"]
 
 
 def _conversation(given: str | list[InputItem]) -> str | list[InputItem]:
     check_conversation(_messages(given))
     return given
+
+
+def _few_texts(metadata: Any) -> Any:
+    """Metadata within OpenAI's limits: the response has it several times. Raises `ValueError`."""
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict) or len(metadata) > _PAIRS:
+        raise ValueError(f"it is an object of at most {_PAIRS} texts")
+    for name, text in metadata.items():
+        if not isinstance(text, str):
+            raise ValueError("it is an object of texts; write numbers and the like as texts")
+        check_text(name, _NAME_CHARACTERS)
+        check_text(text, _TEXT_CHARACTERS)
+    return metadata
 
 
 def _short(instructions: str) -> str:
@@ -102,6 +112,8 @@ class ResponseRequest(OpenAIRequest):
     instructions: Annotated[str, AfterValidator(_short)] | None = None
     max_output_tokens: Tokens | None = None
     previous_response_id: Annotated[str, Field(pattern=r"^resp_[0-9a-f]{16}$")] | None = None
+
+    metadata: Annotated[dict[str, str] | None, BeforeValidator(_few_texts)] = None
 
     background: Any = None
     conversation: Any = None
@@ -181,7 +193,7 @@ class ResponseObject(ApiResponse):
     incomplete_details: dict[str, str] | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
-    metadata: Any = None
+    metadata: dict[str, str] | None = None
     model: str
     output: list[dict[str, Any]]
     parallel_tool_calls: bool = True

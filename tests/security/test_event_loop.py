@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import unicodedata
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ import pytest
 from pydantic import ValidationError
 from test_slow_words import in_time
 
+from headrace.answering.follow_up import TURNS
 from headrace.api import app  # noqa: F401  # that imports every route, with the bodies that it takes
 from headrace.api.admission import AdmissionQueue
 from headrace.api.auth import READ, Caller
+from headrace.api.chat import ChatCompletionRequest
 from headrace.api.conversation import LenientRequest
 from headrace.api.questions import LOOKUPS, WAITING_LOOKUPS, QuestionService
+from headrace.api.responses import ResponseRequest
 from headrace.api.routes.openai import EmbeddingRequest, _embedding_list
 from headrace.api.schemas import ApiRequest
 from headrace.errors import NotFound, Overloaded, WrongUsage
@@ -46,6 +50,51 @@ def test_a_list_of_wrong_items_is_one_error(body: type[Any]) -> None:
             except ValidationError as wrong:
                 faults.extend(fault["loc"] for fault in wrong.errors())
             assert sum(where[:1] == (name,) for where in faults) <= 6, (name, item)
+
+
+@pytest.mark.parametrize(("body", "messages"), [(ChatCompletionRequest, "messages"), (ResponseRequest, "input")])
+@pytest.mark.parametrize(
+    "said", [{"role": "tool"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": [{}]}], ids=str
+)
+def test_a_conversation_is_read_once(body: Any, messages: str, said: dict[str, Any]) -> None:
+    """60 conversations of 10,000 short messages, each read six times, kept other tenants waiting for half a minute."""
+    sent = {"model": "headrace", messages: [*[said] * 9_998, {"role": "user", "content": "Why?"}]}
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        asked = body.model_validate(sent)
+        assert (asked.question, len(asked.history) <= TURNS, asked.options.instructions) == ("Why?", True, "")
+    finally:
+        sys.setprofile(None)
+    assert calls < 3 * 10_000, "Python's work for each message"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {str(number): "1" for number in range(17)},
+        {"a": 1},
+        {"a": {}},
+        {"a": "x" * 513},
+        {"x" * 65: "a"},
+        {"a": "\ud800"},
+        {"\ud800": "a"},
+        [{}] * 5_000,
+        float("nan"),
+        "text",
+    ],
+    ids=lambda given: str(given)[:20],
+)
+def test_what_a_response_repeats_is_small(metadata: Any) -> None:
+    """It has the metadata three times: 4 MB of keys kept all waiting for 2.4 s, and deep ones broke it off."""
+    with pytest.raises(ValidationError) as refused:
+        ResponseRequest.model_validate({"model": "headrace", "input": "Why?", "metadata": metadata})
+    assert [fault["loc"][0] for fault in refused.value.errors()] == ["metadata"]
 
 
 @pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0301", "\u0f73"])

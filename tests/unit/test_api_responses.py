@@ -42,6 +42,7 @@ def message(role: str, text: str) -> dict[str, Any]:
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_parameter"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options", "unsupported_value"),
         ({"previous_response_id": "chatcmpl-1"}, "previous_response_id", "invalid_value"),
+        ({"metadata": {"run": 1}}, "metadata", "invalid_value"),
         ({"messages": []}, "messages", "unknown_parameter"),
         ({"input": ""}, "input", "invalid_value"),
         ({"input": []}, "input", "empty_array"),
