@@ -22,6 +22,7 @@ from headrace.api.conversation import (
     question_in,
     unsupported,
 )
+from headrace.api.schemas import Text
 
 
 class StreamOptions(LenientRequest):
@@ -35,7 +36,8 @@ def _conversation(messages: list[Message]) -> list[Message]:
     return messages
 
 
-Stops = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=4)]
+Stop = Annotated[Text, Field(max_length=500)]
+Stops = Annotated[list[Stop], Field(max_length=4)]
 Penalty = Annotated[float, Field(strict=True, ge=-2, le=2)]
 _PENALTIES = ("seed", "frequency_penalty", "presence_penalty")
 
@@ -69,7 +71,7 @@ class ChatCompletionRequest(OpenAIRequest):
     seed: Annotated[int, Field(strict=True, ge=-(1 << 63), lt=1 << 63)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    stop: Annotated[str, Field(max_length=500)] | Stops | None = None
+    stop: Stop | Stops | None = None
 
     n: Any = None
     response_format: Any = None

@@ -117,8 +117,11 @@ def history_in(messages: Sequence[Message]) -> list[Turn]:
 
 
 def check_conversation(messages: Sequence[Message]) -> None:
-    """Raise `ValueError` unless the messages end with a question, and the instructions among them are short enough."""
+    """Raise `ValueError` unless the messages end with a question, are whole characters, and have few enough instructions."""
     question_in(messages)
+    for turn in history_in(messages):
+        check_text(turn.question, QUESTION_CHARACTERS)
+        check_text(turn.answer, ANSWER_CHARACTERS)
     last = next(message for message in reversed(messages) if message.role not in _SYSTEM)
     if last.role != "user":
         raise ValueError(f"the last message has the role {last.role}; end the conversation with the user's question")
@@ -127,6 +130,7 @@ def check_conversation(messages: Sequence[Message]) -> None:
         raise ValueError(
             f"the system messages have {len(instructions):,} characters; at most {INSTRUCTIONS_CHARACTERS:,} are taken"
         )
+    check_text(instructions, INSTRUCTIONS_CHARACTERS)
 
 
 def unsupported(name: str) -> PydanticCustomError:

@@ -26,7 +26,7 @@ from headrace.models.connection import EndpointRefusal
 from headrace.settings import TenantLimits
 from headrace.storage.filters import Filters
 
-_TEXTS = 32  # that are embedded in one turn
+_TEXTS, _CHARACTERS = 32, 100_000  # that are embedded in one turn; a longer text is a turn of its own
 LOOKUPS, WAITING_LOOKUPS = 4, 28  # of answers that only a table has: each reads all of it
 
 
@@ -200,7 +200,8 @@ class QuestionService:
     ) -> None:
         """Put the texts' embeddings and their tokens, by the configured embedder, in a question's slot.
 
-        A turn is for a few texts, so that questions of other tenants wait for no more than these; it ends early once `gone`.
+        A turn is for a few texts and few characters (cutting a text into tokens takes time too), so that questions of other
+        tenants wait for no more than these; it ends early once `gone`.
         Raises `WrongUsage` for a text that the model finds too long, and as `admit` and the model client do.
         """
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))  # a batch costs as much as its longest text
@@ -208,13 +209,11 @@ class QuestionService:
         read = 0
         ticket = self._admission.enter(caller.tenant, caller.limits.questions, texts[0])
         try:
-            for start in range(0, len(order), _TEXTS):
+            for turn in _turns(texts, order):
                 if not self._admission.wait(ticket, lambda: gone() or self._stopping()):
                     return
                 try:
-                    vectors, tokens = self._engine.embedder.embed_whole(
-                        [texts[index] for index in order[start : start + _TEXTS]], kind=kind
-                    )
+                    vectors, tokens = self._engine.embedder.embed_whole([texts[index] for index in turn], kind=kind)
                 except EndpointRefusal as error:
                     if error.reply.status not in (400, 413, 422):
                         raise
@@ -307,6 +306,19 @@ class QuestionService:
             yield self._admission.wait(ticket, lambda: gone() or self._stopping())
         finally:
             self._admission.leave(ticket)
+
+
+def _turns(texts: Sequence[str], order: Sequence[int]) -> Iterator[list[int]]:
+    """The numbers of the texts in this order, those of one turn together."""
+    turn: list[int] = []
+    characters = 0
+    for index in order:
+        if turn and (len(turn) == _TEXTS or characters + len(texts[index]) > _CHARACTERS):
+            yield turn
+            turn, characters = [], 0
+        turn.append(index)
+        characters += len(texts[index])
+    yield turn
 
 
 def _user() -> str:

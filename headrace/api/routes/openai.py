@@ -44,6 +44,8 @@ from headrace.models.client import Vectors
 router = APIRouter()
 
 _TEXTS = 2_048
+_CHARACTERS = 100_000
+"""Of a text: more than embedders read. The embedder took 6 s to refuse one of 4 MB."""
 
 
 class EmbeddingRequest(ApiRequest):
@@ -65,6 +67,8 @@ class EmbeddingRequest(ApiRequest):
             sentence = "Unsupported value: '{param}' does not support token ids with this model. Send texts."
             raise PydanticCustomError("unsupported_value", sentence, {"param": "input"})
         for number, text in enumerate([value] if isinstance(value, str) else value if isinstance(value, list) else ()):
+            if isinstance(text, str) and len(text) > _CHARACTERS:
+                raise ValueError(f"text {number} has {len(text):,} characters; shorten it to {_CHARACTERS:,}")
             if isinstance(text, str) and not text.strip():
                 raise ValueError(f"text {number} is empty; leave it out")
         return value
