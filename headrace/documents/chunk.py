@@ -44,6 +44,7 @@ _NAME_CHARS = 40  # of a column's name in front of every cell
 # The splitter's time grows with the square of its input, and to the embedder a word of any length is one word piece.
 _BLOCK_CHARS = 10_000
 _PIECE_CHARS = 10  # per word piece
+_NESTED = re.compile(r"^(?:>[ \t]*|[*+-][ \t]+|\d{1,9}[.)][ \t]+){16}", re.MULTILINE)  # quotes and lists, one in the other
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
 _CELL_END = re.compile(r"(?<!\\)\|")
 _PAGE = "page "
@@ -334,9 +335,12 @@ def _cut_code(body: str, room: int) -> Iterator[tuple[int, str]]:
 
 
 def _cut_text(text: str, room: int, splitter: Callable[[int], _Splitter] | None = None) -> Iterator[tuple[int, str]]:
-    """Running text, cut by the splitter: in blocks that it can handle, and into pieces that are not too long."""
-    cut = (splitter or _splitter)(room)
+    """Running text, cut by the splitter: in blocks that it can handle, and into pieces that are not too long.
+
+    Quotes within quotes are cut as plain text: their structure took the splitter ten times as long as prose.
+    """
     for start, block in _bounded(text, _BLOCK_CHARS):
+        cut = (splitter or (_plain_splitter if _NESTED.search(block) else _splitter))(room)
         for at, piece in cut.chunk_indices(block):
             if len(piece) <= room * _PIECE_CHARS:
                 yield start + at, piece
@@ -441,6 +445,11 @@ class _Splitter(Protocol):
 @lru_cache(maxsize=512)
 def _splitter(room: int) -> _Splitter:
     return MarkdownSplitter.from_huggingface_tokenizer(tokens.tokenizer(), room)
+
+
+@lru_cache(maxsize=512)
+def _plain_splitter(room: int) -> _Splitter:
+    return TextSplitter.from_huggingface_tokenizer(tokens.tokenizer(), room)
 
 
 @lru_cache(maxsize=512)
