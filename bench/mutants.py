@@ -1117,7 +1117,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z17",
-        "headrace/documents/beneath.py",
+        "headrace/documents/sources/beneath.py",
         "    how = _How(_FLAGS, 0, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS)",
         "    how = _How(_FLAGS, 0, 0)",
         "A link that is swapped in is followed.",
@@ -1165,7 +1165,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z23",
-        "headrace/documents/folder.py",
+        "headrace/documents/sources/folder.py",
         'if not (name.startswith(".") or is_home(Path(folder) / name)))',
         'if not name.startswith("."))',
         "A home in an indexed folder is indexed.",

@@ -171,25 +171,27 @@ class DocumentIndex:
 
     def index(
         self,
-        paths: Sequence[Path],
+        places: Sequence[str | Path],
         *,
         readers: Sequence[str] | None = None,
         attributes: Sequence[str] | None = None,
         retry: bool = False,
         compare: bool = False,
+        accept_deletions: bool = False,
     ) -> Indexed:
-        """Put the files below `paths` and bring the index up to date, as in `index_documents`."""
+        """Put the documents at `places` and bring the index up to date, as in `index_documents`."""
         from headrace.documents.index import index_documents
 
         indexed = index_documents(
             self.runner,
-            list(paths),
+            list(places),
             tenant=self.settings.tenant,
             settings=self.settings.inference,
             readers=readers,
             attributes=attributes,
             retry=retry,
             compare=compare,
+            accept_deletions=accept_deletions,
         )
         self.runner.record.counts["index_chunks"] = indexed.index.chunks
         return indexed

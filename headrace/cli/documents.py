@@ -12,6 +12,7 @@ from headrace.errors import NotFound, WrongUsage
 
 if TYPE_CHECKING:
     from headrace.api.document_view import Document, DocumentView
+    from headrace.documents.index import Indexed
 
 documents = typer.Typer(help="Show and delete documents.", no_args_is_help=True)
 cli.add_typer(documents, name="documents", rich_help_panel="Inference")
@@ -19,7 +20,9 @@ cli.add_typer(documents, name="documents", rich_help_panel="Inference")
 
 @cli.command(rich_help_panel="Inference")
 def index(
-    paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH...", help="Files and folders to index.")] = None,
+    places: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH|s3://BUCKET/PREFIX...", help="Files, folders and prefixes of a bucket.")
+    ] = None,
     tenant: Tenant = None,
     reader: Annotated[
         list[str] | None, typer.Option(help="Only this user or group may read them; repeatable. Default: unchanged.")
@@ -39,6 +42,13 @@ def index(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare the whole index with the tables, and repair what it lacks. Takes long.")
     ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Stay, and index what changes there, is added and is deleted, until Ctrl-C.")
+    ] = False,
+    every: Annotated[float, typer.Option(help="With --follow: seconds between two looks.", min=0.1)] = 2.0,
+    accept_deletions: Annotated[
+        bool, typer.Option("--accept-deletions", help="Delete also where more than ten documents and a tenth are gone at once.")
+    ] = False,
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
@@ -46,18 +56,20 @@ def index(
     from dataclasses import asdict
 
     from headrace.app import App
+    from headrace.cli.follow import follow_sources
     from headrace.cli.render.results import say_indexed
+    from headrace.documents.sources.bucket import is_address
 
     if reader and everybody:
         raise WrongUsage("Give --reader or --everybody, not both.")
     if attribute and no_attributes:
         raise WrongUsage("Give --attribute or --no-attributes, not both.")
-    if not paths and not skip and not verify:
-        raise WrongUsage("There is nothing to index.", hint="Name files or folders: headrace index PATH...")
+    if not places and (follow or (not skip and not verify)):
+        raise WrongUsage("There is nothing to index.", hint="Name files, folders or prefixes: headrace index PATH...")
     settings = settings_of(tenant)
-    for path in paths or ():
-        if not path.exists():
-            raise NotFound(f"{path} does not exist.", hint="Name a file or a folder.")
+    for place in places or ():
+        if not is_address(place) and not Path(place).exists():
+            raise NotFound(f"{place} does not exist.", hint="Name a file or a folder.")
     with App(settings, "index", on=checked_on(on), quiet=as_json) as app:
         check_tenant(app, tenant)
         for uri in skip or ():
@@ -65,7 +77,21 @@ def index(
             err.print(f"{uri} is left out until it is put again.", highlight=False)
         readers = [] if everybody else reader or None
         attributes = [] if no_attributes else attribute or None
-        done = app.documents.index(paths or [], readers=readers, attributes=attributes, retry=retry, compare=verify)
+
+        def indexed(*, first: bool = True) -> Indexed:
+            return app.documents.index(
+                places or [],
+                readers=readers if first else None,
+                attributes=attributes if first else None,
+                retry=retry and first,
+                compare=verify and first,
+                accept_deletions=accept_deletions,
+            )
+
+        if follow:
+            follow_sources(app, places or [], indexed, every_s=every, as_json=as_json)
+            return
+        done = indexed()
         app.storage.archive()
     if as_json:
         print_json(asdict(done))

@@ -88,7 +88,7 @@ class Indexed:
 
 def index_documents(
     runner: Runner,
-    paths: list[Path],
+    places: Sequence[str | Path],
     *,
     tenant: str,
     settings: Inference,
@@ -96,10 +96,11 @@ def index_documents(
     attributes: Sequence[str] | None = None,
     retry: bool = False,
     compare: bool = False,
+    accept_deletions: bool = False,
 ) -> Indexed:
-    """Put the files below `paths` and bring the index up to date with everything on the head.
+    """Put the documents at `places` and bring the index up to date with everything on the head.
 
-    `readers`, `attributes` and `retry` are as in `put`, `compare` as in `embed`.
+    `readers`, `attributes`, `retry` and `accept_deletions` are as in `put`, `compare` as in `embed`.
     """
     started = time.perf_counter()
     before: list[ParsedDocuments] = []  # parsed before, where `put` needed the newest state
@@ -111,12 +112,13 @@ def index_documents(
     was_put = runner.run(
         put,
         tenant=tenant,
-        paths=paths,
+        places=places,
         most_bytes=settings.document_bytes,
         readers=readers,
         attributes=attributes,
         settle=settle,
         retry=retry,
+        accept_deletions=accept_deletions,
     )
     done = _beside_others(lambda: catch_up(runner, settings, compare=compare))
     chunked, embedded = done.filled.chunked, done.filled.embedded

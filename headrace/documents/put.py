@@ -1,4 +1,4 @@
-"""put: every file below some paths that is new or changed, to the object store and announced on the head."""
+"""put: every document of some folders or prefixes that is new or changed, to the object store and announced on the head."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
+from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS, SOURCES
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
-from headrace.documents.folder import FoundFile, find_files, read_file
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import check_principals
 from headrace.documents.source import PUT_SENTENCE, announce, event, store
+from headrace.documents.sources.hashes import SourceHashes, Stamped
+from headrace.documents.sources.listing import FoundDocument, find
 from headrace.documents.versions import StoredVersion
 from headrace.errors import BadDocument
 from headrace.storage.filters import check_attributes
 from headrace.storage.metadata import Metadata
-from headrace.storage.objects import ObjectWriter
+from headrace.storage.objects import BucketReader, ObjectWriter
 from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.timeline import AHEAD
 
 _ANNOUNCE = 200  # events per round trip to the head
 _FILES_AT_ONCE = 4  # files in memory and on their way to the object store
+_FEW_GONE, _SHARE_GONE = 10, 0.1  # more documents and a larger share than these are held back when they are gone at once
 
 
 @dataclass(frozen=True)
 class Put:
-    """How many files were put, were unchanged, could not be read, and are gone from their folder.
+    """How many documents were put, were unchanged, could not be read, and are gone from their folder or prefix.
 
-    `failed_before` has those of the unchanged that failed when they were indexed, with their reasons.
+    `failed_before` has those of the unchanged that failed when they were indexed, with their reasons. `held_back` are gone, too,
+    of `known` that were there; but so many at once that they were kept.
     """
 
     put: int
@@ -42,6 +45,8 @@ class Put:
     refused: int
     deleted: int = 0
     failed_before: tuple[FailedBefore, ...] = ()
+    held_back: int = 0
+    known: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,33 +62,43 @@ def put(
     sources: Annotated[ObjectWriter, DOCUMENTS],
     known: Annotated[TableReader, DOCUMENT_ROWS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
+    buckets: Annotated[BucketReader, SOURCES],
     bars: ProgressBars,
     metadata: Metadata,
     tenant: str,
-    paths: list[Path],
+    places: Sequence[str | Path],
     most_bytes: int,
     readers: Sequence[str] | None = None,
     attributes: Sequence[str] | None = None,
     settle: Callable[[], object] | None = None,
     retry: bool = False,
+    accept_deletions: bool = False,
 ) -> Put:
-    """Put every file below `paths` that is new or changed, by its hash; with `retry` also those that failed.
+    """Put every document at `places` that is new or changed, by its hash; with `retry` also those that failed.
+
+    A place is a path, or `s3://BUCKET/PREFIX` on the object tier's S3.
 
     - `readers` may read the files from now on; an empty sequence opens them to everybody of the tenant. With `None` a document
       keeps the readers it has, a renamed file those of its old name, and a new file is open to everybody of the tenant. The same
       goes for `attributes`, of which a new file has none. Where those of now matter, `settle` is called first: it brings the
       table up to the head.
     - A file that cannot be read is announced as refused, with the reason, so that its status is recorded too.
-    - A document that was found in one of these folders before and is not there any more is announced as deleted. A folder that
-      is empty, or could not be listed in full, deletes nothing: most likely it is not mounted.
+    - A document that was found in one of these folders or prefixes before and is not there any more is announced as deleted. One
+      that is empty, or could not be listed in full, deletes nothing: most likely it is not mounted. Where more than ten documents
+      and a tenth of them are gone at once, nothing is deleted either, unless `accept_deletions` says so.
+    - What has the times, size and inode, or the etag, that it had when it was read before is not read again.
 
-    Raises what `find_files` raises, and `WrongUsage` where a reader has no name or an attribute is none.
+    Raises what `find` raises, and `WrongUsage` where a reader has no name or an attribute is none.
     """
     check_principals(readers or ())
     check_attributes(attributes or ())
     lookup = DocumentLookup(metadata, known)
-    files, whole = find_files(paths)
+    listing = find(places, buckets.of)
+    files, whole = listing.documents, listing.whole
     seen = {file.uri for file in files}
+    hashes = SourceHashes(metadata, tenant)
+    read_before = hashes.known(sorted({file.source for file in files if file.source is not None}))
+    read_now: dict[tuple[str, str], Stamped] = {}
 
     def newest() -> dict[str, StoredVersion]:
         """Those of the files, and of what was found in these folders before."""
@@ -104,7 +119,7 @@ def put(
     for was in sorted(gone.values(), key=lambda was: bool(was.readers)):  # of several, one that is closed
         inherited[was.version] = was
 
-    def put_file(file: FoundFile) -> dict[str, Any] | None:
+    def put_file(file: FoundDocument) -> dict[str, Any] | None:
         """The event of one file, its bytes stored; `None` where nothing changed."""
         was = current.get(file.uri)
         same = (
@@ -114,14 +129,20 @@ def put(
             and (attributes is None or sorted(was.attributes) == sorted(attributes))
         )
         named: dict[str, Any] = {"readers": readers, "attributes": attributes, "source": file.source}
+        stamp, key = file.stamp(), (file.source or "", file.uri)
+        again = retry and was is not None and was.status == "failed"
+        if same and not again and stamp and was is not None and read_before.get(key) == (stamp, was.version):
+            return None
         try:
-            data = read_file(file.path, file.uri, most_bytes)
+            data = file.read(most_bytes)
         except BadDocument as error:
             if same and was is not None and (was.status, was.version, was.reason) == ("failed", "", error.reason):
                 return None
             return event(tenant, file.uri, "refuse", **named, reason=error.reason)
         sha256 = hashlib.sha256(data).hexdigest()
-        if same and was is not None and was.version == sha256 and not (retry and was.status == "failed"):
+        if file.source is not None and file.settled(stamp) and file.stamp() == stamp:
+            read_now[key] = Stamped(stamp, sha256)
+        if same and was is not None and was.version == sha256 and not again:
             return None
         if was is None and (renamed := inherited.get(sha256)) is not None:
             named["readers"] = renamed.readers if readers is None else readers
@@ -132,10 +153,12 @@ def put(
     failed_before = []
     kinds: Counter[str] = Counter()
     waiting: list[dict[str, Any]] = []
+    versions: set[str] = set()  # of what is there; a document that is gone but has one of these was renamed
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="put") as pool:
         made_of = bars.track(pool.map(put_file, files), "put", total=len(files), of="files")
         for file, made in zip(files, made_of, strict=True):
             kinds[made["kind"] if made else "unchanged"] += 1
+            versions.add(made["sha256"] if made else current[file.uri].version)
             if made is None and (known_as := current[file.uri]).status == "failed":
                 failed_before.append(FailedBefore(file.uri, known_as.reason))
             # Announced once its bytes are stored, so that every consumer of the event finds them.
@@ -143,8 +166,14 @@ def put(
             if len(waiting) >= _ANNOUNCE:
                 announce(events, waiting)
                 waiting = []
+    there = sum(was.status != "deleted" and was.source in whole for was in current.values())
+    lost = sum(was.version not in versions for was in gone.values())
+    held_back = 0 if accept_deletions or lost <= _FEW_GONE or lost <= _SHARE_GONE * there else len(gone)
+    if held_back:
+        gone = {}
     # Last, so that a renamed file is there under its new name before it goes under its old one.
     waiting += [event(tenant, uri, "delete", source=was.source) for uri, was in gone.items()]
     for start in range(0, len(waiting), _ANNOUNCE):
         announce(events, waiting[start : start + _ANNOUNCE])
-    return Put(kinds["put"], kinds["unchanged"], kinds["refuse"], len(gone), tuple(failed_before))
+    hashes.note(read_now, [(was.source or "", uri) for uri, was in gone.items()])
+    return Put(kinds["put"], kinds["unchanged"], kinds["refuse"], len(gone), tuple(failed_before), held_back, there)

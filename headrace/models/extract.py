@@ -8,7 +8,8 @@ Each sentence and row (a quote) gets a score, a weighted sum of features:
 - whether the quote has what the question asks for and does not have itself: a number and its unit, a date, a person, a cause;
 - which names and numbers of the question are missing.
 
-A quote is evidence if its score reaches `ENOUGH`, and its passage has one of the question's names and all of its numbers.
+A quote is evidence if its score reaches `ENOUGH`, its passage has one of the question's names, and all of the question's numbers
+are in the quote, above it or beside it: what a 15 TB drive does is no answer about one of 30 TB, though the passage names both.
 Otherwise the answer is that the documents contain none. `python -m bench.reader` fits the weights and measures them.
 """
 
@@ -221,7 +222,7 @@ def features(
             if where is not None:
                 shares[where] += weight / total
         whole = facts(f"{quote.over}\n{source.text}")
-        held = [readings for readings, _ in whole.numbers]
+        held = [readings for readings, _ in facts(f"{quote.over}\n{quote.text}\n{quote.beside}").numbers]
         there = texts[quote.source] | over | whole.names
         lacks_name = sum(not _has(there, name) for name in names) / len(names) if names else 0.0
         lacks_number = sum(not any(read & other for other in held) for read in numbers) / len(numbers) if numbers else 0.0

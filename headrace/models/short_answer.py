@@ -1,10 +1,11 @@
 """Short answers: the words of a quote that answer a question, if it is sure enough which they are.
 
-Of a sentence they are its best span (`spans.py`), of a table row one of its cells. A short answer must not say more than its
-quote, so it keeps what limits it ("up to 8 metres", "every four months", "1,240 EUR a year"). The whole quote is the answer if
+Of a sentence they are a number or a time (`spans.py` finds it), of a table row one of its cells with its column's name. A short
+answer must not say more than its quote, so it keeps what limits it ("up to 8 metres", "every four months", "1,240 EUR a year").
+The whole quote is the answer if
 
-- the question asks for no words of it ("Is …?"), or does not say of what kind they are ("What does …?", "How …?"),
-- it asks for a number, a date or a name, and the span has none,
+- the question asks for something else than a number or a time: a name or a thing was wrong in every third case,
+- the span has none, or one of another unit ("over three years" of "how much"), or more than that ("9 Uhr und dauert eine Woche"),
 - it is a line of code,
 - the quote denies something and the question does not, or the other way round,
 - the best span's share is below `SURE`.
@@ -15,13 +16,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from headrace.models.asked import Asked, asked_of
-from headrace.models.spans import best_span
+from headrace.models.spans import Tokens, best_span
 from headrace.models.support import MONTHS, UNITS, alike, content_words, facts
 
-SURE, SURE_NOUN = 0.6, 0.7
-"""The least share of a span that is shown; of one that answers "what colour"."""
-_OPEN = ("what", "how", "other")  # kinds of which no share was sure (docs/reference/benchmarks.md)
+SURE = {"when": 0.6, "quantity": 0.7, "count": 0.85}
+"""The least share of a span that is shown, by what is asked for (docs/reference/benchmarks.md)."""
 _READ, _LONGEST = 800, 160  # characters of a sentence that is read, and of its short answer
 _LIMITS = re.compile(
     r"(?:\b(?:up to|at (?:least|most)|(?:more|less|fewer|later|earlier) than|over|under|about|around|approximately|roughly"
@@ -40,7 +42,6 @@ _DATE = re.compile(
     rf"\b\d{{1,2}}(?:\.|st|nd|rd|th)?\s+{_MONTH}(?:,?\s+\d{{4}}\b)?|\b{_MONTH}\s+\d{{1,2}}\b(?:,?\s+\d{{4}}\b)?|\b\d{{4}}-\d\d-\d\d\b",
     re.IGNORECASE,
 )
-_CAUSE_END = re.compile(r"[,;.]\s|[.;]?$")
 _CODE = re.compile(r"[={}<>#|]|\w_\w|\w\(")
 _UNLESS = re.compile(r"\b(?:except|unless|closed|rather than|instead of|außer|geschlossen)\b", re.IGNORECASE)
 _HAS_NUMBER = re.compile(
@@ -55,6 +56,10 @@ _HAS_TIME = re.compile(
     re.IGNORECASE,
 )
 _NEEDS = {"count": _HAS_NUMBER, "quantity": _HAS_NUMBER, "when": _HAS_TIME, "who": re.compile(r"[A-ZÄÖÜ]")}
+_TIMES = frozenset(["second", "minute", "hour", "day", "week", "month", "year"])
+_CLOCK = re.compile(r"(?:\w+\s+)?\d{1,2}(?:[:.]\d\d)?(?:\s?(?:am|pm|Uhr|UTC|h))?", re.IGNORECASE)
+_DAY_ASKED = re.compile(r"\b(?:day|date|month|year|tag|datum|monat|jahr)\b", re.IGNORECASE)
+_TIME_ASKED = re.compile(r"\b(?:how (?:long|often|old|soon|late|early)|time|wie ?(?:lange|oft|alt))\b", re.IGNORECASE)
 
 
 def short_answer(question: str, sentence: str, weights: Mapping[str, float]) -> str | None:
@@ -63,20 +68,34 @@ def short_answer(question: str, sentence: str, weights: Mapping[str, float]) -> 
     `weights` has the question's words and what they count (`word_weights`).
     """
     asked = asked_of(question, weights)
-    if asked.kind in _OPEN or len(sentence) > _READ or _CODE.search(sentence):
+    if asked.kind not in SURE or len(sentence) > _READ or _CODE.search(sentence):
         return None
     if facts(sentence).negated != facts(question).negated or (_UNLESS.search(sentence) and not _UNLESS.search(question)):
         return None
     span = best_span(asked, sentence)
-    if span is None or span.share < (SURE_NOUN if asked.kind == "noun" else SURE) or not _fits(asked, span.text):
+    if span is None or span.share < SURE[asked.kind] or not _fits(asked, span.text):
         return None
-    start, end = span.start, span.end
-    if asked.kind in _NEEDS and asked.kind != "who":
-        start, end = _with_limits(asked, sentence, start, end)
-    elif asked.kind == "why":
-        end = _CAUSE_END.search(sentence, end).start()  # type: ignore[union-attr]
+    start, end = _with_limits(asked, sentence, span.start, span.end)
     said = sentence[start:end].strip()
+    if not _is_amount(asked, question, said):
+        return None
     return said if len(said) <= _LONGEST and said != sentence.rstrip(".!") else None
+
+
+def _is_amount(asked: Asked, question: str, said: str) -> bool:
+    """Whether words are a number or a time and nothing beside it, in the unit that is asked for."""
+    is_ = Tokens(said).is_
+    joins = is_["conjunction"] & ~(np.roll(is_["number"], 1) & np.roll(is_["number"], -1))  # "3 and 4", but no "02:00 and takes"
+    if (joins | is_["auxiliary"] | is_["pronoun"]).any():
+        return False
+    if asked.kind == "when":
+        return not _CLOCK.fullmatch(said) or not _DAY_ASKED.search(question)
+    units = facts(said).units
+    if asked.units & _TIMES:
+        return bool(units & asked.units)  # "9" of "how long" says nothing
+    if units and asked.units:
+        return bool(units & asked.units)
+    return asked.kind != "quantity" or not units or not units <= _TIMES or _TIME_ASKED.search(question) is not None
 
 
 def _with_limits(asked: Asked, sentence: str, start: int, end: int) -> tuple[int, int]:
@@ -115,7 +134,7 @@ def cell_answer(question: str, row: Sequence[tuple[str, str]], weights: Mapping[
     if len(found) != 1:
         return None
     column = next(name for name, cell in open_cells if cell == found[0])
-    return f"{column}: {found[0]}" if facts(column).units - facts(found[0]).units else found[0]
+    return f"{column}: {found[0]}" if column else found[0]
 
 
 def _said_already(cell: str, wanted: set[str]) -> bool:

@@ -89,6 +89,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             compared_at TEXT NOT NULL
         )""",
     ),
+    (
+        # The content of a document of a source by its stamp (`documents/sources/hashes.py`): a cache.
+        """CREATE TABLE source_hashes (
+            tenant TEXT NOT NULL,
+            source TEXT NOT NULL,
+            uri TEXT NOT NULL,
+            stamp TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            PRIMARY KEY (tenant, source, uri)
+        )""",
+        "CREATE INDEX source_hashes_uri ON source_hashes (tenant, uri)",
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ class ObjectReader(Metered):
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Every object whose key starts with `prefix`, in key order."""
-        start = len(self.store.name) + 1
+        start = len(self._path("-")) - 1
         folder, _, rest = prefix.rpartition("/")
         # obstore filters by whole path segments, so a partial last segment is filtered here.
         pages = obstore.list(self._client, prefix=self._path(folder), chunk_size=_LIST_PAGE)
@@ -157,6 +158,33 @@ class ObjectReader(Metered):
     def _explain(self, error: BaseException) -> None:
         """Raise `Unavailable` with the setting to change, where the error is about the endpoint and not about one object."""
         fault = s3_fault(error, endpoint=self._endpoints.s3_endpoint, bucket=self._endpoints.bucket)
+        if fault is not None:
+            raise Unavailable(fault.message, hint=fault.hint) from error
+
+
+class BucketReader(ObjectReader):
+    """Reads another bucket of the object tier's S3, which `of` opens by its name; keys are the bucket's own."""
+
+    _bucket = ""
+
+    def of(self, bucket: str) -> BucketReader:
+        """The bucket of that name; it connects on first use."""
+        other = copy.copy(self)
+        other._bucket = bucket
+        other._client = connect(self._endpoints, bucket)
+        other._where = f"{self._endpoints.s3_endpoint}/{bucket}"
+        return other
+
+    @property
+    def address(self) -> str:
+        """Its address: the endpoint's, and its name."""
+        return self._where
+
+    def _path(self, key: str) -> str:
+        return key
+
+    def _explain(self, error: BaseException) -> None:
+        fault = s3_fault(error, endpoint=self._endpoints.s3_endpoint, bucket=self._bucket)
         if fault is not None:
             raise Unavailable(fault.message, hint=fault.hint) from error
 

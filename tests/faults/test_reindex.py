@@ -164,7 +164,7 @@ def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runn
     assert runner.run(switch, to=to, seen=seen) is False, "a pass ended after the last look"
     # A pass that began before the switch and ends after it does its work again, in the new one.
     (docs / "2.md").write_text("# Lock 2\nThe anchor weighs ninety pounds.")
-    runner.run(put, tenant=TENANT, paths=[docs], most_bytes=10**6)
+    runner.run(put, tenant=TENANT, places=[docs], most_bytes=10**6)
     switched = []
     catch_up(runner, SETTINGS, after=lambda stage: switched.append(reindex(runner, of(48))) if stage == "embed" else None)
     assert [done.generation for done in switched] == [to], "the one that was begun is gone on with"

@@ -68,7 +68,7 @@ def test_documents_reach_the_index_on_storage_the_user_brings(brought, tmp_path:
         runner, endpoints = app.runner, app.runner.endpoints
         assert endpoints.s3_endpoint == brought.s3_endpoint
         assert endpoints.files_dir == tmp_path / "nfs"
-        assert runner.run(put, tenant="default", paths=[tmp_path / "docs"], most_bytes=10**6).put == 5
+        assert runner.run(put, tenant="default", places=[tmp_path / "docs"], most_bytes=10**6).put == 5
         assert runner.run(land).events["document-events"] == 5
         assert runner.run(parse, limits=ParseLimits.from_settings(settings.inference)).parsed == 5
         assert runner.run(chunk, window=100, generation=1).chunks == 5

@@ -529,7 +529,7 @@ def shelves(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             (docs / "a.md").write_text("The pond is deep.")
             (docs / "b.md").write_text("The weir is long.")
             made[kind].append(Shelf(f"{kind}-{number}", docs))
-            runner.run(put, tenant=f"{kind}-{number}", paths=[docs], most_bytes=SETTINGS.document_bytes, readers=readers)
+            runner.run(put, tenant=f"{kind}-{number}", places=[docs], most_bytes=SETTINGS.document_bytes, readers=readers)
     catch_up(runner, SETTINGS)
     return made
 
@@ -625,7 +625,7 @@ def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
 ) -> None:
     tenant, docs = shelf.tenant, shelf.docs
     # Closed on the head, where no table knows of it yet.
-    runner.run(put, tenant=tenant, paths=[docs], most_bytes=SETTINGS.document_bytes, readers=["hr"])
+    runner.run(put, tenant=tenant, places=[docs], most_bytes=SETTINGS.document_bytes, readers=["hr"])
     if way == "bytes":
         runner.run(source.put, tenant=tenant, uri="docs/a.md", data=b"The pond is shallow.")
         catch_up(runner, SETTINGS)

@@ -20,8 +20,8 @@ from traffic import until
 
 from headrace.core.ray_cluster import _folder
 from headrace.documents import beneath
-from headrace.documents.beneath import open_beneath
-from headrace.documents.folder import read_file, walk
+from headrace.documents.sources.beneath import open_beneath
+from headrace.documents.sources.folder import read_file, walk
 from headrace.errors import BadDocument, BadSettings, WrongUsage
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.keys import keys_of

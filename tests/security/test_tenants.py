@@ -29,8 +29,8 @@ from headrace.app import App
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
-from headrace.documents.folder import find_files
 from headrace.documents.names import document_id
+from headrace.documents.sources.folder import find_files
 from headrace.errors import WrongUsage
 from headrace.settings import Settings, TenantLimits
 from headrace.storage import metadata

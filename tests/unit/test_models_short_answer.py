@@ -27,16 +27,14 @@ def short(question: str, sentence: str) -> str | None:
 @pytest.mark.parametrize(
     ("question", "sentence", "answer"),
     [
-        ("Who is the harbour master?", "The harbour master is Runa Holm.", "Runa Holm"),
         ("When does the slipway close?", "The slipway closes at 21:30 in winter.", "21:30"),
         ("How many boats fit into the upper lock?", "The upper lock takes 14 boats, the lower one 9.", "14"),
         ("How long are daily snapshots kept?", "Daily snapshots are kept for 35 days.", "35 days"),
-        ("What is the name of the ferry?", "The ferry is called Nordlicht.", "Nordlicht"),
         ("How often do fire drills take place?", "Fire drills take place every four months.", "every four months"),
         ("How much does the service contract cost?", "The service contract costs 1,240 EUR a year.", "1,240 EUR a year"),
         ("How much may a boat weigh?", "A boat may weigh up to 800 kg.", "up to 800 kg"),
         ("When does the contract end?", "The contract ends on 30 September 2027 for both sides.", "30 September 2027"),
-        ("Wer ist für den Umzug verantwortlich?", "Für den Umzug verantwortlich ist Petra Vogel.", "Petra Vogel"),
+        ("Wie lange dauert die Wache?", "Die Wache dauert eine Woche.", "eine Woche"),
     ],
 )
 def test_the_words_that_answer_with_their_unit_and_what_limits_them(question: str, sentence: str, answer: str) -> None:
@@ -51,6 +49,14 @@ def test_the_words_that_answer_with_their_unit_and_what_limits_them(question: st
         ("What does the gate do?", "The gate is closed by a motor of the harbour."),
         ("How does the gate close?", "The gate closes by a motor of the harbour."),
         ("When is the shop open?", "The shop is closed on Good Friday."),
+        # a name or a thing is not told apart from its neighbours surely enough
+        ("Who is the harbour master?", "The harbour master is Runa Holm."),
+        ("What MTU does the harbour network use?", "The harbour network uses VLAN 7 and an MTU of 9000."),
+        ("Which day does the dredging start?", "The dredging starts on Friday at 02:00 and takes nine hours."),
+        ("Wer ist Petra Vogel?", "Petra Vogel: zuständig für Änderungen."),
+        # another unit than was asked for, or more than an amount
+        ("How much does the crane lift?", "The crane lifts it within two hours."),
+        ("Wie lange dauert die Wache?", "Die Wache beginnt um 9 Uhr und dauert eine Woche."),
         ("Who may enter the vault?", "Nobody except Runa Holm may enter the vault."),
         ("Who did not sign the log?", "Runa Holm signed the log."),
         ("How many boats fit into the upper lock?", "The upper lock takes several boats."),  # there is no number
@@ -68,9 +74,9 @@ def test_a_cell_by_its_column_or_by_what_is_asked_for() -> None:
     def cell(question: str) -> str | None:
         return cell_answer(question, ROW, weights(question))
 
-    assert cell("What depth has berth B?") == "4.6 m"
-    assert cell("Who is the owner of berth B?") == "Lien"
-    assert cell("Who has berth B?") == "Lien"
+    assert cell("What depth has berth B?") == "Depth: 4.6 m"
+    assert cell("Who is the owner of berth B?") == "Owner: Lien"
+    assert cell("Who has berth B?") == "Owner: Lien", "the column says what it is"
     assert cell("How much is berth B per day?") == "Price per day: 17.50 EUR", "what the column limits"
     assert cell("What is the length of berth B?") == "Length (m): 12", "the unit is in the column's name"
     assert cell("What about berth B?") is None

@@ -236,6 +236,12 @@ def say_indexed(console: Console, done: Indexed) -> None:
     ]
     unchanged = f", {counted(put.unchanged, 'file')} unchanged" if put.unchanged else ""
     console.print(f"Indexed {' → '.join(parts)}{unchanged} in {done.seconds:.1f} s; index version {done.index.version}.")
+    say_not_indexed(console, done)
+
+
+def say_not_indexed(console: Console, done: Indexed) -> None:
+    """Print each document that could not be read, in full or in part, and how many deletions were held back."""
+    put, parsed = done.put, done.parsed
     for failure in parsed.failed:
         console.print(Text(f"  not indexed: {printable(failure.uri)}: {printable(failure.reason)}"))
     for partly in parsed.incomplete:
@@ -244,6 +250,14 @@ def say_indexed(console: Console, done: Indexed) -> None:
         console.print(Text(f"  still not indexed: {printable(before.uri)}: {printable(before.reason)}"))
     if put.failed_before:
         console.print("  Unchanged files are not tried again without --retry.", style="dim", highlight=False)
+    if put.held_back:
+        console.print(
+            f"  {put.held_back:,} of {put.known:,} documents are gone from there. So many at once are most likely a listing"
+            " that is not complete: they are kept. To delete them: --accept-deletions",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def where(source: Mapping[str, Any]) -> str:

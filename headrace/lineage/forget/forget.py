@@ -71,7 +71,7 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
     else:
         raise LostRace(f"New data about {subject} keeps arriving.", hint="Stop its source and run the command again.")
     if subject.kind != USER:
-        runner.run(drop_copies)
+        runner.run(drop_copies, subject=subject)
     if embedded:
         runner.run(trim, keep_s=0.0)
     proof = _proof(runner, subject, journal, who=who, purged=purged, embedded=embedded)

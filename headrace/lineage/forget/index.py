@@ -10,9 +10,10 @@ from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENT_ROWS, DOCUMENT_R
 from headrace.core.stage import stage
 from headrace.documents.lookup import ChunkLookup, DocumentLookup, SeenEvents
 from headrace.documents.names import object_key
+from headrace.documents.sources.hashes import SourceHashes
 from headrace.documents.versions import newest_versions
 from headrace.lineage.forget.journal import REMOVED, Journal
-from headrace.lineage.forget.subject import Subject
+from headrace.lineage.forget.subject import DOCUMENT, Subject
 from headrace.models.kv.blocks import BlockInfo, BlockWriter
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader, ObjectWriter
@@ -78,8 +79,13 @@ def drop_copies(
     documents: Annotated[TableReader, DOCUMENT_ROWS],
     chunks: Annotated[TableReader, CHUNK_ROWS],
     metadata: Metadata,
+    subject: Subject,
 ) -> None:
     """Copy the tables anew, which have lost rows: the older copies go. Other hosts' stores do so with their next command."""
+    if subject.kind == DOCUMENT:
+        hashes = SourceHashes(metadata, subject.tenant)
+        for uri in subject.uris:
+            hashes.forget(uri)
     for copy in (SeenEvents(metadata, events), DocumentLookup(metadata, documents), ChunkLookup(metadata, chunks)):
         copy.follow()
 

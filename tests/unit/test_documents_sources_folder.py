@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from child import as_another_user
 
-from headrace.documents.folder import find_files, read_file, walk
 from headrace.documents.names import object_key
+from headrace.documents.sources.folder import find_files, read_file, walk
 from headrace.errors import BadDocument, NotFound
 
 

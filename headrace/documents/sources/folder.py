@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from headrace.documents.beneath import open_beneath
 from headrace.documents.names import composed
+from headrace.documents.sources.beneath import open_beneath
 from headrace.errors import BadDocument, NotFound, WrongUsage
 from headrace.platform.home import DEMO, is_home
+
+_TICK_NS = 2_000_000_000
+"""Longer than a tick of any file system's clock, NFS and FAT included."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,22 @@ class FoundFile:
     path: Path
     uri: str
     source: str | None
+
+    def stamp(self) -> str:
+        """Its times, size and inode; empty where it cannot be looked at."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return ""
+        return f"{status.st_ctime_ns}-{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+
+    def settled(self, stamp: str) -> bool:
+        """Whether it last changed long enough ago: a change within a tick of the file system's clock leaves the same times."""
+        return bool(stamp) and 0 <= int(stamp.partition("-")[0]) < time.time_ns() - _TICK_NS
+
+    def read(self, most_bytes: int) -> bytes:
+        """Its bytes. Raises `BadDocument` with the reason in one clause."""
+        return read_file(self.path, self.uri, most_bytes)
 
 
 def find_files(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:

@@ -1,0 +1,83 @@
+"""Following sources: index what changes in folders and buckets, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from headrace.cli.common import err, out
+from headrace.errors import NotFound, Overloaded, StorageFull, Unavailable
+from headrace.retry import backoff
+from headrace.terminal import printable
+
+if TYPE_CHECKING:
+    from headrace.app import App
+    from headrace.documents.index import Indexed
+
+_LONGEST_S = 30.0
+_SHARE = 5  # a listing takes at most this part of the time
+
+
+class IndexPass(Protocol):
+    """One pass; those after the first leave readers and attributes as they are."""
+
+    def __call__(self, *, first: bool) -> Indexed: ...
+
+
+def follow_sources(app: App, places: Sequence[str], index: IndexPass, *, every_s: float, as_json: bool) -> None:
+    """Index now, and again whenever a listing differs from the one before, until Ctrl-C.
+
+    A change is seen at the next look, `every_s` seconds or five times a listing's own time later. What fails for a while is said
+    and tried again, less often. With `as_json` each pass is a line of JSON.
+    """
+    from headrace.catalog import SOURCES
+    from headrace.documents.sources.listing import find
+    from headrace.storage.objects import BucketReader
+
+    buckets = app.runner.open(BucketReader, SOURCES, stage="follow")
+    before: dict[str, str] | None = None
+    failures, first = 0, True
+    while True:
+        started = time.monotonic()
+        try:
+            now = find(places, buckets.of).stamps()
+            listed_s = time.monotonic() - started
+            if now != before:
+                done = index(first=first)
+                _say(done, as_json=as_json, first=first)
+                before, first = now, False
+                app.storage.archive()
+            failures, wait_s = 0, max(every_s, _SHARE * listed_s)
+        except (NotFound, Unavailable, StorageFull, Overloaded) as error:
+            if first and isinstance(error, NotFound):
+                raise
+            failures += 1
+            wait_s = backoff(failures, first_s=every_s, longest_s=_LONGEST_S)
+            err.print(f"{_time()}  {printable(str(error))} Next look in {wait_s:.0f} s.", style="yellow", soft_wrap=True)
+        time.sleep(wait_s)
+
+
+def _say(done: Indexed, *, as_json: bool, first: bool) -> None:
+    from headrace.cli.render.results import counted, say_indexed, say_not_indexed
+
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(done), default=str, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    elif first:
+        say_indexed(out, done)
+        err.print("Following; Ctrl-C ends it.", style="dim")
+    else:
+        put = done.put
+        parts = [f"{counted(put.put, 'document')} put"] if put.put else []
+        parts += [f"{put.deleted:,} deleted"] if put.deleted else []
+        out.print(f"{_time()}  {', '.join(parts) or 'nothing new'}; searchable after {done.seconds:.1f} s", highlight=False)
+        say_not_indexed(out, done)
+
+
+def _time() -> str:
+    return datetime.now().astimezone().strftime("%H:%M:%S")

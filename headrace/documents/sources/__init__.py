@@ -1,0 +1,1 @@
+"""Where documents are before they are put: folders, and prefixes of a bucket."""

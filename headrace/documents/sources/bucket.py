@@ -1,0 +1,73 @@
+"""Objects below a prefix of a bucket on the object tier's S3: which there are, the name of each as a document, and its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.documents.names import composed
+from headrace.errors import BadDocument, NotFound, WrongUsage
+from headrace.storage.objects import BucketReader
+
+_SCHEME = "s3://"
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """An object to put. Its uri is the bucket's name and its key, whatever prefix was listed."""
+
+    bucket: BucketReader
+    key: str
+    uri: str
+    source: str
+    etag: str
+    length: int
+
+    def stamp(self) -> str:
+        """Its etag, which S3 changes with its content."""
+        return self.etag
+
+    def settled(self, stamp: str) -> bool:
+        """An etag is of the content, not of the time."""
+        return bool(stamp)
+
+    def read(self, most_bytes: int) -> bytes:
+        """Its bytes. Raises `BadDocument` with the reason in one clause."""
+        if self.length > most_bytes:
+            raise BadDocument(self.uri, f"larger than the limit of {most_bytes / 1e6:,.0f} MB")
+        try:
+            data = self.bucket.get(self.key)
+        except NotFound:
+            raise BadDocument(self.uri, "it was deleted while it was listed") from None
+        if not data:
+            raise BadDocument(self.uri, "the file is empty")
+        return data
+
+
+def is_address(place: str | Path) -> bool:
+    """Whether a place is in a bucket, and not a path."""
+    return isinstance(place, str) and place.startswith(_SCHEME)
+
+
+def find_objects(address: str, bucket_of: Callable[[str], BucketReader]) -> tuple[list[FoundObject], str]:
+    """The objects below `s3://BUCKET/PREFIX` in key order, without hidden ones, and the id of this source.
+
+    A prefix that does not end in a slash means the folder of that name. Raises `WrongUsage` where the address names no bucket,
+    and the object store's errors.
+    """
+    name, _, prefix = address.removeprefix(_SCHEME).partition("/")
+    if not name:
+        raise WrongUsage(f"{address} names no bucket.", hint="s3://BUCKET or s3://BUCKET/PREFIX")
+    prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+    bucket = bucket_of(name)
+    source = hashlib.sha256(f"{bucket.address}/{prefix}".encode()).hexdigest()[:16]
+    found = []
+    for info in bucket.list(prefix):
+        parts = info.key.split("/")
+        # A key that ends in a slash is the mark of a folder; one with an empty or hidden part is left out as hidden files are.
+        if any(not part or part.startswith(".") for part in parts):
+            continue
+        found.append(FoundObject(bucket, info.key, composed(f"{name}/{info.key}"), source, info.etag, info.bytes))
+    return found, source
