@@ -548,7 +548,7 @@ class Settings(BaseSettings):
             require_trusted()
             return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
-            faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
+            faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {_fault(fault)}" for fault in error.errors()]
             raise BadSettings("The settings are invalid:\n" + "\n".join(faults), hint="See docs/reference/settings.md.") from None
         except SettingsError as error:
             raise BadSettings(f"The environment: {error}.", hint="A section and a list are JSON there.") from None
@@ -556,6 +556,23 @@ class Settings(BaseSettings):
             raise BadSettings(f"{settings_path()} is not TOML: {error}.", hint="See docs/reference/settings.md.") from None
         except OSError as error:
             raise BadSettings(f"{settings_path()} cannot be read: {error.strerror}.", hint="Check its owner and mode.") from None
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    """One of pydantic's faults in words for whoever wrote the settings, with the variables of the environment that set it."""
+    place = fault["loc"]
+    match fault["type"]:
+        case "union_tag_not_found":
+            said = f"it has keys but no `type`, which says what it is; set {'.'.join(map(str, place))}.type"
+        case "union_tag_invalid":
+            said = f"there is no type {fault['ctx']['tag']!r}; choose from {fault['ctx']['expected_tags']}"
+        case "extra_forbidden":
+            said = "there is no such key"
+        case _:
+            said = str(fault["msg"])
+    prefix = f"HEADRACE_{str(place[0]).upper()}" if place else "HEADRACE_"
+    named = sorted(name for name in os.environ if name == prefix or name.startswith(f"{prefix}__"))
+    return f"{said} (set in the environment: {', '.join(named)})" if place and named else said
 
 
 def changed_settings(settings: Settings, *, whole: bool = False) -> dict[str, Any]:

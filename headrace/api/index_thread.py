@@ -11,6 +11,7 @@ from headrace.api.document_view import DocumentView
 from headrace.core.runner import Runner
 from headrace.documents.index import bring_up, take_in
 from headrace.documents.processed import Turns
+from headrace.documents.splitting import Splitting
 from headrace.errors import StorageFull, Transient, kind_of
 from headrace.readiness import Trouble
 from headrace.retry import backoff
@@ -22,6 +23,8 @@ _LONGEST_S, _AWAY_S = 30.0, 4.0
 """Longest wait after a pass that failed, and after one that storage failed, which often comes back within seconds."""
 _PARSE_S = 10.0
 """Seconds of parsing in a pass; what is parsed by then need not wait for the rest."""
+_SPLIT_S = 4.0
+"""Seconds of splitting in a pass, for the same reason."""
 
 _COMPARE_S = 86_400.0
 """Seconds between comparisons of the whole index with the tables."""
@@ -38,6 +41,7 @@ class IndexThread:
         self._settings = settings
         self._arrived: set[str] = set()  # tenants that put or deleted something since the pass under way began
         self._turns = Turns()
+        self._splitting = Splitting()
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
@@ -105,10 +109,18 @@ class IndexThread:
         unfinished: frozenset[str] = frozenset()
         if (pending := self._view.pending()) is not None:
             compare = self._compares()
-            filled = bring_up(self._runner, self._settings, gives_way=self._gives_way, compare=compare, after=self._go_on)
-            if compare and not filled.embedded.unfinished:
+            filled = bring_up(
+                self._runner,
+                self._settings,
+                gives_way=self._gives_way,
+                split_s=_SPLIT_S,
+                splitting=self._splitting,
+                compare=compare,
+                after=self._go_on,
+            )
+            unfinished = filled.embedded.unfinished | filled.chunked.unfinished
+            if compare and not unfinished:
                 self._compared = time.monotonic()
-            unfinished = filled.embedded.unfinished
             self._view.note_indexed(pending, unfinished)
         if parsing.left or unfinished:
             self._work.set()

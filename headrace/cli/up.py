@@ -55,7 +55,8 @@ def up(
 
     settings = settings_of(host=host)
     own = settings.api
-    bound(port, own.host).close()  # fail on a taken port before anything starts
+    with only_service(Home(settings.home)):
+        bound(port, own.host).close()  # fail on a taken port before anything starts
     check_certificate(own)
     if own.open_without_tls:
         err.print(f"{own.host} can be reached without TLS: keys and documents travel unencrypted. Set [api] certificate and key.")
@@ -226,11 +227,12 @@ def status(as_json: AsJson = False) -> None:
 def _running_service() -> dict[str, Any]:
     """The status that this home's `headrace up` reports; if none runs, the state of the parts themselves."""
     from headrace.platform import open_platform
-    from headrace.platform.address import brought, embedded_parts, overlay
+    from headrace.platform.address import MODEL_PARTS, brought, embedded_parts, overlay
     from headrace.platform.home import Home
     from headrace.platform.platform import EVERY_PART
     from headrace.platform.state import read_service, read_state
     from headrace.readiness import PartState, Readiness, asks, platform_trouble
+    from headrace.settings import EmbeddedPart
 
     settings = settings_of()
     home = Home(settings.home)
@@ -245,7 +247,12 @@ def _running_service() -> dict[str, Any]:
             PartState("platform", trouble.state if trouble else "", math.nan, "Any command starts them, e.g. `headrace up`.")
         ]
     elif state is not None:
-        parts = [*Readiness(asks(settings, overlay(state.endpoints, brought(settings)))).check()]
+        # What no command has needed yet is said of the platform; that it does not answer is no fault.
+        idle = wanted - state.parts
+        embedded = {name for name in MODEL_PARTS if isinstance(getattr(settings.models, name), EmbeddedPart)}
+        asleep = idle | (embedded if "models" in idle else set())
+        known = [one for one in asks(settings, overlay(state.endpoints, brought(settings))) if one.part not in asleep]
+        parts = [*Readiness(known).check()]
     else:
         with open_platform(settings, parts=frozenset()) as endpoints:
             parts = [*Readiness(asks(settings, endpoints)).check()]

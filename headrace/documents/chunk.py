@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,15 @@ from headrace.core.stage import stage
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.registry import SOURCE_CODE
 from headrace.documents.lookup import ChunkLookup, DocumentLookup
-from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, not_before, partition_name
+from headrace.documents.processed import (
+    PROCESSED_OFFSETS,
+    EventQueue,
+    ProcessedOffsets,
+    not_before,
+    partition_name,
+    whose_turn,
+)
+from headrace.documents.splitting import Key, Splitting
 from headrace.documents.versions import ORIGIN
 from headrace.errors import HeadraceError
 from headrace.models import tokens
@@ -32,6 +41,7 @@ from headrace.storage.timeline import AHEAD
 
 _READ_TO = "documents_read"  # the snapshot property: the revision of the documents table of which every version is processed
 _COMMIT_ROWS = 5000
+_SLICE_S = 0.5  # of one document, while others may wait
 _HEADING = re.compile(r"#{1,6}(?=\s)")
 _TITLE_CHARS = 500  # of a heading; a longer one would fit no window
 _SEPARATOR = " › "
@@ -54,11 +64,12 @@ log = logging.getLogger("headrace.index")
 
 @dataclass(frozen=True)
 class Chunked:
-    """How many documents were split, into how many chunks, and which could not be."""
+    """How many documents were split, into how many chunks, and which could not be; `unfinished` ones are for another pass."""
 
     documents: int
     chunks: int
     failed: tuple[Unfit, ...] = ()
+    unfinished: frozenset[str] = frozenset()
 
 
 @stage("Splits each document into chunks within the embedder's window, heading path in front.", phase=AHEAD)
@@ -70,8 +81,14 @@ def chunk(
     window: int,
     generation: int = 1,
     give_up: GiveUp = refuse,
+    seconds: float | None = None,
+    splitting: Splitting | None = None,
 ) -> Chunked:
     """Split every live document version that the chunks table has not processed; `window` is in word pieces.
+
+    Tenants take turns by the time that their documents take, and a long document is split a slice at a time. After so many
+    `seconds` the rest is left for another pass. `splitting`, which the caller keeps for that pass, knows whose turn it is and
+    what is split by then.
 
     A document that cannot be split is given up before the property moves past it, so that no kill in between loses the reason.
 
@@ -93,8 +110,15 @@ def chunk(
     count = {"documents": 0, "chunks": 0}
     failed: list[Unfit] = []
     unnoted: list[Unfit] = []
-    waiting = EventQueue(new)
-    last: dict[str, dict[str, Any]] = {}  # of each partition
+    by_tenant: dict[str, list[dict[str, Any]]] = {}
+    for document in new:
+        by_tenant.setdefault(document["tenant"], []).append(document)
+    waiting = {tenant: EventQueue(ordered) for tenant, ordered in by_tenant.items()}
+    half: dict[str, dict[str, Any]] = {}  # the document of a tenant that is split in part
+    last: dict[str, dict[str, Any]] = {}  # of each partition, by offset
+    splitting = splitting or Splitting()
+    splitting.keep({_key(document, window, generation) for document in new})
+    started = time.monotonic()
 
     def commit() -> None:
         nonlocal recorded
@@ -102,43 +126,80 @@ def chunk(
             give_up(tuple(unnoted))
             failed.extend(unnoted)
             unnoted.clear()
+        first = [*half.values(), *(event for queue in waiting.values() for event in queue.first())]
         # Above what is parsed of all tenants, rows of others may still come in front of these.
-        processed.settle(last.values(), waiting.first(), parsed)
+        processed.settle(last.values(), first, parsed)
         if (offsets := processed.as_property()) != (recorded or {}):
             chunks.append(
                 batch(CHUNK_ROWS.columns, rows),
                 # With nothing waiting, the next pass need not read again what this one read.
-                properties={name_of_offsets: offsets, name_of_revision: since if waiting else revision},
+                properties={name_of_offsets: offsets, name_of_revision: since if first else revision},
                 expected={name_of_offsets: recorded},
             )
         recorded = offsets
         rows.clear()
 
-    for document in bars.track(waiting, "chunk", total=len(waiting), of="documents"):
-        last[partition_name(document)] = document
-        if document["status"] == "parsed":  # a document that was left out has a row before the tenant's events in front of it
-            processed.add(document)
-        if document["status"] != "parsed" or answering.get(document["document_id"]) != document["version"]:
-            continue
-        if (name := (document["document_id"], document["version"])) in split_before:
-            continue
-        split_before.add(name)
+    def split_in_turn() -> Iterator[dict[str, Any]]:
+        """Each document once it is done, those of a tenant in their order, until time is up."""
+        while waiting:
+            turn = whose_turn(waiting, processed.ahead())
+            while turn:
+                tenant = splitting.turns.next(turn)
+                document = half.pop(tenant, None) or next(iter(waiting[tenant]))
+                began = time.monotonic()
+                if not to_split(document) or split_some(document):
+                    yield document
+                else:
+                    half[tenant] = document
+                splitting.turns.took(tenant, time.monotonic() - began)
+                if tenant not in half and not waiting[tenant]:
+                    del waiting[tenant]
+                    turn.remove(tenant)
+                if seconds is not None and time.monotonic() - started > seconds:
+                    return
+            commit()  # it says who is ahead, and so how many more may be
+
+    def to_split(document: dict[str, Any]) -> bool:
+        live = document["status"] == "parsed" and answering.get(document["document_id"]) == document["version"]
+        return live and (document["document_id"], document["version"]) not in split_before
+
+    def split_some(document: dict[str, Any]) -> bool:
+        """Split a slice of a document; whether that was the last of it."""
+        name = document["document_id"], document["version"]
         try:
-            made = [{**row, "generation": generation} for row in _rows(document, window)]
+            made = splitting.go_on(_key(document, window, generation), lambda: _rows(document, window), _SLICE_S)
         except HeadraceError:
             raise
         except Exception as error:  # it is this document's fault
             log.exception("%s could not be split into chunks", document["document_id"])
             reason = f"it could not be split into chunks ({type(error).__name__})"
+            split_before.add(name)
             unnoted.append(Unfit(*name, document["uri"], reason))
-            continue
-        rows.extend(made)
+            return True
+        if made is None:
+            return False
+        split_before.add(name)
+        rows.extend({**row, "generation": generation} for row in made)
         count["documents"] += 1
         count["chunks"] += len(made)
+        return True
+
+    for document in bars.track(split_in_turn(), "chunk", total=len(new), of="documents"):
+        partition = partition_name(document)
+        if partition not in last or last[partition]["offset"] < document["offset"]:
+            last[partition] = document
+        if document["status"] == "parsed":  # a document that was left out has a row before the tenant's events in front of it
+            processed.add(document)
         if len(rows) >= _COMMIT_ROWS:
             commit()
     commit()
-    return Chunked(count["documents"], count["chunks"], tuple(failed))
+    left = [*half.values(), *(document for queue in waiting.values() for document in queue)]
+    unfinished = frozenset(document["document_id"] for document in left if to_split(document))
+    return Chunked(count["documents"], count["chunks"], tuple(failed), unfinished)
+
+
+def _key(document: dict[str, Any], window: int, generation: int) -> Key:
+    return document["document_id"], document["version"], generation, window
 
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)

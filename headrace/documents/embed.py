@@ -140,6 +140,7 @@ def embed(
     gives_way: Callable[[Collection[str]], bool] | None = None,
     give_up: GiveUp = refuse,
     compare: bool = False,
+    unsplit: Collection[str] = frozenset(),
 ) -> Embedded:
     """Embed every chunk that answers and is missing in a generation of the vector store, then remove those that answer no more.
 
@@ -152,6 +153,7 @@ def embed(
     - Tenants take turns, a batch each. With `gives_way` a pass ends after a round in which one tenant was finished and others
       were not, or after which `gives_way`, called with the tenants that still wait, returns true. The rest is left for another
       pass.
+    - The chunks of `unsplit` documents are not all in the table yet: what the index has of them stays until they are.
     - A document of which the embedder refuses a chunk is given up as a whole: half of it would answer as if it were all.
     """
     number, width = (into.number, into.width) if into else (1, DIMENSIONS)
@@ -203,7 +205,7 @@ def embed(
         lookup.follow()
         answering = {name: version for name, version in answering.items() if name not in failed} | lookup.live(failed)
     pairs = zip(indexed["document_id"].to_pylist(), indexed["version"].to_pylist(), strict=True)
-    gone = ({d for d, version in pairs if answering.get(d) != version} - unfinished) | failed.keys()
+    gone = ({d for d, version in pairs if answering.get(d) != version} - unfinished - set(unsplit)) | failed.keys()
     vectors.delete({name: answering.get(name, "") for name in gone})
     if not unfinished:
         progress.note(reached[1], reached[0], vectors.table_version(), compared=before is None)

@@ -19,6 +19,7 @@ from headrace.documents.generations import begin, endpoint_for, finish_pass, ind
 from headrace.documents.parse import Failure, ParsedDocuments, parse
 from headrace.documents.processed import Turns
 from headrace.documents.put import Put, put
+from headrace.documents.splitting import Splitting
 from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import Landed, land
 from headrace.retry import backoff
@@ -168,6 +169,8 @@ def bring_up(
     settings: Inference,
     *,
     gives_way: Callable[[Collection[str]], bool] | None = None,
+    split_s: float | None = None,
+    splitting: Splitting | None = None,
     compare: bool = False,
     after: After = _nothing,
 ) -> Filled:
@@ -177,7 +180,16 @@ def bring_up(
     def failing(unfit: Sequence[Unfit]) -> None:
         runner.run(give_up, unfit=unfit)
 
-    filled = fill(runner, into, failing, gives_way=gives_way, compare=compare, after=after)
+    filled = fill(
+        runner,
+        into,
+        failing,
+        gives_way=gives_way,
+        split_s=split_s,
+        splitting=splitting,
+        compare=compare,
+        after=after,
+    )
     while (then := runner.run(finish_pass, into=into, changed=filled.embedded.changed)) is not None:
         into = then
         filled = replace(filled, index=fill(runner, into, failing).index)
@@ -191,18 +203,28 @@ def fill(
     failing: GiveUp = refuse,
     *,
     gives_way: Callable[[Collection[str]], bool] | None = None,
+    split_s: float | None = None,
+    splitting: Splitting | None = None,
     compare: bool = False,
     after: After = _nothing,
 ) -> Filled:
     """Bring one generation of the index up to date with the documents table.
 
-    `failing` is called with documents that it cannot take in. Raises `BadSettings` where the endpoint does not have the embedder
-    of that generation.
+    `failing` is called with documents that it cannot take in; `split_s` and `splitting` are `seconds` and `splitting` of
+    `chunk`. Raises `BadSettings` where the endpoint does not have the embedder of that generation.
     """
-    chunked = runner.run(chunk, window=into.window, generation=into.number, give_up=failing)
+    chunked = runner.run(chunk, window=into.window, generation=into.number, give_up=failing, seconds=split_s, splitting=splitting)
     after("chunk")
     made_by = endpoint_for(runner.endpoints.embedder, into.embedder)
-    embedded = runner.run(embed, embedder=made_by, into=into, gives_way=gives_way, give_up=failing, compare=compare)
+    embedded = runner.run(
+        embed,
+        embedder=made_by,
+        into=into,
+        gives_way=gives_way,
+        give_up=failing,
+        compare=compare,
+        unsplit=chunked.unfinished,
+    )
     after("embed")
     built = runner.run(index, into=into)
     after("index")

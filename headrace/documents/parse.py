@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parser import Parsed, Parser
-from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, Turns, not_before
+from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, Turns, not_before, whose_turn
 from headrace.documents.versions import IN_ORDER, KEPT, ORIGIN, keep_unnamed, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.metadata import Metadata
@@ -27,7 +27,6 @@ from headrace.storage.timeline import AHEAD
 _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
 _READ_TO = "events_read"  # the snapshot property: the revision of the events table of which every event is processed
-_AHEAD = 200  # tenants at most: every snapshot of the table notes how far each of them is
 
 log = logging.getLogger("headrace.index")
 
@@ -109,7 +108,7 @@ def parse(
     def in_turn() -> Iterator[dict[str, Any]]:
         """The waiting events, those of a tenant in their order, until time is up."""
         while waiting:
-            turn = _whose_turn(waiting, processed.ahead())
+            turn = whose_turn(waiting, processed.ahead())
             while turn:
                 tenant = turns.next(turn)
                 event = next(iter(waiting[tenant]))
@@ -159,17 +158,6 @@ def parse(
     commit()
     left = sum(map(len, waiting.values()))
     return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), left, tuple(incomplete))
-
-
-def _whose_turn(waiting: Collection[str], ahead: Collection[str]) -> list[str]:
-    """The tenants that take turns until all of theirs is done; `waiting` begins with the one that has waited longest.
-
-    The others are ahead of that one as soon as they had a turn, and the table notes how far. No more than `_AHEAD` may be.
-    """
-    first, *others = waiting
-    others.sort(key=lambda tenant: tenant not in ahead)
-    finished = len(set(ahead) - set(waiting))
-    return [first, *others[: max(0, _AHEAD - finished)]]
 
 
 def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,7 +6,7 @@ Tenants take turns, so one may be ahead of others in a partition.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +16,7 @@ from headrace.storage.tables.handles import quoted
 
 PROCESSED_OFFSETS = "processed_offsets"
 """The snapshot property that holds `ProcessedOffsets`."""
+_AHEAD = 200  # tenants at most: every snapshot of the table notes how far each of them is
 
 
 class ProcessedOffsets:
@@ -156,3 +157,14 @@ class Turns:
     def took(self, tenant: str, seconds: float) -> None:
         """Note how long the document of the tenant took whose turn it was."""
         self._until[tenant] = self._now + seconds
+
+
+def whose_turn(waiting: Collection[str], ahead: Collection[str]) -> list[str]:
+    """The tenants that take turns until all of theirs is done; `waiting` begins with the one that has waited longest.
+
+    The others are ahead of that one as soon as they had a turn, and the table notes how far. No more than `_AHEAD` may be.
+    """
+    first, *others = waiting
+    others.sort(key=lambda tenant: tenant not in ahead)
+    finished = len(set(ahead) - set(waiting))
+    return [first, *others[: max(0, _AHEAD - finished)]]

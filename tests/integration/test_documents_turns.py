@@ -13,12 +13,14 @@ from headrace.api.documents import Documents
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, Store
 from headrace.core.run import Run
 from headrace.core.runner import Runner
+from headrace.documents import chunk as splits
 from headrace.documents import parse as parsing
-from headrace.documents import source
+from headrace.documents import processed, source
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.processed import PROCESSED_OFFSETS, Turns
+from headrace.documents.splitting import Splitting
 from headrace.ingest.land import land
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings, TenantLimits
@@ -136,8 +138,36 @@ def test_slow_documents_hold_up_their_own_tenant() -> None:
     assert turns.next(["slow", "newcomer"]) == "slow"
 
 
+def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "_SLICE_S", 0.05)
+    text = "\n\n".join(f"The gate number {number} of the long canal is open on weekdays." for number in range(4_000))
+    runner.run(source.put, tenant="lengthy", uri="l0.md", data=text.encode())
+    put(runner, lengthy=["l1.md"])
+    runner.run(parsing.parse, limits=LIMITS)
+    state = Splitting()
+    done = runner.run(chunk, window=200, seconds=0.0, splitting=state)
+    assert (done.documents, len(done.unfinished)) == (0, 2)
+    put(runner, brief=["m0.md"])
+    runner.run(parsing.parse, limits=LIMITS)
+    others = runner.run(chunk, window=200, seconds=0.0, splitting=state)
+    assert (others.documents, others.unfinished) == (1, done.unfinished)
+    assert split(runner, "lengthy", "brief") == ["m0.md"]
+    rounds = 1
+    while runner.run(chunk, window=200, seconds=0.0, splitting=state).unfinished:
+        rounds += 1
+    assert rounds > 3, "it took several slices"
+    rows = reader(runner, CHUNK_ROWS).read(("tenant", "uri", "text", "position")).to_pylist()
+    made = sorted((row["position"], row["text"]) for row in rows if (row["tenant"], row["uri"]) == ("lengthy", "l0.md"))
+    whole = [f"{piece.heading}\n{piece.body}" if piece.heading else piece.body for piece in splits.pieces(text, 200)]
+    assert made == list(enumerate(whole)), "as if it had been split at once, and once only"
+    assert split(runner, "lengthy").count("l1.md") == 1
+    assert not runner.run(chunk, window=200).documents
+
+
 def test_few_tenants_are_ahead_at_a_time_and_all_are_parsed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "_AHEAD", 2)
+    monkeypatch.setattr(processed, "_AHEAD", 2)
     others, turns = {f"ahead-{n}": [f"d{n}.md"] for n in range(5)}, EachTakesASecond()
     put(runner, behind=["e0.md", "e1.md", "e2.md"], **others)
     assert passes(runner, 3, turns) == 5

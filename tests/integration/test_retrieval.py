@@ -25,10 +25,12 @@ from headrace.core.launch import Threads, Work
 from headrace.core.maintain import maintain
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
+from headrace.documents import chunk as splits
 from headrace.documents import source
 from headrace.documents.embed import Embed
-from headrace.documents.index import Indexed, catch_up, index_documents
+from headrace.documents.index import Indexed, bring_up, catch_up, index_documents, take_in
 from headrace.documents.put import put
+from headrace.documents.splitting import Splitting
 from headrace.errors import Unavailable, WrongUsage
 from headrace.platform.address import brought, overlay
 from headrace.settings import Maintenance, Settings
@@ -701,6 +703,27 @@ def test_a_changed_document_answers_at_every_moment(
     assert len(told) > 10
     assert all(told)
     assert within(10, lambda: "colour 1" in found(engine, shelf.tenant)["docs/a.md"])
+
+
+def test_an_earlier_version_answers_until_a_long_one_is_split(
+    runner: Runner, engine: QueryEngine, tenant: str, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (docs / "a.md").write_text("The pond is deep.")
+    index(runner, tenant, docs)
+    long = "\n\n".join(f"The pond has {number} carps and {number} pikes in it by now." for number in range(1_500))
+    (docs / "a.md").write_text(long)
+    runner.run(put, tenant=tenant, places=[docs], most_bytes=SETTINGS.document_bytes)
+    take_in(runner, SETTINGS)
+    monkeypatch.setattr(splits, "_SLICE_S", 0.02)
+    state = Splitting()
+    filled = bring_up(runner, SETTINGS, split_s=0.0, splitting=state)
+    assert filled.chunked.unfinished
+    assert found(engine, tenant) == {"docs/a.md": "The pond is deep."}
+    bring_up(runner, SETTINGS, split_s=0.0, splitting=state, compare=True)
+    assert found(engine, tenant) == {"docs/a.md": "The pond is deep."}, "also where the whole index is compared"
+    while bring_up(runner, SETTINGS, split_s=0.0, splitting=state).chunked.unfinished:
+        pass
+    assert "carps" in found(engine, tenant)["docs/a.md"]
 
 
 def test_deletes_and_renames_follow(runner: Runner, engine: QueryEngine, closed: Shelf) -> None:

@@ -155,6 +155,25 @@ def test_links_lead_somewhere() -> None:
     assert seen > 60
 
 
+def test_queries_of_the_docs_are_sql() -> None:
+    """As a shell passes them on: a column named as a keyword of DuckDB needs quotes."""
+    import duckdb
+
+    seen = 0
+    for page in PAGES:
+        for command in re.findall(r"headrace (?:--home \S+ )?sql .*?(?=`|$)", page.read_text(), re.MULTILINE):
+            words = shlex.split(command, comments=True)
+            query = words[words.index("sql") + 1]
+            if query == "QUERY":
+                continue
+            try:
+                duckdb.extract_statements(query)
+            except duckdb.Error as error:
+                pytest.fail(f"{page.name}: {query}: {error}")
+            seen += 1
+    assert seen > 5
+
+
 def test_every_page_is_in_the_navigation_and_nothing_else() -> None:
     def pages(part: Any) -> Iterator[str]:
         if isinstance(part, str):

@@ -137,3 +137,21 @@ def test_a_broker_of_ones_own_has_signed_events_only_where_that_is_asked_for(mon
     assert "signing_key" not in brought(Settings.load()), "the embedded one has a key of its home"
     with pytest.raises(BadSettings, match=r"head.*signing_key"):
         Settings.load(head={**kafka, "signing_key": "short"})
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"typ": "s3"}, "it has keys but no `type`, which says what it is; set objects.type"),
+        ({"type": "s4"}, "there is no type 's4'; choose from 'embedded', 's3'"),
+        ({"type": "embedded", "bukket": "x"}, "objects.embedded.bukket: there is no such key"),
+    ],
+)
+def test_a_section_that_is_wrong_is_told_in_words(value: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadSettings) as wrong:
+        Settings.load(objects=value)
+    assert says in str(wrong.value)
+    monkeypatch.setenv("HEADRACE_OBJECTS__SECRET_KEY", "secret")
+    with pytest.raises(BadSettings, match=r"set in the environment: HEADRACE_OBJECTS__SECRET_KEY") as half:
+        Settings.load()
+    assert "'secret'" not in str(half.value)
