@@ -9,7 +9,7 @@ from headrace.answering.rerank import Passage
 from headrace.errors import Transient
 from headrace.models.citations import Support
 from headrace.models.client import Embedder
-from headrace.models.extract import Extract, Quote, SourceText, best, parts, quotes, shortlist, word_weights
+from headrace.models.extract import Extract, Quote, SourceText, best, parts, quotes, shortlist, with_block, word_weights
 from headrace.models.short_answer import cell_answer, short_answer
 
 NOT_FOUND = "That is not in these documents."
@@ -70,10 +70,11 @@ def quote(question: str, passages: Sequence[Passage], embedder: Embedder | None)
             if sure and not few:
                 continue
             sure = few
-            number, said = order.index(found.source) + 1, few or found.said
+            shown = found if few else with_block(found, sources[found.source], read)
+            number, said = order.index(found.source) + 1, few or shown.said
             if said not in {support.sentence for support in lines.values() if support}:  # one row may answer two parts
                 before = "" if best_one else OR
-                lines[f"{before}{said} [{number}]"] = Support(said, number, found.start, found.end)
+                lines[f"{before}{said} [{number}]"] = Support(said, number, shown.start, shown.end)
         if not _quotes(one):
             lines[f"{NOT_FOUND.removesuffix('.')}: {one.part}"] = None
     return QuotedAnswer(lines or {NOT_FOUND: None}, tuple(passages[at] for at in order), note)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -182,6 +182,22 @@ def quotes(sources: Sequence[SourceText]) -> list[Quote]:
             beside = "" if row else " ".join([*texts[max(0, index - 1) : index], *texts[index + 1 : index + 2]])
             found.append(Quote(number, start, end, texts[index], f"{name}\n{above(text, start)}", beside))
     return found[:_QUOTES]
+
+
+def with_block(quote: Quote, source: SourceText, found: Sequence[Quote]) -> Quote:
+    """A quote that ends in a colon with the list or the example that it introduces, up to `_LONGEST` characters in all."""
+    if not quote.text.endswith(":"):
+        return quote
+    end = quote.end
+    for other in found:
+        if other.source != quote.source or other.start < end:
+            continue
+        between = source.text[end : other.start]
+        begun = end > quote.end
+        if between.strip() or (begun and between.count("\n") > 1) or other.end - quote.start > _LONGEST:
+            break
+        end = other.end
+    return replace(quote, end=end, text=source.text[quote.start : end])
 
 
 def _goes_on(text: str, before: tuple[int, int], start: int) -> bool:

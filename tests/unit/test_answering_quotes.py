@@ -33,6 +33,19 @@ def test_one_that_is_clearly_better_stands_alone_and_each_part_has_its_line() ->
     assert next(iter(whole.lines)) == "The upper lock is 8 m wide. [1]", "no words of it answer"
 
 
+def test_what_introduces_a_list_or_an_example_is_said_with_it() -> None:
+    steps = "- open the valve\n- press the red button\n- wait"
+    text = f"# Pump\n\nThe old pump is started in three steps:\n\n{steps}\n\nThe pump is blue.\n"
+    [line] = quote("In which steps is the old pump started?", passages(text), None).lines
+    assert line == "The old pump is started in three steps: - open the valve - press the red button - wait [1]"
+    [support] = quote("In which steps is the old pump started?", passages(text), None).supports
+    assert text[support.start : support.end].endswith("- wait"), "quoted as a whole"
+    alone = "# Pump\n\nThe old pump is started in three steps:\n"
+    assert list(quote("In which steps is the old pump started?", passages(alone), None).lines) == [
+        "The old pump is started in three steps: [1]"
+    ]
+
+
 def test_what_is_not_there_is_said_for_the_part_or_for_all() -> None:
     found = quote("How wide is the upper lock, and why did Mongolia secede?", passages(LOCKS), None)
     first, second = found.lines
