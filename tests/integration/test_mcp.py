@@ -94,7 +94,7 @@ def test_an_operators_assistant_sees_what_moved_and_may_change_what_it_is_allowe
         moved = content(await client.call_tool("ledger", {}))
         assert {"object", "stream", "table", "vector"} <= {row["tier"] for row in moved["by_tier"]}
         assert sum(row["bytes"] for row in moved["rows"]) == sum(row["bytes"] for row in moved["by_tier"]) > 0
-        assert content(await client.call_tool("runs", {"limit": 1}))["runs"][0]["command"] == "up"
+        assert "up" in {run["command"] for run in content(await client.call_tool("runs", {"limit": 200}))["runs"]}
         sized = content(await client.call_tool("sizing", {"model": "llama-3.1-8b", "users": 10}))["sizing"]
         assert sized["parameters"]["users"] == 10
         assert "llama-0" in words(await client.call_tool("sizing", {"model": "llama-0"}))

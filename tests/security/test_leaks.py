@@ -19,7 +19,7 @@ from shell import on_terminal
 from traffic import until
 
 from headrace.core.ray_cluster import _folder
-from headrace.documents import beneath
+from headrace.documents.sources import beneath
 from headrace.documents.sources.beneath import open_beneath
 from headrace.documents.sources.folder import read_file, walk
 from headrace.errors import BadDocument, BadSettings, WrongUsage
