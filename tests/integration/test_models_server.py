@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +38,7 @@ from headrace.models.client import Completion, Embedder, Generator, Ranking, Rer
 from headrace.models.connection import wait_ready
 from headrace.models.pointer import ChampionPointer
 from headrace.models.ranking import of_retrieval_weight
+from headrace.models.server.encoders import MiniLM, _as_published
 from headrace.models.server.generator import packaged
 from headrace.models.tokens import INSTEAD, embedder_folder
 from headrace.platform import open_platform
@@ -169,6 +171,21 @@ def test_embeddings_are_those_of_the_bare_model(server: Server, bare: SentenceTr
         assert np.array_equal(embedder.embed(TEXTS[:1], kind="query")[0].shape, (384,))
     assert vectors.dtype == np.float32
     assert np.abs(vectors - bare.encode(TEXTS, normalize_embeddings=True)).max() < 1e-5
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_an_encoder_of_any_layout_computes_what_sentence_transformers_does(tmp_path: Path, pooling: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path / "encoder"
+    shutil.copytree(embedder_folder(), folder)
+    config = json.loads((folder / "1_Pooling" / "config.json").read_text()) | {"pooling_mode": pooling}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    ours = MiniLM(folder, exact=True)
+    pieces = ours.word_pieces(TEXTS, "END")
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, batch_size=len(TEXTS), normalize_embeddings=True)
+    assert np.abs(ours.embed(pieces) - theirs).max() < 1e-6
+    assert (_as_published.__name__ in ours._model.__qualname__) == (pooling == "cls")
 
 
 def test_embedding_formats(server: Server, bare: SentenceTransformer) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from safetensors.torch import load_file
+from transformers import AutoModel
 
 from headrace.errors import RequestRefused
 from headrace.models.cards import RerankerCard
@@ -29,6 +32,62 @@ def batches(pieces: Sequence[Sequence[int]]) -> list[list[int]]:
     return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 
 
+Encode = Callable[[dict[str, torch.Tensor]], torch.Tensor]
+"""`input_ids`, `attention_mask` and `token_type_ids` of n texts → (n, width)."""
+
+
+def _encoder(folder: Path) -> Encode:
+    """The encoder in a folder of sentence-transformers' layout.
+
+    A transformer, the mean of its word pieces, linear layers and length 1 are computed here, bit for bit as sentence-transformers
+    does; whatever else `modules.json` names is left to that package, whose import takes seconds of each start.
+    """
+    listed = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    kinds = [str(one["type"]).rpartition(".")[2] for one in listed]
+    paths = [folder / one["path"] for one in listed]
+    layers = [_linear(path) for kind, path in zip(kinds, paths, strict=True) if kind == "Dense"]
+    plain = kinds == ["Transformer", "Pooling", *["Dense"] * len(layers), "Normalize"]
+    if not plain or None in layers or not _is_mean(paths[1]):
+        return _as_published(folder)
+    model = AutoModel.from_pretrained(str(paths[0]), local_files_only=True, dtype=torch.float32).eval()
+
+    def encode(features: dict[str, torch.Tensor]) -> torch.Tensor:
+        states = model(**features).last_hidden_state
+        mask = features["attention_mask"].unsqueeze(-1).to(states.dtype)
+        made = (states * mask).sum(1) / torch.clamp(mask.sum(1), min=1e-9)
+        for layer in layers:
+            assert layer is not None
+            made = layer(made)
+        return torch.nn.functional.normalize(made, p=2, dim=1)
+
+    return encode
+
+
+def _as_published(folder: Path) -> Encode:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True).eval()
+    return lambda features: model(features)["sentence_embedding"]
+
+
+def _is_mean(folder: Path) -> bool:
+    """Whether the pooling in a folder is the mean, in either of the ways in which it was written over the years."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    ways = {name for name, value in config.items() if name.startswith("pooling_mode_") and value}
+    return config.get("pooling_mode") == "mean" or ways == {"pooling_mode_mean_tokens"}
+
+
+def _linear(folder: Path) -> torch.nn.Linear | None:
+    """The linear layer in a folder; `None` if it does more than that."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = folder / "model.safetensors"
+    if not str(config.get("activation_function")).endswith("Identity") or not weights.exists():
+        return None
+    layer = torch.nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+    layer.load_state_dict({name.removeprefix("linear."): value for name, value in load_file(weights).items()})
+    return layer.eval()
+
+
 class MiniLM:
     """all-MiniLM-L6-v2 as packaged, or a fine-tuned version of it in `folder`; mean-pooled and normalised to length 1.
 
@@ -39,7 +98,7 @@ class MiniLM:
     def __init__(self, folder: Path | None = None, *, window: int = WINDOW, exact: bool = False) -> None:
         self.window, self._exact = window, exact
         self._tokenizer = uncut(folder) if folder else tokenizer()
-        self._model = SentenceTransformer(str(folder or embedder_weights()), device="cpu", local_files_only=True).eval()
+        self._model = _encoder(folder or embedder_weights())
         trial = self.embed(self.word_pieces(["a"], "END"))
         if trial.ndim != 2 or not np.isfinite(trial).all():
             raise ValueError("its vectors are not numbers")
@@ -75,7 +134,7 @@ class MiniLM:
             mask[row, : len(piece)] = 1
         features = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
         with bf16_matmul(exact=self._exact):
-            vectors: Vectors = self._model(features)["sentence_embedding"].float().numpy()
+            vectors: Vectors = self._model(features).float().numpy()
         return vectors
 
 
@@ -91,6 +150,8 @@ class PairScorer:
     """One version of the re-ranker: scores (question, passage) pairs, one call at a time."""
 
     def __init__(self, card: RerankerCard, folder: Path, *, exact: bool = False) -> None:
+        from sentence_transformers import CrossEncoder  # for seconds, and for who has a re-ranker only
+
         self._most, self._exact = card.max_tokens, exact
         self._model = CrossEncoder(str(folder), num_labels=1, max_length=self._most, device="cpu", local_files_only=True)
         self._model.eval()
