@@ -229,7 +229,8 @@ def kv_cache(draft: Draft) -> None:
     written, reused = numbers.count("kv_tokens_written"), numbers.count("kv_tokens_read")
     moved = numbers.bytes(tier=Tier.FILE, store=KV_CACHE.name, direction="write")
     loaded = numbers.bytes(tier=Tier.FILE, store=KV_CACHE.name, direction="read")
-    each = numbers.each(moved, written, lambda value: f"{human_count(value)} B")
+    of = (moved, written) if written.value else (loaded, reused)
+    each = numbers.each(*of, lambda value: f"{human_count(value)} B")
     draft.headline(
         SlideHeadline(
             f"The KV cache lives on files today: {reused} tokens were read instead of computed, {each} a token",
@@ -253,7 +254,7 @@ def kv_cache(draft: Draft) -> None:
     cards = (
         (moved, "written to the file tier"),
         (loaded, "read from the file tier"),
-        (each, "of keys and values a token"),
+        *([(each, "of keys and values a token")] if each.value else []),
     )
     for at, (number, words) in enumerate(cards):
         draft.card(Area(LEFT + at * 298, TOP + 4, 284, 86), number, words, colour=draft.colour(Tier.FILE))
