@@ -19,10 +19,8 @@ from headrace.catalog import Store
 from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
-from headrace.storage.tables.iceberg.table import IcebergTable
 from headrace.storage.tables.maintenance import MaintenanceReport, Purged, RetainedSnapshots
 from headrace.storage.tables.predicate import parsed
-from headrace.storage.tables.vast.table import VastTable
 
 _EVERYTHING: BooleanExpression = AlwaysTrue()
 
@@ -71,7 +69,20 @@ class TableFormat(Protocol):
     def purge(self) -> Purged: ...
 
 
-FORMATS: dict[str, Callable[[Store, Endpoints, Meter], TableFormat]] = {"iceberg": IcebergTable, "vast": VastTable}
+def _iceberg(store: Store, endpoints: Endpoints, meter: Meter) -> TableFormat:
+    # Not before a table is opened: its import takes longer than drawing a diagram.
+    from headrace.storage.tables.iceberg.table import IcebergTable
+
+    return IcebergTable(store, endpoints, meter)
+
+
+def _vast(store: Store, endpoints: Endpoints, meter: Meter) -> TableFormat:
+    from headrace.storage.tables.vast.table import VastTable
+
+    return VastTable(store, endpoints, meter)
+
+
+FORMATS: dict[str, Callable[[Store, Endpoints, Meter], TableFormat]] = {"iceberg": _iceberg, "vast": _vast}
 """Table backends by `Endpoints.table_format`."""
 
 

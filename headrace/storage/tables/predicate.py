@@ -37,7 +37,6 @@ from pyiceberg.expressions import (
 from pyiceberg.expressions.literals import DecimalLiteral, Literal, StringLiteral, TimestampLiteral, UUIDLiteral
 from pyiceberg.expressions.parser import parse
 from pyiceberg.expressions.visitors import bind, rewrite_not
-from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids, expression_to_pyarrow
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -123,6 +122,9 @@ def split(where: str | BooleanExpression, columns: pa.Schema, askable: Callable[
 
     Raises `ValueError`, as pyiceberg does, for a condition that cannot be parsed or names an unknown column.
     """
+    # Only VAST DB splits a condition; the import takes a second.
+    from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids, expression_to_pyarrow
+
     # All nullable: rows older than a column have null in it, even if the catalog now requires it.
     nullable = pa.schema([field.with_nullable(True) for field in columns])
     schema = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(nullable))
