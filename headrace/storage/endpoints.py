@@ -100,3 +100,17 @@ class Endpoints(BaseModel):
     def table_format(self) -> str:
         """The table backend, by its name in `FORMATS` (storage/tables/handles.py)."""
         return "vast" if self.vast else "iceberg"
+
+    def own_prefixes(self, bucket: str) -> tuple[str, ...]:
+        """The prefixes of a bucket that Headrace writes to: "" for all of it, else with a slash at the end."""
+        addresses = [f"s3://{self.bucket}", self.vectors_uri.partition("?")[0], self.warehouse]
+        addresses += [f"s3://{self.records.bucket}"] if self.records else []
+        addresses += [f"s3://{self.vast.bucket}"] if self.vast else []
+        prefixes = set()
+        for address in addresses:
+            scheme, _, place = address.partition("://")
+            name, _, prefix = place.partition("/")
+            # Names are compared in lower case: an S3 server may take both spellings for one bucket.
+            if scheme.lower() in ("s3", "s3a", "s3n") and name.lower() == bucket.lower():
+                prefixes.add(f"{prefix.strip('/')}/" if prefix.strip("/") else "")
+        return tuple(sorted(prefixes))

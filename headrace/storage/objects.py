@@ -180,6 +180,10 @@ class BucketReader(ObjectReader):
         """Its address: the endpoint's, and its name."""
         return self._where
 
+    def own_prefixes(self) -> tuple[str, ...]:
+        """The prefixes of this bucket that Headrace itself writes to."""
+        return self._endpoints.own_prefixes(self._bucket)
+
     def _path(self, key: str) -> str:
         return key
 

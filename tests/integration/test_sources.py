@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import obstore
 import pytest
@@ -181,6 +182,48 @@ def test_stamps_tell_whatever_changes(runner: Runner, bucket: S3Store, tmp_path:
     after = stamps()
     assert all(after[uri] != stamp for uri, stamp in before.items())
     assert find_objects(f"s3://{name}/nothing", buckets.of)[0] == []
+
+
+def test_where_headrace_keeps_its_data_is_no_source(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    written(tmp_path / "docs", 1)
+    index(runner, tenant, tmp_path / "docs")
+    of, to = runner.open(BucketReader, SOURCES, stage="test").of, runner.endpoints
+    assert to.records is not None
+    assert list(of(to.bucket).list(f"documents/{tenant}/")), "another tenant's document is there"
+    own = (to.bucket, to.records.bucket, *(urlsplit(uri).netloc for uri in (to.vectors_uri, to.warehouse)))
+    for name in own:
+        for address in (name, f"{name}/documents/{tenant}", name.upper()):
+            with pytest.raises(WrongUsage, match="the data of all tenants"):
+                find([f"s3://{address}"], of)
+    # A name that an HTTP client or the server would read as another's.
+    for name in (
+        f"{to.bucket}?x=1",
+        f"{to.bucket}#x",
+        f"%{ord(to.bucket[0]):x}{to.bucket[1:]}",
+        "..",
+        f"{to.bucket}\\x",
+        f"{to.bucket}\n",
+    ):
+        with pytest.raises(WrongUsage, match="names no bucket"):
+            find([f"s3://{name}"], of)
+
+
+def test_beside_where_headrace_keeps_its_data_is_a_source(runner: Runner, bucket: S3Store, tmp_path: Path) -> None:
+    name = bucket.config["bucket"]
+    for key in ("vectors/a.lance/1.md", "vectors-of-sails/1.md", "docs/1.md", "1.md"):
+        obstore.put(bucket, key, b"one")
+    with recorded("index", tmp_path) as run:
+        shared = Runner(run, runner.endpoints.model_copy(update={"vectors_uri": f"s3://{name}/vectors/"}))
+        of = shared.open(BucketReader, SOURCES, stage="test").of
+        assert set(find([f"s3://{name}"], of).stamps()) == {
+            f"{name}/{key}" for key in ("vectors-of-sails/1.md", "docs/1.md", "1.md")
+        }
+        for prefix in ("vectors", "vectors/", "vectors/a.lance"):
+            with pytest.raises(WrongUsage, match="the data of all tenants"):
+                find([f"s3://{name}/{prefix}"], of)
+        for prefix in ("docs/../vectors", "/vectors", "./vectors", "docs//vectors", "a\nb", "a\0b"):
+            with pytest.raises(WrongUsage, match="names no prefix"):
+                find([f"s3://{name}/{prefix}"], of)
 
 
 def test_follow_indexes_what_changes_until_ctrl_c(home: Home, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from headrace.errors import BadDocument, NotFound, WrongUsage
 from headrace.storage.objects import BucketReader
 
 _SCHEME = "s3://"
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no character that would mean something else in a URL
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,28 @@ def is_address(place: str | Path) -> bool:
 def find_objects(address: str, bucket_of: Callable[[str], BucketReader]) -> tuple[list[FoundObject], str]:
     """The objects below `s3://BUCKET/PREFIX` in key order, without hidden ones, and the id of this source.
 
-    A prefix that does not end in a slash means the folder of that name. Raises `WrongUsage` where the address names no bucket,
-    and the object store's errors.
+    A prefix that does not end in a slash means the folder of that name. Below a prefix that Headrace writes to nothing is found:
+    there are the documents and conversations of all tenants. Raises `WrongUsage` where the address names no bucket, no prefix
+    or such a one, and the object store's errors.
     """
     name, _, prefix = address.removeprefix(_SCHEME).partition("/")
-    if not name:
+    if not _BUCKET.fullmatch(name):
         raise WrongUsage(f"{address} names no bucket.", hint="s3://BUCKET or s3://BUCKET/PREFIX")
     prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+    if {"", ".", ".."}.intersection(prefix.split("/")[:-1]) or not prefix.isprintable():
+        raise WrongUsage(f"{address!r} names no prefix of objects that can be listed.", hint="s3://BUCKET/FOLDER")
     bucket = bucket_of(name)
+    own = bucket.own_prefixes()
+    if prefix.startswith(own):
+        raise WrongUsage(
+            f"{address} is where Headrace keeps the data of all tenants, which is not indexed.", hint="Name another bucket."
+        )
     source = hashlib.sha256(f"{bucket.address}/{prefix}".encode()).hexdigest()[:16]
     found = []
     for info in bucket.list(prefix):
         parts = info.key.split("/")
         # A key that ends in a slash is the mark of a folder; one with an empty or hidden part is left out as hidden files are.
-        if any(not part or part.startswith(".") for part in parts):
+        if any(not part or part.startswith(".") for part in parts) or info.key.startswith(own):
             continue
         found.append(FoundObject(bucket, info.key, composed(f"{name}/{info.key}"), source, info.etag, info.bytes))
     return found, source
