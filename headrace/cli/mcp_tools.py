@@ -178,6 +178,8 @@ def server_of(tools: Tools, *, write: bool) -> MCPServer[Any]:
                 return work(*given, **named)
             except HeadraceError as error:
                 raise ToolError(" ".join(filter(None, (error.message, error.hint)))) from None
+            except UnicodeEncodeError:
+                raise ToolError("A name or a text holds half a character (a lone surrogate); send whole characters.") from None
 
         server.tool(annotations=annotations)(call)
 

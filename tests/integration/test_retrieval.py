@@ -465,6 +465,13 @@ def test_writers_at_once_put_no_chunk_in_twice(vectors: VectorWriter, declared: 
     assert sorted(held["chunk_id"].to_pylist()) == sorted(["first", *(str(n) for n in range(100))])
 
 
+def test_an_index_whose_last_row_was_deleted_finds_nothing(vectors: VectorWriter) -> None:
+    vectors.upsert(batch(CHUNKS.columns, [chunk("only", "acme", [])]))
+    assert seen(vectors, "acme") == {"only"}
+    vectors.delete({"d": ""})
+    assert seen(VectorReader(CHUNKS, vectors._endpoints, METER), "acme") == set()
+
+
 # from files
 
 

@@ -54,6 +54,8 @@ class _Vectors:
 
     def near(self, embedding: np.ndarray[Any, Any], among: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The cosine similarity of some rows, given by id."""
+        if not len(among):
+            return np.empty(0, np.float32)  # no row says how wide the embeddings of an empty table are
         near: np.ndarray[Any, Any] = self.units[np.searchsorted(self.ids, among)] @ _units(embedding[None])[0]
         return near
 
