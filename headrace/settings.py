@@ -559,7 +559,7 @@ class Settings(BaseSettings):
 
 
 def _fault(fault: Mapping[str, Any]) -> str:
-    """One of pydantic's faults in words for whoever wrote the settings, with the variables of the environment that set it."""
+    """A validation fault in plain words, with the environment variables that set the value."""
     place = fault["loc"]
     match fault["type"]:
         case "union_tag_not_found":

@@ -81,8 +81,8 @@ def index(
         def indexed(*, first: bool = True) -> Indexed:
             return app.documents.index(
                 places or [],
-                readers=readers if first else None,
-                attributes=attributes if first else None,
+                readers=readers,
+                attributes=attributes,
                 retry=retry and first,
                 compare=verify and first,
                 accept_deletions=accept_deletions,

@@ -24,7 +24,7 @@ _SHARE = 5  # a listing takes at most this part of the time
 
 
 class IndexPass(Protocol):
-    """One pass; those after the first leave readers and attributes as they are."""
+    """One pass; those after the first do not retry or compare."""
 
     def __call__(self, *, first: bool) -> Indexed: ...
 

@@ -153,7 +153,7 @@ def put(
     failed_before = []
     kinds: Counter[str] = Counter()
     waiting: list[dict[str, Any]] = []
-    versions: set[str] = set()  # of what is there; a document that is gone but has one of these was renamed
+    versions: set[str] = set()  # of the documents listed; a missing document with one of these versions was renamed
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="put") as pool:
         made_of = bars.track(pool.map(put_file, files), "put", total=len(files), of="files")
         for file, made in zip(files, made_of, strict=True):

@@ -226,12 +226,21 @@ def test_beside_where_headrace_keeps_its_data_is_a_source(runner: Runner, bucket
                 find([f"s3://{name}/{prefix}"], of)
 
 
+def test_an_object_replaced_behind_its_listing_is_not_remembered_under_the_listed_etag(runner: Runner, bucket: S3Store) -> None:
+    obstore.put(bucket, "a/1.md", b"one")
+    [found], _ = find_objects(f"s3://{bucket.config['bucket']}/a", runner.open(BucketReader, SOURCES, stage="test").of)
+    listed = found.stamp()
+    obstore.put(bucket, "a/1.md", b"two")
+    assert found.read(100) == b"two"
+    assert found.stamp() != listed
+
+
 def test_follow_indexes_what_changes_until_ctrl_c(home: Home, tmp_path: Path) -> None:
     docs = tmp_path / "followed"
     written(docs, 1, 2)
     with words() as models:
         home.env.update(models.env)
-        following = home.start("index", docs, "--follow", "--every", "0.2", "--json")
+        following = home.start("index", docs, "--follow", "--every", "0.2", "--reader", "hr", "--json")
 
         def told(number: int) -> dict[str, Any]:
             until(120, lambda: following.out.count("\n") > number, lambda: following.err, every_s=0.1)
@@ -250,3 +259,4 @@ def test_follow_indexes_what_changes_until_ctrl_c(home: Home, tmp_path: Path) ->
             following.kill()
         listed = home.json("documents", "list")["documents"]
         assert [one["uri"] for one in listed] == ["followed/2.md", "followed/3.md"]
+        assert [one["readers"] for one in listed] == [["hr"], ["hr"]], "also of the one that came later"

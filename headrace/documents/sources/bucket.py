@@ -16,9 +16,12 @@ _SCHEME = "s3://"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no character that would mean something else in a URL
 
 
-@dataclass(frozen=True)
+@dataclass
 class FoundObject:
-    """An object to put. Its uri is the bucket's name and its key, whatever prefix was listed."""
+    """An object to put. Its uri is the bucket's name and its key, whatever prefix was listed.
+
+    `etag` is the listed one until the object is read, then that of what was read: it may have been replaced in between.
+    """
 
     bucket: BucketReader
     key: str
@@ -40,7 +43,7 @@ class FoundObject:
         if self.length > most_bytes:
             raise BadDocument(self.uri, f"larger than the limit of {most_bytes / 1e6:,.0f} MB")
         try:
-            data = self.bucket.get(self.key)
+            data, self.etag = self.bucket.get_with_etag(self.key)
         except NotFound:
             raise BadDocument(self.uri, "it was deleted while it was listed") from None
         if not data:

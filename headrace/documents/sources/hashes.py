@@ -1,4 +1,4 @@
-"""Which content a document of a source had, by its stamp: what has the stamp of before need not be read again.
+"""The hash of each document of a source, by its stamp: a document whose stamp has not changed is not read again.
 
 A cache in the metadata store: where it is lost, everything is read once more.
 """
@@ -38,7 +38,9 @@ class SourceHashes:
 
     def note(self, found: Mapping[tuple[str, str], Stamped], gone: Iterable[tuple[str, str]] = ()) -> None:
         """Note what was read, and drop what is gone from its source."""
-        one = {"tenant": self._tenant}
+        one, dropped = {"tenant": self._tenant}, list(gone)
+        if not found and not dropped:
+            return
         with self._metadata.transaction(writing=True) as run:
             run.many(
                 "INSERT INTO source_hashes (tenant, source, uri, stamp, sha256) VALUES (:tenant, :source, :uri, :stamp, :sha256)"
@@ -47,7 +49,7 @@ class SourceHashes:
             )
             run.many(
                 "DELETE FROM source_hashes WHERE tenant = :tenant AND source = :source AND uri = :uri",
-                [{**one, "source": source, "uri": uri} for source, uri in gone],
+                [{**one, "source": source, "uri": uri} for source, uri in dropped],
             )
 
     def forget(self, uri: str) -> None:
