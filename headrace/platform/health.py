@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from datetime import timedelta
 from http.client import HTTPException
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from headrace.platform.address import LAKE, LOOPBACK, PROBE
@@ -29,6 +29,11 @@ Check = Callable[[Endpoints], str | None]
 
 def objects_fault(endpoints: Endpoints) -> str | None:
     """None if the object store puts and lists, and the catalog lists, with their keys."""
+    address = urlsplit(endpoints.s3_endpoint)
+    try:
+        socket.create_connection((address.hostname, address.port), _SECONDS).close()
+    except OSError as error:  # while it starts: a client costs a hundred times as much per attempt
+        return f"a connection to the object store fails: {error}"
     import obstore
     from obstore.exceptions import BaseError
     from obstore.store import S3Store

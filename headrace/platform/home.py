@@ -36,11 +36,14 @@ import shutil
 import stat
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace.atomic import replacing
 from headrace.errors import HeadraceError, HomeRefused, StorageFull
 from headrace.genuine import GENUINE
-from headrace.settings import EmbeddedPart, Settings
+
+if TYPE_CHECKING:
+    from headrace.settings import Settings
 
 FREE_BYTES = 64 << 20
 """With less free space, nothing is started, and a store's failure is attributed to the full disk."""
@@ -256,6 +259,8 @@ def other_users() -> list[str]:
 
 def trust(settings: Settings) -> str:
     """A sentence on what other users of this machine can do to the embedded head; empty without either."""
+    from headrace.settings import EmbeddedPart  # late: the supervisor has no settings and starts sooner without their models
+
     if not isinstance(settings.head, EmbeddedPart) or not (others := other_users()):
         return ""
     return (

@@ -61,6 +61,9 @@ class Supervisor:
         self._setup = Setup()
         self._keys: Keys
         self._ports = Ports()
+        # Python resumes a wait after a signal; its byte in this pipe ends it.
+        self._signals, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(written)
 
     def start(self) -> None:
         """Start the parts requested and record them. Raises `Unavailable`, `StorageFull`, `MissingPart`, `HomeRefused`."""
@@ -206,8 +209,9 @@ class Supervisor:
                 _log.error("%s", error.message)
 
     def _wait(self) -> None:
-        """Wait a tick, or until a server ends."""
+        """Wait a tick, until a server ends, or until a signal comes."""
         watched, ended = [], select.poll()
+        ended.register(self._signals, select.POLLIN)
         with contextlib.suppress(OSError):
             for child in self.children.values():
                 watched.append(os.pidfd_open(child.pid))
@@ -215,6 +219,8 @@ class Supervisor:
         ended.poll(TICK_SECONDS * 1000)
         for descriptor in watched:
             os.close(descriptor)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._signals, 64)
 
     def _nobody_left(self) -> bool:
         """Whether no command has held the lease for the idle time. If so, keep the lease: new commands wait until we end."""

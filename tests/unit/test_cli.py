@@ -316,6 +316,12 @@ def test_a_command_imports_what_it_needs(imported: Imported, home: Path, words: 
     assert sorted(never & found) == []
 
 
+def test_the_supervisor_starts_servers_before_it_imports_a_client_or_settings() -> None:
+    code = "import sys, headrace.platform.supervisor; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert sorted({name for name in found if name in SLOW | {"headrace.settings", "cryptography"}}) == []
+
+
 def test_version_and_help(run) -> None:  # type: ignore[no-untyped-def]
     assert run("--version") == (0, f"{__version__}\n", "")
     code, out, _ = run("--help")
