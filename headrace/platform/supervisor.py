@@ -263,7 +263,7 @@ class Supervisor:
         fault: str | None = "it was not checked"
         try:
             while fault is not None:
-                time.sleep(0.03)
+                time.sleep(0.01)
                 fault = CHECKS[part](endpoints)
                 # Check after the answer, which may come from another server that took the port first.
                 if child.ended:
