@@ -28,7 +28,7 @@ from headrace.storage import record_batch
 from headrace.storage.endpoints import RecordStore
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
-from headrace.storage.objects import bucket_at
+from headrace.storage.objects import shared
 from headrace.storage.reason import reason
 
 _AT_ONCE = 1_000  # batches inspected when one blocks readers
@@ -49,7 +49,7 @@ class TansuRecords:
         self._meter, self._store = meter, topic
         self._where = f"{store.endpoint}/{store.bucket}"
         self._topic = f"clusters/{cluster}/topics/{topic.name}/partitions"
-        self._client = bucket_at(store.endpoint, store.access_key, store.secret_key, store.region, store.bucket)
+        self._client = shared(store.endpoint, store.access_key, store.secret_key, store.region, store.bucket)
 
     def begins(self, partition: int) -> int:
         """The first offset of a partition.

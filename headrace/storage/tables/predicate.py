@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -85,8 +86,12 @@ def parsed(where: str | BooleanExpression) -> BooleanExpression:
     pyiceberg's own parser treats a backslash as an escape and rejects line ends, so names with either could not be queried. LIKE
     patterns are left to it.
     """
-    if not isinstance(where, str):
-        return where
+    return _parsed(where) if isinstance(where, str) else where
+
+
+@lru_cache(maxsize=256)
+def _parsed(where: str) -> BooleanExpression:
+    """pyiceberg's parser takes milliseconds; most conditions are asked again and again."""
     strings: dict[str, str] = {}
 
     def held(match: re.Match[str]) -> str:

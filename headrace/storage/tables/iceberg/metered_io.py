@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import time
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,52 @@ from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from headrace.catalog import Store
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
+
+_CACHED_BYTES = 1 << 20
+"""Larger files are not cached."""
+_CACHE_BYTES = 16 << 20
+
+
+class ManifestCache:
+    """Bytes of the manifests and manifest lists that this process last wrote or read; thread-safe.
+
+    They are immutable and have unique names, each stage asks for them anew, and each read would cost two requests.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+
+    @staticmethod
+    def takes(location: str) -> bool:
+        """Whether a file is one of these by its name."""
+        return location.endswith(".avro")
+
+    def get(self, location: str) -> bytes | None:
+        """A file's bytes, if they are cached."""
+        with self._lock:
+            if location in self._files:
+                self._files.move_to_end(location)
+            return self._files.get(location)
+
+    def keep(self, location: str, data: bytes) -> None:
+        """Cache a file that is stored."""
+        if len(data) > _CACHED_BYTES:
+            return
+        with self._lock:
+            self._bytes += len(data) - len(self._files.pop(location, b""))
+            self._files[location] = data
+            while self._bytes > _CACHE_BYTES:
+                self._bytes -= len(self._files.popitem(last=False)[1])
+
+    def drop(self, location: str) -> None:
+        """Forget a file that is deleted."""
+        with self._lock:
+            self._bytes -= len(self._files.pop(location, b""))
+
+
+_manifests = ManifestCache()
 
 
 class _MeteredInput(io.RawIOBase):
@@ -55,12 +103,16 @@ class _MeteredInput(io.RawIOBase):
 class _MeteredOutput(io.RawIOBase):
     """A pyarrow output stream, counted as one operation when it closes: only then does the object exist."""
 
-    def __init__(self, stream: Any, store: Store, meter: Meter) -> None:
-        self._stream, self._store, self._meter = stream, store, meter
+    def __init__(self, stream: Any, store: Store, meter: Meter, stored: Callable[[int, bytes], None], *, keep: bool) -> None:
+        """`stored` is called with the size of the object, and with its bytes if they are to be kept."""
+        self._stream, self._store, self._meter, self._stored = stream, store, meter, stored
         self._bytes, self._seconds = 0, 0.0
+        self._kept: list[bytes] | None = [] if keep else None
 
     def write(self, data: Any) -> int:
         started = time.perf_counter()
+        if self._kept is not None:
+            self._kept.append(bytes(data))
         self._stream.write(data)
         self._seconds += time.perf_counter() - started
         size = memoryview(data).nbytes
@@ -83,6 +135,7 @@ class _MeteredOutput(io.RawIOBase):
             super().close()
             seconds = self._seconds + time.perf_counter() - started
             self._meter.count(self._store, Direction.WRITE, bytes=self._bytes, seconds=seconds)
+        self._stored(self._bytes, b"".join(self._kept or ()))
 
 
 class _MeteredFile(PyArrowFile):
@@ -91,14 +144,36 @@ class _MeteredFile(PyArrowFile):
     def __init__(self, inner: PyArrowFile, store: Store, meter: Meter) -> None:
         super().__init__(inner.location, inner._path, inner._filesystem, inner._buffer_size)
         self._store, self._meter = store, meter
+        self._written: int | None = None
+
+    def __len__(self) -> int:
+        """Size in bytes; what this process wrote is not asked of the store."""
+        return super().__len__() if self._written is None else self._written
 
     def open(self, seekable: bool = True) -> InputStream:
         # Always seekable: serves both Parquet's range reads and Avro's sequential reads.
-        return pa.PythonFile(_MeteredInput(super().open(seekable=True), self._store, self._meter), mode="r")  # type: ignore[no-any-return]
+        if not ManifestCache.takes(self.location):
+            return pa.PythonFile(self._input(), mode="r")  # type: ignore[no-any-return]
+        data = _manifests.get(self.location)
+        if data is None:
+            with self._input() as stream:
+                data = stream.read()
+            _manifests.keep(self.location, data)
+        return pa.BufferReader(data)  # type: ignore[no-any-return]
+
+    def _input(self) -> _MeteredInput:
+        return _MeteredInput(super().open(seekable=True), self._store, self._meter)
 
     def create(self, overwrite: bool = False) -> OutputStream:
         # Iceberg's file names are unique, so checking for existence would only cost a request.
-        return pa.PythonFile(_MeteredOutput(super().create(overwrite=True), self._store, self._meter), mode="w")  # type: ignore[no-any-return]
+        keep = ManifestCache.takes(self.location)
+        stream = _MeteredOutput(super().create(overwrite=True), self._store, self._meter, self._stored, keep=keep)
+        return pa.PythonFile(stream, mode="w")  # type: ignore[no-any-return]
+
+    def _stored(self, size: int, data: bytes) -> None:
+        self._written = size
+        if ManifestCache.takes(self.location):
+            _manifests.keep(self.location, data)
 
     def to_input_file(self) -> PyArrowFile:
         return self
@@ -123,6 +198,7 @@ class _MeteredFileIO(PyArrowFileIO):
         return _MeteredFile(super().new_output(location), self._store, self._meter)
 
     def delete(self, location: str | InputFile | OutputFile) -> None:
+        _manifests.drop(location if isinstance(location, str) else location.location)
         # pyiceberg deletes old metadata after a commit; another writer may just have deleted it.
         with self._meter.operation(self._store, Direction.WRITE), contextlib.suppress(FileNotFoundError):
             super().delete(location)
