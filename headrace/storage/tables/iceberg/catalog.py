@@ -8,13 +8,9 @@ from collections import OrderedDict
 from functools import lru_cache
 
 from pyiceberg.catalog.rest import Endpoints as Paths
-from pyiceberg.catalog.rest import RestCatalog, TableResponse, _retry_hook
-from pyiceberg.catalog.rest.response import _handle_non_200_response
-from pyiceberg.exceptions import AuthorizationExpiredError, NoSuchTableError, UnauthorizedError
+from pyiceberg.catalog.rest import RestCatalog, TableResponse
 from pyiceberg.table import Table
 from pyiceberg.typedef import Identifier
-from requests import HTTPError
-from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from headrace.catalog import Store
 from headrace.storage.endpoints import Endpoints
@@ -33,12 +29,6 @@ class MeteredRestCatalog(MeteredCatalog, RestCatalog):
         self.__dict__.update(connection.__dict__)
         self._metered = (store, meter)
 
-    @retry(
-        retry=retry_if_exception_type((AuthorizationExpiredError, UnauthorizedError)),
-        stop=stop_after_attempt(2),
-        before_sleep=_retry_hook,
-        reraise=True,
-    )
     def load_table(self, identifier: str | Identifier) -> Table:
         """The current table. As pyiceberg's, but a response that was seen before is not parsed again.
 
@@ -46,10 +36,8 @@ class MeteredRestCatalog(MeteredCatalog, RestCatalog):
         """
         path = self.url(Paths.load_table, prefixed=True, **self._split_identifier_for_path(identifier))
         response = self._session.get(path)
-        try:
-            response.raise_for_status()
-        except HTTPError as error:
-            _handle_non_200_response(error, {404: NoSuchTableError})
+        if not response.ok:
+            return super().load_table(identifier)  # asks again with a new token, or raises what was wrong
         return self._response_to_table(self.identifier_to_tuple(identifier), _table_response(response.content))
 
     def close(self) -> None:
