@@ -37,7 +37,8 @@ class MeteredRestCatalog(MeteredCatalog, RestCatalog):
         path = self.url(Paths.load_table, prefixed=True, **self._split_identifier_for_path(identifier))
         response = self._session.get(path)
         if not response.ok:
-            return super().load_table(identifier)  # asks again with a new token, or raises what was wrong
+            again: Table = super().load_table(identifier)  # with a new token, or raises what was wrong
+            return again
         return self._response_to_table(self.identifier_to_tuple(identifier), _table_response(response.content))
 
     def close(self) -> None:
