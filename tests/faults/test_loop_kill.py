@@ -37,7 +37,27 @@ LOOP = {
 }
 
 
-def test_a_loop_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp_path: Path) -> None:
+def test_a_loop_that_waits_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp_path: Path) -> None:
+    with words() as models:
+        home.env.update(models.env)
+        first = started(home, tmp_path / "first.log")
+        try:
+            indexed(first, handbook)
+            the_loop_is_killed_while_it_waits_and_is_started_again(first)
+            key, key_id = a_document_is_put_and_up_is_killed(first)
+        finally:
+            first.kill()
+        second = started(home, tmp_path / "second.log")
+        try:
+            the_next_up_indexes_what_was_taken(second, key, key_id)
+            ctrl_c_leaves_no_process(second)
+        finally:
+            second.kill()
+    assert [run["state"] for run in runs(home.path) if run["command"] == "loop"] == ["died", "died", "done"]
+
+
+@pytest.mark.soak(minutes=2)
+def test_a_loop_inside_a_round_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp_path: Path) -> None:
     with words() as models:
         home.env.update(LOOP | models.env)
         first = started(home, tmp_path / "first.log")
@@ -61,6 +81,17 @@ def test_a_loop_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp
     assert 0 < trained["taken"] < trained["steps"], "training went on from its checkpoint"
     ended = [(run["command"], run["state"]) for run in runs(home.path) if run["command"] in ("up", "loop")]
     assert ended == [("up", "died"), ("loop", "died"), ("loop", "died"), ("up", "done"), ("loop", "done")]
+
+
+def the_loop_is_killed_while_it_waits_and_is_started_again(api: Api) -> None:
+    def told() -> dict[str, Any]:
+        return status.read(api.home.path)
+
+    until(60, lambda: told()["state"] == "waiting", told)
+    killed = told()
+    os.kill(killed["pid"], signal.SIGKILL)
+    until(60, lambda: told()["state"] == "waiting" and told()["pid"] != killed["pid"], told)
+    assert gone(killed["pid"])
 
 
 def the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(api: Api) -> None:

@@ -142,13 +142,20 @@ def killed_inside_its_training(endpoints: Endpoints, tmp_path: Path, moments: li
     assert run_round(Runner(Run("train", tmp_path), endpoints), settings=QUICK).decision.round == 2
 
 
-def test_a_round_of_the_ranking_killed_behind_every_stage_is_one_round(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param([STAGES[0], STAGES[TRAINED - 1], STAGES[-1]], id="some"),
+        pytest.param(STAGES, id="every", marks=pytest.mark.soak(minutes=0.5)),
+    ],
+)
+def test_a_round_of_the_ranking_killed_behind_its_stages_is_one_round(tmp_path: Path, moments: list[str]) -> None:
     with installation(tmp_path) as endpoints:
         rounds, models = ObjectReader(ROUNDS, endpoints, METER), ObjectReader(MODELS, endpoints, METER)
         judge(endpoints, 40, liked="yes", seed=3, nearer=0.3)
-        children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()), "ranking", STAGES)
+        children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()), "ranking", moments)
         assert children.wait() == 0, children.said
-        assert children.said == [(moment, -signal.SIGKILL) for moment in STAGES]
+        assert children.said == [(moment, -signal.SIGKILL) for moment in moments]
         assert manifest.numbers(rounds) == [1]
         made = manifest.read(rounds, 1)
         assert made.decision.promote, made.decision.why

@@ -141,7 +141,7 @@ def test_trimming_a_head_that_is_written_to_loses_nothing(servers: Servers, tmp_
     def produce(number: int) -> None:
         writer = TopicWriter(EVENTS, endpoints, METER)
         at = 1_000_000 * number
-        while not stop.wait(0.01):
+        while not stop.wait(0.05):
             numbers = range(at, at := at + 20)
             places = writer.append([{"n": n, "text": f"event {n}"} for n in numbers], key="n")
             events.places.update(zip(numbers, places, strict=True))

@@ -194,7 +194,7 @@ def polled(engine: QueryEngine, loop: TrainingLoop) -> Iterator[list[tuple[int, 
         while not ended.is_set():
             number, texts = asked(engine)
             told.append((number, len(texts)))
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     thread = threading.Thread(target=poll)
     thread.start()
