@@ -276,22 +276,25 @@ class ApiSettings(Section):
         return self
 
 
+_MOST = (1 << 63) - 1  # of a limit: larger numbers are no number for a database, or for arithmetic with fractions
+
+
 class TenantLimits(Section):
     """Limits of each tenant in the API; `headrace tenant quota` sets others for one tenant."""
 
-    requests_per_minute: int = Field(default=600, ge=1)
+    requests_per_minute: int = Field(default=600, ge=1, le=_MOST)
     """Requests per minute; all of them may come at once. A large chat counts as one for each 64 KiB."""
-    questions: int = Field(default=16, ge=1)
+    questions: int = Field(default=16, ge=1, le=_MOST)
     """Concurrent questions, including waiting ones; the whole service accepts 32."""
-    documents: int = Field(default=100_000, ge=0)
+    documents: int = Field(default=100_000, ge=0, le=_MOST)
     """Documents stored."""
-    stored_bytes: int = Field(default=50 << 30, ge=0)
+    stored_bytes: int = Field(default=50 << 30, ge=0, le=_MOST)
     """Bytes of stored documents, as they were put, including earlier versions."""
-    kv_cache_bytes: int = Field(default=1 << 30, ge=0)
+    kv_cache_bytes: int = Field(default=1 << 30, ge=0, le=_MOST)
     """Bytes of the KV cache, within `files.kv_cache_bytes`."""
-    put_bytes_per_day: int = Field(default=100 << 30, ge=1)
+    put_bytes_per_day: int = Field(default=100 << 30, ge=1, le=_MOST)
     """Bytes of documents put per day, counted by the running service: replaced and deleted ones leave their text in tables."""
-    keys: int = Field(default=200, ge=1)
+    keys: int = Field(default=200, ge=1, le=_MOST)
     """API keys that are not revoked; at this number the tenant's admin cannot create more."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -98,18 +98,13 @@ class QuestionService:
         return AdmittedQuestion(ticket, text, caller, whose, open_to, selected, history, after, who, headers, options)
 
     def ask(self, asked: AdmittedQuestion, put: Callable[[str | Answer], None], gone: Callable[[], bool]) -> None:
-        """Put the answer's text in pieces, then the answer; ends early once `gone` says that nobody listens.
+        """Put the answer's text in pieces, then the answer.
 
-        Frees the question's slot. Raises what retrieval and generation raise.
+        Frees the question's slot. Raises `GivenUp` once `gone` says that nobody listens or the service is stopping, and what
+        retrieval and generation raise.
         """
         tenant, caller = asked.tenant, asked.caller
-        with (
-            suppress(GivenUp),
-            self._turn(asked.ticket, gone) as begun,
-            self._traces.question("chat", tenant, asked.headers) as span,
-        ):
-            if not begun:
-                return
+        with self._turn(asked.ticket, gone), self._traces.question("chat", tenant, asked.headers) as span:
             if tenant != caller.tenant:
                 self._require_tenant(tenant)
             # What a tenant's first question opens (topics, catalogs) is opened once, not by several questions at a time.
@@ -139,11 +134,9 @@ class QuestionService:
                     put(piece)
 
     def search(self, asked: AdmittedQuestion, put: Callable[[Answer], None], gone: Callable[[], bool]) -> None:
-        """Put the passages for a question, best first, unless nobody waits for them any more; frees its slot."""
+        """Put the passages for a question, best first; frees its slot. Raises `GivenUp` as `ask`."""
         tenant, who = asked.tenant, asked.who
-        with self._turn(asked.ticket, gone) as begun, self._traces.question("retrieval", tenant, asked.headers) as span:
-            if not begun:
-                return
+        with self._turn(asked.ticket, gone), self._traces.question("retrieval", tenant, asked.headers) as span:
             if tenant != asked.caller.tenant:
                 self._require_tenant(tenant)
             with self._engine.first(("ask", tenant)):
@@ -201,8 +194,8 @@ class QuestionService:
         """Put the texts' embeddings and their tokens, by the configured embedder, in a question's slot.
 
         A turn is for a few texts and few characters (cutting a text into tokens takes time too), so that questions of other
-        tenants wait for no more than these; it ends early once `gone`.
-        Raises `WrongUsage` for a text that the model finds too long, and as `admit` and the model client do.
+        tenants wait for no more than these.
+        Raises `GivenUp` as `ask`, `WrongUsage` for a text that the model finds too long, and as `admit` and the model client do.
         """
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))  # a batch costs as much as its longest text
         found: list[Vectors] = []
@@ -211,7 +204,7 @@ class QuestionService:
         try:
             for turn in _turns(texts, order):
                 if not self._admission.wait(ticket, lambda: gone() or self._stopping()):
-                    return
+                    raise GivenUp
                 try:
                     vectors, tokens = self._engine.embedder.embed_whole([texts[index] for index in turn], kind=kind)
                 except EndpointRefusal as error:
@@ -300,10 +293,12 @@ class QuestionService:
         return asker(caller, self.name_of(caller), user, simulated)
 
     @contextmanager
-    def _turn(self, ticket: Ticket, gone: Callable[[], bool]) -> Iterator[bool]:
-        """Wait for a question's turn, then free its slot; yields false if nobody waits for it any more."""
+    def _turn(self, ticket: Ticket, gone: Callable[[], bool]) -> Iterator[None]:
+        """Wait for a question's turn, then free its slot. Raises `GivenUp` if nobody waits for it any more."""
         try:
-            yield self._admission.wait(ticket, lambda: gone() or self._stopping())
+            if not self._admission.wait(ticket, lambda: gone() or self._stopping()):
+                raise GivenUp
+            yield
         finally:
             self._admission.leave(ticket)
 

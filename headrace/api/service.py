@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections import defaultdict
 from typing import Any
 
 from headrace.answering.unrecorded import Recorder
@@ -30,13 +32,16 @@ AT_ONCE = 4
 """Questions worked on at the same time: the models take them one by one, but one can retrieve while another is answered."""
 WAITING = 28
 """Further questions that may wait; all others are rejected."""
+PLACES = 4
+"""Other requests of a tenant that are worked on at the same time; more wait. Some read whole tables, for seconds."""
 _CLOSE_S = 5.0
 
 
 class Service:
     """The parts of a service; every method may be called from several threads.
 
-    `stopping` turns true when the server ends: whatever waits or generates then gives up.
+    `stopping` turns true when the server ends: whatever waits or generates then gives up. `places` are each tenant's, and
+    belong to the event loop.
     """
 
     def __init__(self, app: App, traces: Traces | None = None) -> None:
@@ -44,6 +49,7 @@ class Service:
         self.runner = runner = app.runner
         self.settings = settings = app.settings
         self.stopping = False
+        self.places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(PLACES))
         admission = AdmissionQueue(AT_ONCE, WAITING)
         self.metadata = Metadata(runner.endpoints)
         self.callers = Callers(self.metadata, settings.limits)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from headrace.answering.engine import GivenUp
+from headrace.api.auth import caller_of
 from headrace.api.service import Service
 from headrace.errors import Unavailable
 
@@ -25,7 +27,8 @@ async def stream_from_thread(
     """Yield what `work(put, gone)` puts, as it comes.
 
     Raises what `work` raises, `Unavailable` once the service is stopping, and `ClientDisconnect` if the client leaves, which
-    `gone()` tells `work`. The threads are daemons: work that waits for an endpoint does not keep the process from ending.
+    `gone()` tells `work`. Work that raises `GivenUp` while somebody listens did so since the service is stopping.
+    The threads are daemons: work that waits for an endpoint does not keep the process from ending.
     """
     gone = threading.Event()
     loop = asyncio.get_running_loop()
@@ -49,12 +52,14 @@ async def stream_from_thread(
                 item = await asyncio.wait_for(queue.get(), _LOOK_S)
             except TimeoutError:
                 if service.stopping:
-                    raise Unavailable("Headrace is stopping.", hint="Start it again: headrace up") from None
+                    raise _stopping() from None
                 if await request.is_disconnected():
                     raise ClientDisconnect from None
                 continue
             if item is None:
                 return
+            if isinstance(item, GivenUp):
+                raise _stopping()
             if isinstance(item, BaseException):
                 raise service.cause_of(item)
             yield item[0]
@@ -62,23 +67,40 @@ async def stream_from_thread(
         gone.set()
 
 
+def _stopping() -> Unavailable:
+    return Unavailable("Headrace is stopping.", hint="Start it again: headrace up")
+
+
 async def first_of(pieces: AsyncGenerator[T, None]) -> T:
     """The first piece. Raises what `stream_from_thread` raises: until it has come, an error can still be an HTTP status."""
-    try:
-        return await anext(pieces)
-    except StopAsyncIteration:  # the work gave up since nobody listens
-        raise ClientDisconnect from None
+    return await anext(pieces)
 
 
 class RequestThread:
-    """Runs a request's blocking work on a thread."""
+    """Runs a request's blocking work on a thread, once its tenant has a place for it."""
 
     def __init__(self, request: Request, service: Service) -> None:
         self._request = request
         self._service = service
 
     async def __call__(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns. Raises as `stream_from_thread`."""
-        async with contextlib.aclosing(stream_from_thread(self._request, self._service, lambda put, _: put(work()))) as results:
-            found: T = await first_of(results)
-            return found
+        """Return what `work` returns. Raises as `stream_from_thread`.
+
+        The place is kept until the work ends, also when the client has left: it costs as much then.
+        """
+        place = self._service.places[caller_of(self._request).tenant]
+        loop = asyncio.get_running_loop()
+
+        def run(put: Callable[[T], None], _: Callable[[], bool]) -> None:
+            try:
+                put(work())
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(place.release)
+
+        await place.acquire()
+        if await self._request.is_disconnected():
+            place.release()
+            raise ClientDisconnect
+        async with contextlib.aclosing(stream_from_thread(self._request, self._service, run)) as results:
+            return await first_of(results)

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from headrace.cli.common import err, out
-from headrace.errors import NotFound, Overloaded, StorageFull, Unavailable
+from headrace.errors import NotFound, StorageFull, Transient, WrongUsage
 from headrace.retry import backoff
 from headrace.terminal import printable
 
@@ -53,8 +53,9 @@ def follow_sources(app: App, places: Sequence[str], index: IndexPass, *, every_s
                 before, first = now, False
                 app.storage.archive()
             failures, wait_s = 0, max(every_s, _SHARE * listed_s)
-        except (NotFound, Unavailable, StorageFull, Overloaded) as error:
-            if first and isinstance(error, NotFound):
+        except (NotFound, WrongUsage, StorageFull, Transient) as error:
+            # Later these are no mistake of the command's: whoever may write there could end it, by two names that are one.
+            if first and isinstance(error, NotFound | WrongUsage):
                 raise
             failures += 1
             wait_s = backoff(failures, first_s=every_s, longest_s=_LONGEST_S)

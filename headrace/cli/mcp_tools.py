@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -141,6 +145,10 @@ class Tools:
         """Delete a document and all its versions. This cannot be undone."""
         return self._api.delete(f"/v1/documents/{quote(name)}{self._query()}")
 
+    def strange(self) -> HeadraceError:
+        """The error for an answer that is not what its route gives."""
+        return self._api.strange()
+
     def _asked(self, question: str, filters: list[str] | None) -> dict[str, Any]:
         return {"question": question, "filters": filters or [], **self._whose()}
 
@@ -173,13 +181,15 @@ def server_of(tools: Tools, *, write: bool) -> MCPServer[Any]:
         work = getattr(tools, name)
 
         @wraps(work)
-        def call(*given: Any, **named: Any) -> Any:
+        async def call(**named: Any) -> Any:
             try:
-                return work(*given, **named)
+                return await _on_its_own(lambda: work(**named))
             except HeadraceError as error:
                 raise ToolError(" ".join(filter(None, (error.message, error.hint)))) from None
             except UnicodeEncodeError:
                 raise ToolError("A name or a text holds half a character (a lone surrogate); send whole characters.") from None
+            except (LookupError, TypeError, AttributeError):  # of an answer that is not what its route gives
+                raise ToolError(str(tools.strange())) from None
 
         server.tool(annotations=annotations)(call)
 
@@ -190,6 +200,32 @@ def server_of(tools: Tools, *, write: bool) -> MCPServer[Any]:
         destructive = name == "delete_document"
         offered(name, ToolAnnotations(read_only_hint=False, destructive_hint=destructive, idempotent_hint=name != "judge"))
     return server
+
+
+async def _on_its_own(work: Callable[[], Any]) -> Any:
+    """What `work` returns, from a daemon thread: a service that hangs neither keeps other calls waiting nor the process alive."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def tell(result: Any, error: BaseException | None) -> None:
+        if done.done():  # the call was cancelled
+            return
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, result, failure)
+
+    threading.Thread(target=run, name="tool", daemon=True).start()
+    return await done
 
 
 def _summed(rows: list[dict[str, Any]], *by: str) -> list[dict[str, Any]]:

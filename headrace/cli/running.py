@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from headrace.cli.common import err
 from headrace.errors import Forbidden, HeadraceError, NotFound, Overloaded, StorageFull, Unavailable, WrongUsage
@@ -40,7 +40,7 @@ class RunningApi:
 
     def __init__(self, url: str, token: str, certificate: Path | None = None) -> None:
         self.url, self._token = url, token
-        handlers: list[Any] = [ProxyHandler({})]
+        handlers: list[Any] = [ProxyHandler({}), _NoRedirects()]
         if certificate is not None:
             context = ssl.create_default_context(cafile=str(certificate))
             context.check_hostname = False  # it is asked by its address, and no other certificate is trusted
@@ -106,10 +106,21 @@ class RunningApi:
     def _headers(self, kind: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
 
-    @staticmethod
-    def _json(answer: HTTPResponse | HTTPError) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(answer.read())
+    def _json(self, answer: HTTPResponse | HTTPError) -> dict[str, Any]:
+        try:
+            found = json.loads(answer.read())
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise self.strange()
         return found
+
+    def strange(self) -> Unavailable:
+        """The error for an answer that no service of this version gives."""
+        return Unavailable(
+            f"What answers at {self.url} is no `headrace up` of this version.",
+            hint="Check the address, and `headrace --version` there.",
+        )
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -118,7 +129,7 @@ class RunningApi:
         except HTTPError as error:
             try:
                 said = json.loads(error.read())
-            except ValueError:
+            except (ValueError, RecursionError, OSError, HTTPException):
                 said = {}
             raise _error(said, error.code) from None
         except (URLError, OSError, HTTPException, ValueError) as error:
@@ -139,7 +150,14 @@ def running_api(settings: Settings) -> RunningApi | None:
     return RunningApi.in_home(service)
 
 
-def _error(body: Mapping[str, Any], status: int) -> HeadraceError:
-    said = body.get("error")
+class _NoRedirects(HTTPRedirectHandler):
+    """Follows no redirect: it would take the key to another address."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _error(body: Any, status: int) -> HeadraceError:
+    said = body.get("error") if isinstance(body, dict) else None
     message = said.get("message") if isinstance(said, dict) else None
     return _KINDS.get(status, Unavailable)(str(message or f"The service answered {status}."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from obstore import exceptions as faults
 from obstore.store import S3Store
 
 from headrace.catalog import Store
-from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
+from headrace.errors import LostRace, NotFound, StorageFull, Unavailable, WrongUsage
 from headrace.storage.connection import s3_fault
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _PART_BYTES = 8 << 20
 _LIST_PAGE = 1000
+_UNREADABLE = re.compile(r'invalid path: .*?Path "(.*)"(?: contained|: Encountered)', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,18 @@ class BucketReader(ObjectReader):
         """Its address: the endpoint's, and its name."""
         return self._where
 
+    def get_up_to(self, key: str, most_bytes: int) -> tuple[bytes, str, int]:
+        """An object's bytes, etag and size; no bytes where it is larger than `most_bytes`. Raises `NotFound`.
+
+        A listing does not bound what is read: the object may have grown since.
+        """
+        with self._faults(key), self.meter.operation(self.store, Direction.READ) as operation:
+            answer = obstore.get(self._client, self._path(key))
+            size = answer.meta["size"]
+            data = bytes(answer.bytes()) if size <= most_bytes else b""
+            operation.bytes = len(data)
+        return data, answer.meta["e_tag"] or "", size
+
     def own_prefixes(self) -> tuple[str, ...]:
         """The prefixes of this bucket that Headrace itself writes to."""
         return self._endpoints.own_prefixes(self._bucket)
@@ -204,6 +218,11 @@ class BucketReader(ObjectReader):
         return key
 
     def _explain(self, error: BaseException) -> None:
+        if (unread := _UNREADABLE.search(str(error))) is not None:
+            raise WrongUsage(
+                f"Bucket {self._bucket} has an object whose key cannot be read: {unread[1]!r}.",
+                hint="It has an empty part, . or .. or a control character: rename it, or name a folder that it is not in.",
+            ) from None
         fault = s3_fault(error, endpoint=self._endpoints.s3_endpoint, bucket=self._bucket)
         if fault is not None:
             raise Unavailable(fault.message, hint=fault.hint) from error

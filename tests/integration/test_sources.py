@@ -251,6 +251,12 @@ def test_follow_indexes_what_changes_until_ctrl_c(home: Home, tmp_path: Path) ->
             assert told(0)["put"] == 2
             (docs / "3.md").write_text("The third is new.")
             assert told(1)["put"] == 1
+            twice = [docs / "gr\u00f6n.md", docs / "gro\u0308n.md"]
+            for name in twice:
+                name.write_text("One name, written in two ways.")
+            until(30, lambda: "would both be called" in following.err, lambda: following.err, every_s=0.1)
+            for name in twice:
+                name.unlink()
             (docs / "1.md").unlink()
             assert told(2)["deleted"] == 1
             following.send_signal(signal.SIGINT)

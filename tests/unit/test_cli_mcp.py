@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from headrace.cli.common import common
 from headrace.cli.mcp import mcp
-from headrace.cli.mcp_tools import Tools, server_of
+from headrace.cli.mcp_tools import Tools, _on_its_own, server_of
 from headrace.cli.running import RunningApi
 from headrace.errors import MissingPart, Unavailable, WrongUsage
 
@@ -29,3 +31,28 @@ def test_where_nothing_runs_or_no_service_is_named_it_says_so(tmp_path: Path, mo
         mcp(url="ftp://example", token="hr_key")
     with pytest.raises(WrongUsage, match="--url needs an API key"):
         mcp(url="http://127.0.0.1:1")
+
+
+def test_a_service_that_hangs_keeps_no_other_call_waiting() -> None:
+    """Forty calls that hung kept all others waiting for ten minutes, and the process alive when its assistant had left."""
+    hung, go_on = threading.Semaphore(0), threading.Event()
+
+    def hang() -> None:
+        hung.release()
+        go_on.wait(60)
+
+    async def calls() -> str:
+        waiting = [asyncio.create_task(_on_its_own(hang)) for _ in range(60)]
+        for _ in waiting:
+            assert await asyncio.to_thread(hung.acquire, timeout=30)
+        found: str = await _on_its_own(lambda: "answered")
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        return found
+
+    try:
+        assert asyncio.run(calls()) == "answered"  # which ends although they still hang
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name == "tool")
+    finally:
+        go_on.set()

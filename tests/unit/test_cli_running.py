@@ -37,11 +37,20 @@ async def _ready(_: Request) -> Response:
     return JSONResponse({"status": "not_ready"}, 503)
 
 
+async def _odd(request: Request) -> Response:
+    kind = request.path_params["kind"]
+    if kind == "redirect":
+        return Response(status_code=302, headers={"location": "/odd/stolen"})
+    if kind == "stolen":
+        return JSONResponse({"authorization": request.headers.get("authorization")})
+    return Response({"list": b"[1]", "deep": b"[" * 100_000, "text": b"<html>", "null": b"null"}[kind])
+
+
 @contextmanager
 def served(own: ApiSettings) -> Iterator[str]:
     """A server with the API's own configuration, at an address of `own`."""
     check_certificate(own)
-    app = Starlette(routes=[Route("/v1/ask", _ask, methods=["POST"]), Route("/health/ready", _ready)])
+    app = Starlette(routes=[Route("/v1/ask", _ask, methods=["POST"]), Route("/health/ready", _ready), Route("/odd/{kind}", _odd)])
     config = http.config(app, keep_alive_s=5, grace_s=1, log_level="critical", certificate=own.certificate, key=own.key)
     server = http.QuietServer(config)
     with bound(0, own.host) as listening:
@@ -167,3 +176,14 @@ def test_any_shape_of_error_is_a_sentence() -> None:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def test_what_answers_but_is_no_service_is_said_and_gets_the_key_nowhere_else() -> None:
+    with served(ApiSettings()) as url:
+        api = RunningApi(url, "a-token")
+        for kind in ("list", "deep", "text", "null"):
+            for ask in (lambda path: api.get(path, seconds=30), lambda path: api.fetch(path, {})):
+                with pytest.raises(Unavailable, match="is no `headrace up` of this version"):
+                    ask(f"/odd/{kind}")
+        with pytest.raises(Unavailable, match="The service answered 302"):
+            api.fetch("/odd/redirect", {})

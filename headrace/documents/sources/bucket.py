@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from headrace.documents.names import composed
 from headrace.errors import BadDocument, NotFound, WrongUsage
@@ -20,7 +20,8 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no character that would m
 class FoundObject:
     """An object to put. Its uri is the bucket's name and its key, whatever prefix was listed.
 
-    `etag` is the listed one until the object is read, then that of what was read: it may have been replaced in between.
+    `etag` and `length` are the listed ones until the object is read, then those of what was read: it may have been replaced in
+    between.
     """
 
     bucket: BucketReader
@@ -40,12 +41,14 @@ class FoundObject:
 
     def read(self, most_bytes: int) -> bytes:
         """Its bytes. Raises `BadDocument` with the reason in one clause."""
+        data = b""
+        if 0 < self.length <= most_bytes:
+            try:
+                data, self.etag, self.length = self.bucket.get_up_to(self.key, most_bytes)
+            except NotFound:
+                raise BadDocument(self.uri, "it was deleted while it was listed") from None
         if self.length > most_bytes:
             raise BadDocument(self.uri, f"larger than the limit of {most_bytes / 1e6:,.0f} MB")
-        try:
-            data, self.etag = self.bucket.get_with_etag(self.key)
-        except NotFound:
-            raise BadDocument(self.uri, "it was deleted while it was listed") from None
         if not data:
             raise BadDocument(self.uri, "the file is empty")
         return data
@@ -61,7 +64,7 @@ def find_objects(address: str, bucket_of: Callable[[str], BucketReader]) -> tupl
 
     A prefix that does not end in a slash means the folder of that name. Below a prefix that Headrace writes to nothing is found:
     there are the documents and conversations of all tenants. Raises `WrongUsage` where the address names no bucket, no prefix
-    or such a one, and the object store's errors.
+    or such a one, or an object's key cannot be read, and the object store's errors.
     """
     name, _, prefix = address.removeprefix(_SCHEME).partition("/")
     if not _BUCKET.fullmatch(name):
@@ -77,10 +80,12 @@ def find_objects(address: str, bucket_of: Callable[[str], BucketReader]) -> tupl
         )
     source = hashlib.sha256(f"{bucket.address}/{prefix}".encode()).hexdigest()[:16]
     found = []
+    folders: set[str] = set()
     for info in bucket.list(prefix):
-        parts = info.key.split("/")
-        # A key that ends in a slash is the mark of a folder; one with an empty or hidden part is left out as hidden files are.
-        if any(not part or part.startswith(".") for part in parts) or info.key.startswith(own):
+        # A key with a hidden part is left out as hidden files are.
+        if any(part.startswith(".") for part in info.key.split("/")) or info.key.startswith(own):
             continue
         found.append(FoundObject(bucket, info.key, composed(f"{name}/{info.key}"), source, info.etag, info.bytes))
-    return found, source
+        folders.update(str(parent) for parent in PurePosixPath(info.key).parents)
+    # S3's consoles mark a folder with an empty object, whose key ends in a slash; the client cuts that off.
+    return [one for one in found if one.length or one.key not in folders], source

@@ -1,0 +1,130 @@
+"""Objects of a bucket as other writers may leave them: keys of any kind, and contents that change behind the listing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+import pytest
+
+from headrace.catalog import SOURCES
+from headrace.documents.sources.bucket import find_objects
+from headrace.errors import BadDocument, WrongUsage
+from headrace.storage.endpoints import Endpoints, ModelEndpoint
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import BucketReader
+
+STAMP = "2026-01-01T00:00:00.000Z"
+
+
+class Bucket(ThreadingHTTPServer):
+    """An S3 server with one bucket; `sizes` lists some objects with another size than they have."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects: dict[str, bytes] = {}
+        self.sizes: dict[str, int] = {}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Bucket
+
+    def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        query = parse_qs(address.query)
+        if "list-type" in query:
+            listed = "".join(
+                f"<Contents><Key>{escape(key)}</Key><LastModified>{STAMP}</LastModified><ETag>&quot;1&quot;</ETag>"
+                f"<Size>{self.server.sizes.get(key, len(data))}</Size></Contents>"
+                for key, data in sorted(self.server.objects.items())
+                if key.startswith(query.get("prefix", [""])[0])
+            )
+            self._send(f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode())
+        elif (data := self.server.objects.get(unquote(address.path).split("/", 2)[2])) is not None:
+            self._send(data)
+        else:
+            self._send(b"<Error><Code>NoSuchKey</Code></Error>", 404)
+
+    def _send(self, data: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", '"2"')
+        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        self.end_headers()
+        try:
+            self.wfile.write(data)
+        except OSError:
+            self.close_connection = True  # the client read no more of it
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    server = Bucket()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def reader(bucket: Bucket, tmp_path: Path) -> BucketReader:
+    nowhere = ModelEndpoint(url="http://127.0.0.1:1/v1", model="none")
+    endpoints = Endpoints(
+        s3_endpoint=f"http://127.0.0.1:{bucket.server_address[1]}",
+        s3_access_key="key",
+        s3_secret_key="secret",
+        s3_region="us-east-1",
+        bucket="headrace",
+        catalog_uri="http://127.0.0.1:1",
+        warehouse="s3://headrace-tables",
+        kafka_bootstrap="127.0.0.1:1",
+        files_dir=tmp_path,
+        kv_cache_bytes=0,
+        vectors_uri="s3://headrace-vectors",
+        embedder=nowhere,
+        reranker=nowhere,
+        generator=nowhere,
+    )
+    return BucketReader(SOURCES, endpoints, Meter(Ledger(), "test"))
+
+
+def test_an_object_that_has_grown_since_it_was_listed_is_not_read(bucket: Bucket, reader: BucketReader) -> None:
+    """One listed with ten bytes, and replaced by 600 MB before it was read, took 1.2 GB of memory."""
+    bucket.objects = {"grown.md": b"x" * (16 << 20), "shrunk.md": b"x"}
+    bucket.sizes = {"grown.md": 10, "shrunk.md": 500}
+    [grown, shrunk], _ = find_objects("s3://docs", reader.of)
+    with pytest.raises(BadDocument, match="larger than the limit of 1 MB"):
+        grown.read(1_000_000)
+    assert sum(row.bytes for row in reader.meter.ledger.rows()) == 0, "none of it"
+    assert (shrunk.read(1_000_000), shrunk.length) == (b"x", 1)
+
+
+@pytest.mark.parametrize("key", ["a//b.md", "../b.md", "a/./b.md", "two\nlines.md", "\x1b[2J.md", "\x7f.md"])
+def test_a_key_that_cannot_be_read_is_named(bucket: Bucket, reader: BucketReader, key: str) -> None:
+    """It was said that the object store does not answer, and the rest of the bucket was not indexed either."""
+    bucket.objects = {"good.md": b"good", key: b"odd"}
+    with pytest.raises(WrongUsage, match=r"Bucket docs has an object whose key cannot be read") as named:
+        find_objects("s3://docs", reader.of)
+    assert repr(key) in str(named.value)
+
+
+def test_the_mark_of_a_folder_is_no_document(bucket: Bucket, reader: BucketReader) -> None:
+    bucket.objects = {"books/": b"", "books/deep/": b"", "books/deep/pump.md": b"pump", "empty.md": b""}
+    found, _ = find_objects("s3://docs", reader.of)
+    assert [one.uri for one in found] == ["docs/books/deep/pump.md", "docs/empty.md"]
+    with pytest.raises(BadDocument, match="the file is empty"):
+        found[1].read(100)
