@@ -23,7 +23,7 @@ from headrace.check.promise import AMPLE_S, Broken, Measured, NotNeeded, Promise
 from headrace.errors import Unavailable
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.objects import connect
+from headrace.storage.objects import bucket_at, connect
 from headrace.storage.reason import reason
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class ObjectsSandbox:
     def __init__(self, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
         self.prefix = f"headrace-check-{secrets.token_hex(6)}"
-        self.writer = connect(endpoints)
-        self.reader = connect(endpoints)
+        where = (endpoints.s3_endpoint, endpoints.s3_access_key, endpoints.s3_secret_key, endpoints.s3_region, endpoints.bucket)
+        self.writer, self.reader = bucket_at(*where), bucket_at(*where)
         self._keys: set[str] = set()
 
     def key(self, name: str) -> str:

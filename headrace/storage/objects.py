@@ -46,9 +46,9 @@ class ObjectInfo:
 
 
 def connect(endpoints: Endpoints, bucket: str | None = None) -> S3Store:
-    """An obstore client of one bucket (default: the object tier's). It connects on first use."""
+    """This process's own obstore client of one bucket (default: the object tier's). It connects on first use."""
     where = (endpoints.s3_endpoint, endpoints.s3_access_key, endpoints.s3_secret_key, endpoints.s3_region)
-    return bucket_at(*where, bucket or endpoints.bucket)
+    return shared(*where, bucket or endpoints.bucket)
 
 
 def shared(endpoint: str, access_key: str, secret_key: str, region: str, bucket: str) -> S3Store:
@@ -88,8 +88,7 @@ class ObjectReader(Metered):
         self.store = store
         self.meter = meter
         self._endpoints = endpoints
-        keys = (endpoints.s3_access_key, endpoints.s3_secret_key)
-        self._client = shared(endpoints.s3_endpoint, *keys, endpoints.s3_region, endpoints.bucket)
+        self._client = connect(endpoints)
         self._where = f"{endpoints.s3_endpoint}/{endpoints.bucket}"
 
     def __reduce__(self) -> tuple[Any, ...]:
