@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from headrace.answering.follow_up import TOKENS, Turn, chat_of, rewrite, stand_alone
@@ -299,17 +300,18 @@ class QueryEngine:
             stop=(*stop, *options.stop)[:_STOPS],
         )
         completion = None
-        while True:
-            with watched.watched():
-                piece = next(stream, None)
-            if piece is None:
-                return completion
-            if given_up():
-                raise GivenUp
-            if isinstance(piece, Completion):
-                completion = piece
-            else:
-                yield piece
+        with closing(stream):  # which stops the generator, whoever still holds the exception
+            while True:
+                with watched.watched():
+                    piece = next(stream, None)
+                if piece is None:
+                    return completion
+                if given_up():
+                    raise GivenUp
+                if isinstance(piece, Completion):
+                    completion = piece
+                else:
+                    yield piece
 
     def turn(self, answer_id: str, *, tenant: str, user: str, readers: Sequence[str] = ()) -> Turn:
         """The question and text of an earlier answer, as history for a follow-up.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import abc
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from headrace.answering.rerank import Passage
@@ -26,7 +27,7 @@ def generate(
     sampling: SamplingParameters = GREEDY,
     answer_id: str = "",
     stop: Sequence[str] = STOP,
-) -> Iterator[str | Completion]:
+) -> abc.Generator[str | Completion, None, None]:
     """Stream what the generator writes, then the `Completion`. `answer_id` decides between the champion and a canary."""
     stream = generator.stream(
         chat,
