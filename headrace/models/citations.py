@@ -71,7 +71,8 @@ class Citations:
         yield from self._checked(pending.rstrip())
 
     def _checked(self, text: str) -> Iterator[str]:
-        text = _MARKER.sub("", text)
+        while (plain := _MARKER.sub("", text)) != text:  # one inside another leaves a third
+            text = plain
         sentence = text.strip()
         if not content_words(sentence):
             if text:

@@ -73,7 +73,7 @@ def test_documents_reach_the_index_on_storage_the_user_brings(brought, tmp_path:
         assert runner.run(parse, limits=ParseLimits.from_settings(settings.inference)).parsed == 5
         assert runner.run(chunk, window=100, generation=1).chunks == 5
         meter = Meter(app.runner.record.ledger, "embed")
-        rows = TableReader(CHUNK_ROWS, endpoints, meter).read()
+        rows = TableReader(CHUNK_ROWS, endpoints, meter).read().sort_by("uri")
         random = np.random.default_rng(0).normal(size=(5, DIMENSIONS)).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(random.reshape(-1)), DIMENSIONS)
         wanted = [name for name in CHUNKS.columns.names if name in CHUNK_ROWS.columns.names]

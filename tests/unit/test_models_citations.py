@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headrace.models.citations import Citations
@@ -100,6 +100,7 @@ def test_streaming_changes_nothing(pieces: list[str]) -> None:
 
 
 @given(st.lists(PIECE, max_size=12))
+@example(["[1", "[1]", "]"])
 def test_only_passages_there_are_get_cited_and_no_text_is_lost(pieces: list[str]) -> None:
     citations = Citations(PASSAGES)
     text = "".join(citations.mark(pieces))
