@@ -276,7 +276,7 @@ class ApiSettings(Section):
         return self
 
 
-_MOST = (1 << 63) - 1  # of a limit: larger numbers are no number for a database, or for arithmetic with fractions
+_MOST = (1 << 63) - 1  # the largest integer that a database stores
 
 
 class TenantLimits(Section):

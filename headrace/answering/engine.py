@@ -300,7 +300,8 @@ class QueryEngine:
             stop=(*stop, *options.stop)[:_STOPS],
         )
         completion = None
-        with closing(stream):  # which stops the generator, whoever still holds the exception
+        # Closing stops the generator at once, even while another thread still references the exception raised here.
+        with closing(stream):
             while True:
                 with watched.watched():
                     piece = next(stream, None)

@@ -54,7 +54,7 @@ def follow_sources(app: App, places: Sequence[str], index: IndexPass, *, every_s
                 app.storage.archive()
             failures, wait_s = 0, max(every_s, _SHARE * listed_s)
         except (NotFound, WrongUsage, StorageFull, Transient) as error:
-            # Later these are no mistake of the command's: whoever may write there could end it, by two names that are one.
+            # Only at the start are these the command's mistake: later, anyone who can write there could end it by adding a name.
             if first and isinstance(error, NotFound | WrongUsage):
                 raise
             failures += 1

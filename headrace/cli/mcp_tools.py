@@ -145,9 +145,9 @@ class Tools:
         """Delete a document and all its versions. This cannot be undone."""
         return self._api.delete(f"/v1/documents/{quote(name)}{self._query()}")
 
-    def strange(self) -> HeadraceError:
+    def unexpected(self) -> HeadraceError:
         """The error for an answer that is not what its route gives."""
-        return self._api.strange()
+        return self._api.unexpected()
 
     def _asked(self, question: str, filters: list[str] | None) -> dict[str, Any]:
         return {"question": question, "filters": filters or [], **self._whose()}
@@ -189,7 +189,7 @@ def server_of(tools: Tools, *, write: bool) -> MCPServer[Any]:
             except UnicodeEncodeError:
                 raise ToolError("A name or a text holds half a character (a lone surrogate); send whole characters.") from None
             except (LookupError, TypeError, AttributeError):  # of an answer that is not what its route gives
-                raise ToolError(str(tools.strange())) from None
+                raise ToolError(str(tools.unexpected())) from None
 
         server.tool(annotations=annotations)(call)
 

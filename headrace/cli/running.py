@@ -112,13 +112,13 @@ class RunningApi:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise self.strange()
+            raise self.unexpected()
         return found
 
-    def strange(self) -> Unavailable:
+    def unexpected(self) -> Unavailable:
         """The error for an answer that no service of this version gives."""
         return Unavailable(
-            f"What answers at {self.url} is no `headrace up` of this version.",
+            f"The server at {self.url} is not a `headrace up` of this version.",
             hint="Check the address, and `headrace --version` there.",
         )
 

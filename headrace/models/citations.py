@@ -11,6 +11,7 @@ from headrace.models.support import best_of, content_words
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
 _BULLET = re.compile(r"^(?:[-*•]|\d{1,3}[.)]|[A-Za-z][.)])\s+")
+_BRACKETS = str.maketrans("", "", "[]")
 _MARKER = re.compile(r"(?<!\s)\s*+\[\d++(?:\s*+,\s*+\d++)*+\]")
 # A full stop that does not end a sentence: after a list's number, an initial or an abbreviation.
 _NO_END = re.compile(
@@ -71,8 +72,9 @@ class Citations:
         yield from self._checked(pending.rstrip())
 
     def _checked(self, text: str) -> Iterator[str]:
-        while (plain := _MARKER.sub("", text)) != text:  # one inside another leaves a third
-            text = plain
+        text = _MARKER.sub("", text)
+        if _MARKER.search(text):  # one inside another left a third; once and for all, as there may be thousands
+            text = text.translate(_BRACKETS)
         sentence = text.strip()
         if not content_words(sentence):
             if text:

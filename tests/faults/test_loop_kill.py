@@ -37,13 +37,17 @@ LOOP = {
 }
 
 
-def test_a_loop_that_waits_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_a_round", [False, pytest.param(True, marks=pytest.mark.soak(minutes=2))])
+def test_a_loop_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp_path: Path, in_a_round: bool) -> None:
     with words() as models:
-        home.env.update(models.env)
+        home.env.update(models.env | (LOOP if in_a_round else {}))
         first = started(home, tmp_path / "first.log")
         try:
             indexed(first, handbook)
-            the_loop_is_killed_while_it_waits_and_is_started_again(first)
+            if in_a_round:
+                the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(first)
+            else:
+                the_loop_is_killed_while_it_waits_and_is_started_again(first)
             key, key_id = a_document_is_put_and_up_is_killed(first)
         finally:
             first.kill()
@@ -51,36 +55,17 @@ def test_a_loop_that_waits_and_up_are_killed_and_both_go_on(home: Home, handbook
         try:
             the_next_up_indexes_what_was_taken(second, key, key_id)
             ctrl_c_leaves_no_process(second)
+            if in_a_round:
+                assert "Round 1 (reranker)" in run(home, "loop").stdout
         finally:
             second.kill()
-    assert [run["state"] for run in runs(home.path) if run["command"] == "loop"] == ["died", "died", "done"]
-
-
-@pytest.mark.soak(minutes=2)
-def test_a_loop_inside_a_round_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp_path: Path) -> None:
-    with words() as models:
-        home.env.update(LOOP | models.env)
-        first = started(home, tmp_path / "first.log")
-        try:
-            indexed(first, handbook)
-            the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(first)
-            key, key_id = a_document_is_put_and_up_is_killed(first)
-        finally:
-            first.kill()
-        second = started(home, tmp_path / "second.log")
-        try:
-            the_next_up_indexes_what_was_taken(second, key, key_id)
-            ctrl_c_leaves_no_process(second)
-            shown = run(home, "loop").stdout
-            assert "Round 1 (reranker)" in shown
-        finally:
-            second.kill()
-    rounds = [run for run in runs(home.path) if run["command"] == "train"]
-    assert [run["state"] for run in rounds[:2]] == ["died", "done"]
-    trained: dict[str, Any] = rounds[1]["detail"]["round"]["training"]
-    assert 0 < trained["taken"] < trained["steps"], "training went on from its checkpoint"
     ended = [(run["command"], run["state"]) for run in runs(home.path) if run["command"] in ("up", "loop")]
     assert ended == [("up", "died"), ("loop", "died"), ("loop", "died"), ("up", "done"), ("loop", "done")]
+    if in_a_round:
+        rounds = [run for run in runs(home.path) if run["command"] == "train"]
+        assert [run["state"] for run in rounds[:2]] == ["died", "done"]
+        trained: dict[str, Any] = rounds[1]["detail"]["round"]["training"]
+        assert 0 < trained["taken"] < trained["steps"], "training went on from its checkpoint"
 
 
 def the_loop_is_killed_while_it_waits_and_is_started_again(api: Api) -> None:

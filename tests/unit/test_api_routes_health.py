@@ -8,27 +8,20 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.testclient import TestClient
+from unstarted import unstarted
 
 from headrace import readiness
 from headrace.api import Service, create_app
-from headrace.app import App
-from headrace.core.run import recorded
-from headrace.core.runner import Runner
 from headrace.errors import NotFound, StorageFull, Unavailable
 from headrace.platform import home as homes
-from headrace.platform import open_platform
-from headrace.settings import ApiSettings, Settings
+from headrace.settings import ApiSettings
 
 
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
     monkeypatch.setattr(readiness, "_CLIENT_S", 0.3)
-    settings = Settings(home=tmp_path)
-    with open_platform(settings, parts=frozenset()) as nowhere, recorded("up", tmp_path) as run:
-        app = App(settings, "up", service=True)  # not entered: nothing is started
-        app.runner = Runner(run, nowhere)
-        yield Service(app)
+    with unstarted(tmp_path) as service:
+        yield service
 
 
 def test_each_part_that_does_not_answer_is_named_without_its_address(service: Service) -> None:

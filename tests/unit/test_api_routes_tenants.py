@@ -7,23 +7,15 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
+from unstarted import unstarted
 
 from headrace.api import Service, create_app
-from headrace.app import App
-from headrace.core.run import recorded
-from headrace.core.runner import Runner
-from headrace.platform import open_platform
-from headrace.settings import Settings
 
 
 @pytest.fixture
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
-    settings = Settings(home=tmp_path)
-    with open_platform(settings, parts=frozenset()) as nowhere, recorded("up", tmp_path) as run:
-        app = App(settings, "up", service=True)  # not entered: nothing is started
-        app.runner = Runner(run, nowhere)
-        yield Service(app)
+def service(tmp_path: Path) -> Iterator[Service]:
+    with unstarted(tmp_path) as service:
+        yield service
 
 
 def test_a_change_is_one_line_of_the_audit(service: Service) -> None:

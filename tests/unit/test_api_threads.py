@@ -12,6 +12,7 @@ import pytest
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
+from unstarted import unstarted
 
 from headrace.answering.engine import GivenUp
 from headrace.api import Service
@@ -21,22 +22,14 @@ from headrace.api.questions import QuestionService
 from headrace.api.service import PLACES
 from headrace.api.telemetry import Traces
 from headrace.api.threads import RequestThread, first_of, stream_from_thread
-from headrace.app import App
-from headrace.core.run import recorded
-from headrace.core.runner import Runner
 from headrace.errors import Unavailable
-from headrace.platform import open_platform
-from headrace.settings import Settings, TenantLimits
+from headrace.settings import TenantLimits
 
 
 @pytest.fixture
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
-    settings = Settings(home=tmp_path)
-    with open_platform(settings, parts=frozenset()) as nowhere, recorded("up", tmp_path) as run:
-        app = App(settings, "up", service=True)  # not entered: nothing is started
-        app.runner = Runner(run, nowhere)
-        yield Service(app)
+def service(tmp_path: Path) -> Iterator[Service]:
+    with unstarted(tmp_path) as service:
+        yield service
 
 
 def request(tenant: str, *, left: Callable[[], bool] = lambda: False) -> Request:

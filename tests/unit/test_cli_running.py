@@ -183,7 +183,7 @@ def test_what_answers_but_is_no_service_is_said_and_gets_the_key_nowhere_else() 
         api = RunningApi(url, "a-token")
         for kind in ("list", "deep", "text", "null"):
             for ask in (lambda path: api.get(path, seconds=30), lambda path: api.fetch(path, {})):
-                with pytest.raises(Unavailable, match="is no `headrace up` of this version"):
+                with pytest.raises(Unavailable, match="is not a `headrace up` of this version"):
                     ask(f"/odd/{kind}")
         with pytest.raises(Unavailable, match="The service answered 302"):
             api.fetch("/odd/redirect", {})

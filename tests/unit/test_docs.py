@@ -16,15 +16,12 @@ import pytest
 import typer
 import yaml
 from starlette.routing import Match
+from unstarted import unstarted
 
 from docs import generate
 from headrace import cli
-from headrace.api import Service, create_app
-from headrace.app import App
-from headrace.core.run import recorded
-from headrace.core.runner import Runner
+from headrace.api import create_app
 from headrace.explain.deck.brand import load_brand
-from headrace.platform import open_platform
 from headrace.settings import EmbeddedPart, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -272,14 +269,8 @@ def test_pages_show_commands() -> None:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADRACE_SETTINGS", str(home / "none.toml"))
-        settings = Settings(home=home)
-    with open_platform(settings, parts=frozenset()) as nowhere, recorded("up", home) as run:
-        whole = App(settings, "up", service=True)  # not entered: nothing is started
-        whole.runner = Runner(run, nowhere)
-        yield create_app(Service(whole), "token")
+    with unstarted(tmp_path_factory.mktemp("home")) as service:
+        yield create_app(service, "token")
 
 
 def requests() -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:

@@ -10,7 +10,8 @@ from headrace.catalog import DOCUMENT_ROWS
 from headrace.storage.ledger import Direction, Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.tables.iceberg import metered_io
-from headrace.storage.tables.iceberg.metered_io import ManifestCache, _MeteredFileIO
+from headrace.storage.tables.iceberg.manifest_cache import ManifestCache
+from headrace.storage.tables.iceberg.metered_io import _MeteredFileIO
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import os
-import threading
-from collections import OrderedDict
 from functools import lru_cache
 
 from pyiceberg.catalog.rest import Endpoints as Paths
@@ -17,22 +16,21 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 from headrace.storage.tables.iceberg.metered_io import MeteredCatalog
 
-_MOST = 4
-"""Connections kept; with more, the least recently used is closed."""
-
 
 class MeteredRestCatalog(MeteredCatalog, RestCatalog):
     """A REST catalog for one table; it writes the tables' metadata itself."""
 
     def __init__(self, store: Store, connection: RestCatalog, meter: Meter) -> None:
-        # The connection's own attributes: its configuration, its session and the token in it.
         self.__dict__.update(connection.__dict__)
+        # The same sockets and token, but headers of its own: pyiceberg puts there what a catalog gives for one table alone.
+        self._session = copy.copy(connection._session)
+        self._session.headers = connection._session.headers.copy()
         self._metered = (store, meter)
 
     def load_table(self, identifier: str | Identifier) -> Table:
         """The current table. As pyiceberg's, but a response that was seen before is not parsed again.
 
-        Each stage asks several times for tables that hardly change, and parsing takes three quarters of that.
+        Each stage asks several times for tables that hardly change, and parsing takes almost half of the client's time for it.
         """
         path = self.url(Paths.load_table, prefixed=True, **self._split_identifier_for_path(identifier))
         response = self._session.get(path)
@@ -42,42 +40,22 @@ class MeteredRestCatalog(MeteredCatalog, RestCatalog):
         return self._response_to_table(self.identifier_to_tuple(identifier), _table_response(response.content))
 
     def close(self) -> None:
-        """Nothing: the session belongs to the connection."""
+        """Do nothing: the sockets belong to the connection, which others use."""
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=16)
 def _table_response(body: bytes) -> TableResponse:
+    """About one for each table of the catalog."""
     return TableResponse.model_validate_json(body)
 
 
-class RestConnections:
-    """The REST catalogs this process is connected to: a connection costs three requests, and each stage opens several tables."""
+@lru_cache(maxsize=4)
+def _connection(_process: int, uri: str, warehouse: str, properties: tuple[tuple[str, str], ...]) -> RestCatalog:
+    """This process's connection to a catalog: it costs three requests, and each stage opens several tables.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: OrderedDict[tuple[object, ...], RestCatalog] = OrderedDict()
-
-    def to(self, endpoints: Endpoints) -> RestCatalog:
-        """The connection to the catalog of `endpoints`, made if there is none."""
-        # A process that was forked must not use its parent's sockets.
-        key = (os.getpid(), endpoints.catalog_uri, endpoints.warehouse, *sorted(endpoints.catalog_properties.items()))
-        with self._lock:
-            if (known := self._open.get(key)) is not None:
-                self._open.move_to_end(key)
-                return known
-        # Outside of the lock: a catalog that does not answer holds up nobody who needs another.
-        made = RestCatalog("headrace", uri=endpoints.catalog_uri, warehouse=endpoints.warehouse, **endpoints.catalog_properties)
-        with self._lock:
-            kept = self._open.setdefault(key, made)
-            closed = [made] if kept is not made else []
-            while len(self._open) > _MOST:
-                closed.append(self._open.popitem(last=False)[1])
-        for catalog in closed:
-            catalog.close()  # a session that is still used opens new connections
-        return kept
-
-
-_connections = RestConnections()
+    A process that was forked gets another, because it must not use its parent's sockets.
+    """
+    return RestCatalog("headrace", uri=uri, warehouse=warehouse, **dict(properties))
 
 
 def connect(store: Store, endpoints: Endpoints, meter: Meter) -> MeteredCatalog:
@@ -86,4 +64,5 @@ def connect(store: Store, endpoints: Endpoints, meter: Meter) -> MeteredCatalog:
         from headrace.storage.tables.iceberg.sql_catalog import MeteredSqlCatalog
 
         return MeteredSqlCatalog(store, endpoints, meter)
-    return MeteredRestCatalog(store, _connections.to(endpoints), meter)
+    properties = tuple(sorted(endpoints.catalog_properties.items()))
+    return MeteredRestCatalog(store, _connection(os.getpid(), endpoints.catalog_uri, endpoints.warehouse, properties), meter)

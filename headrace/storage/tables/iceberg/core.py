@@ -204,8 +204,7 @@ class IcebergCore:
     def _connect(self) -> MeteredCatalog:
         if self._catalog is None:
             self._catalog = connect(self.store, self._endpoints, self.meter)
-            # The session and its adapters form a reference cycle: without this, connections would stay open until the next
-            # garbage collection.
+            # A catalog in SQL would keep its connections open until the next garbage collection.
             weakref.finalize(self, self._catalog.close)
         return self._catalog
 

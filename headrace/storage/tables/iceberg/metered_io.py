@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,50 +17,7 @@ from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from headrace.catalog import Store
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
-
-_CACHED_BYTES = 1 << 20
-"""Larger files are not cached."""
-_CACHE_BYTES = 16 << 20
-
-
-class ManifestCache:
-    """Bytes of the manifests and manifest lists that this process last wrote or read; thread-safe.
-
-    They are immutable and have unique names, each stage asks for them anew, and each read would cost two requests.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._files: OrderedDict[str, bytes] = OrderedDict()
-        self._bytes = 0
-
-    @staticmethod
-    def takes(location: str) -> bool:
-        """Whether a file is one of these by its name."""
-        return location.endswith(".avro")
-
-    def get(self, location: str) -> bytes | None:
-        """A file's bytes, if they are cached."""
-        with self._lock:
-            if location in self._files:
-                self._files.move_to_end(location)
-            return self._files.get(location)
-
-    def keep(self, location: str, data: bytes) -> None:
-        """Cache a file that is stored."""
-        if len(data) > _CACHED_BYTES:
-            return
-        with self._lock:
-            self._bytes += len(data) - len(self._files.pop(location, b""))
-            self._files[location] = data
-            while self._bytes > _CACHE_BYTES:
-                self._bytes -= len(self._files.popitem(last=False)[1])
-
-    def drop(self, location: str) -> None:
-        """Forget a file that is deleted."""
-        with self._lock:
-            self._bytes -= len(self._files.pop(location, b""))
-
+from headrace.storage.tables.iceberg.manifest_cache import ManifestCache
 
 _manifests = ManifestCache()
 
@@ -103,8 +58,10 @@ class _MeteredInput(io.RawIOBase):
 class _MeteredOutput(io.RawIOBase):
     """A pyarrow output stream, counted as one operation when it closes: only then does the object exist."""
 
-    def __init__(self, stream: Any, store: Store, meter: Meter, stored: Callable[[int, bytes], None], *, keep: bool) -> None:
-        """`stored` is called with the size of the object, and with its bytes if they are to be kept."""
+    def __init__(
+        self, stream: Any, store: Store, meter: Meter, stored: Callable[[int, bytes | None], None], *, keep: bool
+    ) -> None:
+        """`stored` is called with the object's size and, with `keep`, its bytes."""
         self._stream, self._store, self._meter, self._stored = stream, store, meter, stored
         self._bytes, self._seconds = 0, 0.0
         self._kept: list[bytes] | None = [] if keep else None
@@ -135,7 +92,7 @@ class _MeteredOutput(io.RawIOBase):
             super().close()
             seconds = self._seconds + time.perf_counter() - started
             self._meter.count(self._store, Direction.WRITE, bytes=self._bytes, seconds=seconds)
-        self._stored(self._bytes, b"".join(self._kept or ()))
+        self._stored(self._bytes, None if self._kept is None else b"".join(self._kept))
 
 
 class _MeteredFile(PyArrowFile):
@@ -170,9 +127,9 @@ class _MeteredFile(PyArrowFile):
         stream = _MeteredOutput(super().create(overwrite=True), self._store, self._meter, self._stored, keep=keep)
         return pa.PythonFile(stream, mode="w")  # type: ignore[no-any-return]
 
-    def _stored(self, size: int, data: bytes) -> None:
+    def _stored(self, size: int, data: bytes | None) -> None:
         self._written = size
-        if ManifestCache.takes(self.location):
+        if data is not None:
             _manifests.keep(self.location, data)
 
     def to_input_file(self) -> PyArrowFile:
