@@ -67,9 +67,14 @@ def processes(home: Path) -> list[psutil.Process]:
     return found
 
 
+def program(process: psutil.Process) -> str:
+    """The name of its program; empty while it ends, when it has no command line any more."""
+    return Path(next(iter(process.cmdline()), "")).name
+
+
 def one(home: Path, name: str) -> psutil.Process:
     """The one process of `home` that runs the program or module `name`."""
-    (process,) = (p for p in processes(home) if name in p.cmdline() or Path(p.cmdline()[0]).name.startswith(name))
+    (process,) = (p for p in processes(home) if name in p.cmdline() or program(p).startswith(name))
     return process
 
 
@@ -377,7 +382,7 @@ def test_a_server_that_ends_again_and_again_ends_the_platform(home: Path) -> Non
         while not gone(home) and time.monotonic() < end:
             for process in processes(home):
                 with contextlib.suppress(psutil.Error):
-                    if Path(process.cmdline()[0]).name.startswith("tansu"):
+                    if program(process).startswith("tansu"):
                         process.kill()
                         killed += 1
             time.sleep(0.1)
