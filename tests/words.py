@@ -18,6 +18,40 @@ import numpy as np
 from headrace.settings import Endpoint, ModelSettings
 
 
+class Gate:
+    """Open at first. Who waits while it is shut goes on when it is opened, or at the next `step`, which lets nobody else through.
+
+    An event that is set and cleared is no step: it stays set for as long as the thread between the two waits for a core.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open = True
+        self._steps = 0
+
+    def open(self) -> None:
+        self._set(True)
+
+    def shut(self) -> None:
+        self._set(False)
+
+    def step(self) -> None:
+        """Let those through who wait now."""
+        with self._changed:
+            self._steps += 1
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        with self._changed:
+            met = self._steps
+            self._changed.wait_for(lambda: self._open or self._steps > met, seconds)
+
+    def _set(self, is_open: bool) -> None:
+        with self._changed:
+            self._open = is_open
+            self._changed.notify_all()
+
+
 class Words(ThreadingHTTPServer):
     """Answers embeddings, rankings and chats at `url`.
 
@@ -38,8 +72,7 @@ class Words(ThreadingHTTPServer):
         self.chats: list[dict[str, Any]] = []
         self.batches = self.left = 0
         self.refused: dict[str, int] = {}
-        self.gate = threading.Event()
-        self.gate.set()
+        self.gate = Gate()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that are killed leave no traceback."""

@@ -66,8 +66,8 @@ def test_ctrl_c_says_so_leaves_no_process_and_the_next_command_goes_on(
     recipe = {"EPOCHS": "100", "MOST_STEPS": "60", "CHECKPOINT_STEPS": "1000"}
     home.env.update({"HEADRACE_TRAINING__GATE__LEAST_USERS": "1", "HEADRACE_TRAINING__GATE__HEADROOM": "1e6"})
     home.env.update(models.env | {f"HEADRACE_TRAINING__RECIPE__RERANKER__{name}": value for name, value in recipe.items()})
-    models.gate.clear()
-    interrupt(home, "index", home.docs, when=lambda: models.batches > 0, then=models.gate.set)
+    models.gate.shut()
+    interrupt(home, "index", home.docs, when=lambda: models.batches > 0, then=models.gate.open)
     no_process_is_left(home)
     with open_platform(Settings.load(home=home.path), parts=frozenset({"objects", "head"})) as endpoints:
         judge(endpoints, 12, liked="yes", seed=1)

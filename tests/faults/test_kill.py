@@ -284,12 +284,12 @@ def test_index_is_killed_then_the_supervisor_then_both_at_once(home: Home, monke
     command: list[str | Path] = ["index", home.docs]
     with words() as models:
         home.env.update(models.env)
-        models.gate.clear()  # each is killed while it embeds
+        models.gate.shut()  # each is killed while it embeds
         kill(home, "command", embeds(models), command)
-        kill(home, "supervisor", embeds(models), command, models.gate.set)
-        models.gate.clear()
+        kill(home, "supervisor", embeds(models), command, models.gate.open)
+        models.gate.shut()
         kill_both(home, embeds(models), command)
-        models.gate.set()
+        models.gate.open()
         done = as_json(home, *command)
         assert (done["put"]["unchanged"], done["index"]["chunks"]) == (12, 72)
         with open_platform(Settings.load(home=home.path, models=models.models)) as endpoints:

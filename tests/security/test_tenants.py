@@ -94,7 +94,7 @@ def test_a_large_document_does_not_keep_another_tenants_small_one_waiting(api: A
     large, small = writer(api, "large"), writer(api, "small-one")
     text = "".join(f"## Part {n}\n\n" + f"The gate number {n} was opened, looked at and closed again. " * 5 for n in range(580))
     assert len(text) < 200_000
-    api.models.gate.clear()
+    api.models.gate.shut()
     try:
         before = api.models.batches
         large.put("/v1/documents/large.md", content=text.encode()).raise_for_status()
@@ -102,7 +102,7 @@ def test_a_large_document_does_not_keep_another_tenants_small_one_waiting(api: A
         small.put("/v1/documents/small.md", content=b"# Weir\n\nThe weir is made of oak.\n").raise_for_status()
         begun = api.models.batches
     finally:
-        api.models.gate.set()
+        api.models.gate.open()
     api.models.delay = 0.1
     try:
         assert api.indexed(small, "small.md")["status"] == "indexed"
@@ -125,17 +125,12 @@ def test_many_embeddings_do_not_keep_another_tenants_question_waiting(api: Any) 
     assert api.indexed(other, "weir.md")["status"] == "indexed"
     body = {"model": "headrace-embedder", "input": [f"text number {n}" for n in range(96)]}
 
-    def step() -> None:
-        """Answer the batches that wait; the next ones wait again."""
-        api.models.gate.set()
-        api.models.gate.clear()
-
     def queue() -> str:
         return " ".join(
             line.rpartition(" ")[2] for line in api.client().get("/metrics").text.splitlines() if "headrace_queue{" in line
         )
 
-    api.models.gate.clear()
+    api.models.gate.shut()
     try:
         with ThreadPoolExecutor(4) as pool, closing(HTTPConnection(httpx.URL(api.url).netloc.decode())) as leaving:
             before = api.models.batches
@@ -146,12 +141,13 @@ def test_many_embeddings_do_not_keep_another_tenants_question_waiting(api: Any) 
             leaving.close()
             asking = pool.submit(other.post, "/v1/search", json={"question": "What is the weir made of?"}, timeout=120.0)
             until(60, lambda: queue() == "4.0 1.0", queue)
-            step()
+            api.models.gate.step()
             assert "oak" in asking.result(60).text
             until(60, lambda: queue() == "3.0 0.0", queue)
             assert not any(one.done() for one in embedding)
+            until(60, lambda: api.models.batches >= before + 7, queue)
             assert api.models.batches == before + 7, "nothing is embedded for a client that left"
-            api.models.gate.set()
+            api.models.gate.open()
             for one in embedding:
                 made = one.result(60).json()
                 shown = [entry["embedding"] for entry in made["data"]]
@@ -159,7 +155,7 @@ def test_many_embeddings_do_not_keep_another_tenants_question_waiting(api: Any) 
                 assert np.allclose(shown, wanted, atol=1e-6), "in the order of the texts"
                 assert made["usage"]["prompt_tokens"] == 3 * len(body["input"])
     finally:
-        api.models.gate.set()
+        api.models.gate.open()
 
 
 def test_a_large_body_counts_as_many_requests(api: Any) -> None:
