@@ -50,9 +50,9 @@ LOCAL, RAY = "local", "ray"
 class App:
     """One process at work, recorded as a run of `command`.
 
-    With `models`, opening it waits until the embedded model server is up. `on` is where batch work and training run: `local` or
-    `ray`. A `service` ends the platform with the block, unless another command uses it, and keeps answers that the head does not
-    take; without it the platform stays up for `platform.idle_s`.
+    With `models`, opening it waits until the embedded model server is up; one that also `searches` imports LanceDB meanwhile.
+    `on` is where batch work and training run: `local` or `ray`. A `service` ends the platform with the block, unless another
+    command uses it, and keeps answers that the head does not take; without it the platform stays up for `platform.idle_s`.
 
     Opening it raises what the platform raises, and `MissingPart` where Ray is chosen and not installed.
     """
@@ -69,12 +69,14 @@ class App:
         on: str = LOCAL,
         quiet: bool = False,
         service: bool = False,
+        searches: bool = True,
     ) -> None:
         self.settings = settings
         self._command = command
         self._models = models
         self._on = on
         self._service = service
+        self._searches = searches
         self._bars = ProgressBars(quiet=quiet)
         self._opened = ExitStack()
 
@@ -121,7 +123,7 @@ class App:
         parts = EVERY_PART if self._models else EVERY_PART - {"models"}
         platform = open_platform(settings, parts=parts, ends=self._service)
         with (
-            _lancedb_ahead(self._models),
+            _lancedb_ahead(self._models and self._searches),
             _opened(platform, bars) as endpoints,
             recorded(self._command, settings.home) as run,
             _cause_named(settings),

@@ -83,8 +83,14 @@ class Traffic:
 
 
 def until(seconds: float, what: Callable[[], Any], why: Callable[[], Any], *, every_s: float = 0.1) -> None:
-    """Wait until `what()` is true; where that takes longer than `seconds`, fail with what `why()` says."""
+    """Wait until `what()` is true; where that takes longer than `seconds`, fail with what `why()` says.
+
+    A look that takes long is taken less often: it shares the processor with what it waits for.
+    """
     end = time.monotonic() + seconds
+    looked = time.monotonic()
     while not what():
-        assert time.monotonic() < end, why()
-        time.sleep(every_s)
+        now = time.monotonic()
+        assert now < end, why()
+        time.sleep(max(every_s, 2 * (now - looked)))
+        looked = time.monotonic()

@@ -61,7 +61,7 @@ def main() -> int:
 def _train(home: Path, name: str, told: Status) -> None:
     settings = Settings.load(home=home)
     _lower_priority(settings.training.nice)
-    with App(settings, "loop", quiet=True) as app:
+    with App(settings, "loop", quiet=True, searches=False) as app:  # it mostly waits; rounds of few recipes open the index
         loop = Scheduler(app, told, name)
         over = threading.Event()
         with contextlib.suppress(HeadraceError):

@@ -240,6 +240,7 @@ def test_a_frozen_object_store_is_named_within_the_deadline_and_is_ready_when_it
     assert acme.post("/v1/ask", json=QUESTION).status_code == 200
 
 
+@pytest.mark.soak(minutes=0.4)
 def test_what_holds_others_up_is_left_out_by_a_command(service: Api, acme: httpx.Client) -> None:
     acme.put("/v1/documents/heavy.md", content=b"# Heavy\n\nIt holds others up.").raise_for_status()
     assert service.indexed(acme, "heavy.md")["status"] == "indexed"

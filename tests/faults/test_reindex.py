@@ -127,6 +127,7 @@ def followed(engine: QueryEngine, number: int) -> None:
         assert time.monotonic() < deadline
 
 
+@pytest.mark.soak(minutes=0.4)
 def test_the_old_index_answers_until_the_new_one_does_and_can_be_gone_back_to(
     runner: Runner, endpoints: Endpoints, docs: Path
 ) -> None:

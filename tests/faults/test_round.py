@@ -110,7 +110,7 @@ def weights(endpoints: Endpoints, folder: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "moments",
     [
-        pytest.param([WITHIN, "finetune", STAGES[-1]], id="training"),
+        pytest.param([WITHIN, "finetune", STAGES[-1]], id="training", marks=pytest.mark.soak(minutes=0.5)),
         pytest.param([*STAGES[:TRAINED], WITHIN, *STAGES[TRAINED:]], id="every", marks=pytest.mark.soak),
     ],
 )

@@ -133,6 +133,7 @@ def test_a_trim_cut_short_leaves_nothing_missing_and_the_next_one_completes_it(
     assert_exactly_once(endpoints, events)
 
 
+@pytest.mark.soak(minutes=0.4)
 def test_trimming_a_head_that_is_written_to_loses_nothing(servers: Servers, tmp_path: Path) -> None:
     """Tansu replaces the watermark at each batch, and so does the trim: neither may undo what the other wrote."""
     endpoints, events = servers.endpoints, Events(servers.endpoints)

@@ -124,6 +124,7 @@ def watched(runner: Runner, settings: Training, **more: Any) -> CanaryStatus:
     return found
 
 
+@pytest.mark.soak(minutes=0.5)
 def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promotes_nothing(
     runner: Runner, endpoints: Endpoints, settings: Training
 ) -> None:

@@ -166,6 +166,7 @@ def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(
     assert not runner.run(chunk, window=200).documents
 
 
+@pytest.mark.soak(minutes=0.3)
 def test_few_tenants_are_ahead_at_a_time_and_all_are_parsed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processed, "_AHEAD", 2)
     others, turns = {f"ahead-{n}": [f"d{n}.md"] for n in range(5)}, EachTakesASecond()

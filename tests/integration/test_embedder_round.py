@@ -74,7 +74,9 @@ def killed_before(name: str) -> Iterator[None]:
             yield
 
 
-@pytest.fixture(params=["tiny", pytest.param("packaged", marks=pytest.mark.soak(minutes=3))])
+@pytest.fixture(
+    params=[pytest.param("tiny", marks=pytest.mark.soak(minutes=1)), pytest.param("packaged", marks=pytest.mark.soak(minutes=3))]
+)
 def of(request: pytest.FixtureRequest) -> str:
     """Which embedder."""
     weights: str = request.param

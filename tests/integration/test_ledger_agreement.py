@@ -70,6 +70,7 @@ def test_the_head_agrees_with_what_the_broker_keeps(
         assert ours[way] == pytest.approx(theirs[way], rel=0.02)
 
 
+@pytest.mark.soak(minutes=0.3)
 def test_objects_and_an_index_put_in_parts_agree_with_the_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
     rows = 12_000  # about 20 MB

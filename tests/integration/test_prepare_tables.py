@@ -72,6 +72,7 @@ def judge(answers: TableWriter, verdicts: TableWriter, chunks: TableWriter, firs
         append(chunks, *({"chunk_id": f"c{n}{s}", "document_id": f"d{n}", "text": f"text {n}{s}", "offset": n} for s in "ab"))
 
 
+@pytest.mark.soak(minutes=0.4)
 def test_the_same_snapshots_give_the_same_bytes_from_other_files_and_once_only(endpoints: Endpoints) -> None:
     interactions, feedback, chunks = (
         own(store, endpoints, older=True) for store in (INTERACTION_ROWS, FEEDBACK_ROWS, CHUNK_ROWS)

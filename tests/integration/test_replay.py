@@ -64,6 +64,7 @@ def landed(api: Api, table: str, tenant: str, count: int) -> list[dict[str, Any]
     return found
 
 
+@pytest.mark.soak(minutes=0.5)
 def test_replayed_here_every_verdict_counted_has_landed(api: Api, folder: Path, tmp_path: Path) -> None:
     some = tmp_path / "some.txt"
     ids = [json.loads(line)["_id"] for line in (folder / "queries.jsonl").read_text().splitlines()]
@@ -186,6 +187,7 @@ def test_sixteen_users_for_five_minutes(real_home: Home, tmp_path: Path) -> None
     assert now <= 1.1 * was, f"{was} MiB after a fifth of the time, {now} MiB at the end"
 
 
+@pytest.mark.soak(minutes=0.3)
 def test_ctrl_c_on_a_replay_here_says_what_was_done(api: Api, tmp_path: Path) -> None:
     folder = beir(tmp_path / "long", variants=30)
     process = api.home.start("replay", folder, "--searches", "--rate", "600")

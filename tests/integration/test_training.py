@@ -103,7 +103,7 @@ def test_checkpoints_come_back_whole_and_old_ones_go(endpoints: Endpoints) -> No
 # a round
 
 
-@pytest.mark.parametrize("of", ["tiny", pytest.param("packaged", marks=pytest.mark.soak(minutes=1))])
+@pytest.mark.parametrize("of", [pytest.param(of, marks=pytest.mark.soak(minutes=1)) for of in ("tiny", "packaged")])
 def test_a_better_challenger_is_served_and_a_round_that_learned_nothing_new_is_refused(tmp_path: Path, of: str) -> None:
     """The first two rounds of an installation."""
     settings = TINY if of == "tiny" else PACKAGED
@@ -317,7 +317,7 @@ def test_a_ranking_is_served_at_once_and_is_what_the_next_challengers_are_compar
         assert rollback(writer, promotions, model="ranking", who="ann", why="").version in ("none", "v000001")
 
 
-@pytest.mark.parametrize("likes", ["the last", "anything"])
+@pytest.mark.parametrize("likes", ["the last", pytest.param("anything", marks=pytest.mark.soak(minutes=0.2))])
 def test_verdicts_that_are_poisoned_or_mean_nothing_move_no_ranking(tmp_path: Path, likes: str) -> None:
     """One person likes whatever is last in 30 % of the answers; or nobody likes anything for a reason that a feature has."""
     with installation(tmp_path, tiny.folder()) as endpoints, recorded("train", tmp_path) as run:

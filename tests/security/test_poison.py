@@ -227,7 +227,7 @@ def test_names_of_events_are_one_in_either_form_of_unicode(runner: Runner) -> No
     assert _name_of(event, {document_id("acme", nfd): {"status": "deleted"}}) == nfc
 
 
-@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("status", [400, pytest.param(500, marks=pytest.mark.soak(minutes=0.2))])
 def test_a_text_that_the_embedder_refuses_fails_its_document_alone(runner: Runner, models: Words, status: int) -> None:
     before, many = put(runner, f"twice-{status}.md"), [put(runner, f"many-{status}-{n}.md") for n in range(5)]
     arrive(runner, {DOCUMENT_EVENTS: [before]})

@@ -9,8 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import font_source_sans_pro
-from fontTools import subset as subsetting
-from fontTools.ttLib import TTFont
 
 from headrace.catalog import Tier
 
@@ -108,6 +106,8 @@ def files() -> list[Path]:
 
 @cache
 def _advances(weight: int) -> tuple[dict[int, float], float]:
+    from fontTools.ttLib import TTFont
+
     with TTFont(file(weight), lazy=True) as font:
         em = float(font["head"].unitsPerEm)
         widths = font["hmtx"].metrics
@@ -143,6 +143,9 @@ def wrapped(text: str, size: float, weight: int, limit: float) -> list[str]:
 
 def subset(weight: int, characters: Iterable[str]) -> bytes:
     """A WOFF file with only the glyphs of these characters; the same characters give the same bytes."""
+    from fontTools import subset as subsetting
+    from fontTools.ttLib import TTFont
+
     options = subsetting.Options(flavor="woff", layout_features=[], hinting=False, notdef_outline=True)
     options.recalc_timestamp = False
     with TTFont(file(weight), recalcTimestamp=False) as font:
