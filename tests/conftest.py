@@ -292,14 +292,14 @@ def imported(tmp_path: Path) -> Imported:
 
 @pytest.fixture
 def within() -> Callable[[float, Callable[[], bool]], bool]:
-    """Whether something becomes true within some seconds; asked every 50 ms."""
+    """Whether something becomes true within some seconds; asked every 50 ms, or less often where asking takes long."""
 
     def wait(seconds: float, what: Callable[[], bool]) -> bool:
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while (asked := time.monotonic()) < end:
             if what():
                 return True
-            time.sleep(0.05)
+            time.sleep(max(0.05, 2 * (time.monotonic() - asked)))
         return what()
 
     return wait

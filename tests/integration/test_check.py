@@ -95,16 +95,24 @@ def eve(monkeypatch: pytest.MonkeyPatch) -> None:
 WARNED = "other users (eve): they can read all events in the embedded Kafka"
 
 
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        pytest.param(("stream", "file"), id="two"),
+        pytest.param(("object", "stream", "table", "vector", "file"), id="all", marks=pytest.mark.soak(minutes=0.7)),
+    ],
+)
 def test_the_embedded_platform_keeps_every_promise_and_the_next_check_is_held_against_it(
-    endpoints: Endpoints, check: Callable[..., tuple[int, str, str]], tmp_path: Path
+    endpoints: Endpoints, check: Callable[..., tuple[int, str, str]], tmp_path: Path, tiers: tuple[str, ...]
 ) -> None:
     before = everything(endpoints)
-    code, out, err = check("--seconds", "1", "--concurrency", "2", "--json")
+    only = [word for tier in tiers for word in ("--only", tier)] if len(tiers) < 5 else []
+    code, out, err = check(*only, "--seconds", "1", "--concurrency", "2", "--json")
     assert code == 0, out + err
     found = json.loads(out)
     assert WARNED in found["other_users"]
     by_name = {(each["tier"], each["promise"]): each for each in found["promises"]}
-    assert {tier for tier, _ in by_name} == {"object", "stream", "table", "vector", "file"}
+    assert {tier for tier, _ in by_name} == set(tiers)
     # The embedded head's known limits, none of which Headrace relies on; docs/reference/check.md names them.
     assert {name for (tier, name), each in by_name.items() if each["outcome"] != "kept"} == {
         "the reported end offset is correct",
@@ -115,16 +123,18 @@ def test_the_embedded_platform_keeps_every_promise_and_the_next_check_is_held_ag
     assert by_name["stream", "records that have landed can be deleted"]["outcome"] == "not_tested"
     # What was checked, from where; and every workload has figures.
     where = {one["tier"]: one["where"] for one in found["subjects"]}
-    assert where["object"] == endpoints.s3_endpoint
+    assert where.get("object", endpoints.s3_endpoint) == endpoints.s3_endpoint
     assert where["file"] == str(endpoints.files_dir)
     assert endpoints.s3_secret_key not in out
     assert [one for one in found["workloads"] if one["failed"] or not one["ops"] or one["p99_ms"] < one["p50_ms"]] == []
     assert {one["concurrency"] for one in found["workloads"]} == {1, 2}
     assert {one["tier"] for one in found["workloads"]} == set(where)
-    assert {one["id"] for one in found["requirements"]} == {"DIR02", "HSS02", "HSS08", "HSS14"}
+    assert "HSS14" in {one["id"] for one in found["requirements"]} <= {"DIR02", "HSS02", "HSS08", "HSS14"}
     assert json.loads((endpoints.files_dir.parent / "check.json").read_text()) == found
-    assert by_name["object", "small objects come back unchanged"]["figures"].keys() >= {"put_p50_ms", "get_p95_ms"}
-    assert by_name["table", "a reader sees a commit at once"]["figures"]["commit_p95_ms"] > 0
+    if not only:
+        assert len(found["requirements"]) == 4
+        assert by_name["object", "small objects come back unchanged"]["figures"].keys() >= {"put_p50_ms", "get_p95_ms"}
+        assert by_name["table", "a reader sees a commit at once"]["figures"]["commit_p95_ms"] > 0
     assert (
         everything(endpoints)
         == before

@@ -246,6 +246,7 @@ def test_an_answer_is_judged_and_traced_to_the_event_and_the_event_to_it(headrac
     assert f"verdict  down on answer {answer['answer_id']}" in headrace("trace", place)
 
 
+@pytest.mark.soak(minutes=0.5)
 def test_a_round_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endpoints: Endpoints) -> None:
     for seed in (1, 2):
         judge(endpoints, 30, liked="yes", seed=seed)

@@ -627,7 +627,7 @@ def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, engi
 
 
 @pytest.mark.parametrize(
-    "way", ["bytes", "renamed", "gone and back", pytest.param("folder", marks=pytest.mark.soak(minutes=0.2))]
+    "way", ["gone and back", *(pytest.param(way, marks=pytest.mark.soak(minutes=0.2)) for way in ("bytes", "renamed", "folder"))]
 )
 def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
     runner: Runner, engine: QueryEngine, shelf: Shelf, way: str
@@ -666,7 +666,7 @@ class Meanwhile(Threads):
         yield from done
 
 
-@pytest.mark.parametrize("change", ["closed", "deleted"])
+@pytest.mark.parametrize("change", ["closed", pytest.param("deleted", marks=pytest.mark.soak(minutes=0.2))])
 def test_of_two_passes_at_once_the_first_does_not_undo_what_the_second_knew(
     runner: Runner, engine: QueryEngine, docs: Path, tenant: str, change: str
 ) -> None:

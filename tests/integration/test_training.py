@@ -103,7 +103,7 @@ def test_checkpoints_come_back_whole_and_old_ones_go(endpoints: Endpoints) -> No
 # a round
 
 
-@pytest.mark.parametrize("of", [pytest.param(of, marks=pytest.mark.soak(minutes=1)) for of in ("tiny", "packaged")])
+@pytest.mark.parametrize("of", ["tiny", pytest.param("packaged", marks=pytest.mark.soak(minutes=1))])
 def test_a_better_challenger_is_served_and_a_round_that_learned_nothing_new_is_refused(tmp_path: Path, of: str) -> None:
     """The first two rounds of an installation."""
     settings = TINY if of == "tiny" else PACKAGED
