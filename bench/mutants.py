@@ -102,11 +102,11 @@ MUTANTS = (
     ),
     Mutant(
         "C1",
-        "headrace/documents/chunk.py",
+        "headrace/documents/pieces.py",
         "_PATH_SHARE = 0.25",
         "_PATH_SHARE = 0.75",
         "The heading path may take most of a chunk.",
-        ("tests/unit/test_documents_chunk.py::test_a_heading_path_that_is_too_long_loses_its_outer_parts_first",),
+        ("tests/unit/test_documents_pieces.py::test_a_heading_path_that_is_too_long_loses_its_outer_parts_first",),
     ),
     Mutant(
         "C3",
@@ -1253,11 +1253,11 @@ MUTANTS = (
     ),
     Mutant(
         "Z34",
-        "headrace/documents/chunk.py",
+        "headrace/documents/pieces.py",
         "    return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))\n",
         "    return tokens.count(text)\n",
         "A table's header of one endless word is repeated above each of its rows.",
-        ("tests/unit/test_documents_chunk.py::test_any_text_is_cut_in_time_and_into_pieces_of_a_size",),
+        ("tests/unit/test_documents_pieces.py::test_any_text_is_cut_in_time_and_into_pieces_of_a_size",),
     ),
     Mutant(
         "Z35",

@@ -21,8 +21,7 @@ from typing import Any
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
 from headrace.core.runner import Runner
-from headrace.documents.chunk import of_generation
-from headrace.documents.generations import active_reader
+from headrace.documents.generations import active_reader, of_generation
 from headrace.documents.lookup import DocumentLookup, IndexProgress, follows
 from headrace.documents.names import document_id
 from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets

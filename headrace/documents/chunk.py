@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents.failed import GiveUp, Unfit, refuse
-from headrace.documents.formats.registry import SOURCE_CODE
+from headrace.documents.formats.registry import by_media
 from headrace.documents.lookup import ChunkLookup, DocumentLookup
+from headrace.documents.pieces import Piece, pieces
 from headrace.documents.processed import (
     PROCESSED_OFFSETS,
     EventQueue,
@@ -33,7 +30,6 @@ from headrace.documents.processed import (
 from headrace.documents.splitting import Key, Splitting
 from headrace.documents.versions import ORIGIN
 from headrace.errors import HeadraceError
-from headrace.models import tokens
 from headrace.storage.metadata import Metadata
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter
@@ -42,22 +38,6 @@ from headrace.storage.timeline import AHEAD
 _READ_TO = "documents_read"  # the snapshot property: the revision of the documents table of which every version is processed
 _COMMIT_ROWS = 5000
 _SLICE_S = 0.5  # of one document, while others may wait
-_HEADING = re.compile(r"#{1,6}(?=\s)")
-_TITLE_CHARS = 500  # of a heading; a longer one would fit no window
-_SEPARATOR = " › "
-# Each splitter copies the tokenizer, so the room is rounded down: a few splitters then serve all headings.
-_ROOM_STEP = 8
-_PATH_SHARE = 0.25  # of the window, at most, for the heading path
-_HEADER_SHARE = 0.5  # of a chunk, at most, for the header of a table; a wider table is cut cell by cell
-_LEAD_SHARE = 0.25  # of a chunk, at most, for text above a table that goes with it
-_NAME_CHARS = 40  # of a column's name in front of every cell
-# The splitter's time grows with the square of its input, and to the embedder a word of any length is one word piece.
-_BLOCK_CHARS = 10_000
-_PIECE_CHARS = 10  # per word piece
-_NESTED = re.compile(r"^(?:>[ \t]*|[*+-][ \t]+|\d{1,9}[.)][ \t]+){16}", re.MULTILINE)  # quotes and lists, one in the other
-_FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
-_CELL_END = re.compile(r"(?<!\\)\|")
-_PAGE = "page "
 
 log = logging.getLogger("headrace.index")
 
@@ -202,237 +182,6 @@ def _key(document: dict[str, Any], window: int, generation: int) -> Key:
     return document["document_id"], document["version"], generation, window
 
 
-Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
-
-
-def of_generation(rows: Rows, generation: int) -> Rows:
-    """Those rows of the chunks table that belong to one generation of the index."""
-    return rows.filter(pc.equal(pc.fill_null(rows["generation"], 1), generation))
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The text of one chunk, the heading path above it, and the character of the whole text at which it begins."""
-
-    heading: str
-    body: str
-    start: int
-
-
-def split(text: str, window: int) -> Iterator[tuple[str, str]]:
-    """(heading path, body) of each chunk of a Markdown text; path and body together fit `window` word pieces."""
-    for piece in pieces(text, window):
-        yield piece.heading, piece.body
-
-
-def pieces(text: str, window: int, *, code: bool = False) -> Iterator[Piece]:
-    """The chunks of a Markdown text in order, or with `code` of a text that is one fence of source code.
-
-    A table that does not fit into one chunk is cut between rows, and each part has the header above it.
-    """
-    for path, body, start in _sections(text):
-        heading = _fitting(tuple(path), int(window * _PATH_SHARE))
-        room = window - tokens.count(heading) - 1 if heading else window
-        room -= room % _ROOM_STEP
-        for at, piece in _cut_code(body, room) if code else _cut(body, room):
-            if any(c.isalnum() for c in piece):
-                yield Piece(heading, piece, start + at)
-
-
-def sections(text: str) -> Iterator[tuple[list[str], str]]:
-    """(heading path, body) of each section of a Markdown text, in order; headings inside code fences are not headings."""
-    for path, body, _ in _sections(text):
-        yield path, body
-
-
-def _sections(text: str) -> Iterator[tuple[list[str], str, int]]:
-    """Each section with the character at which its body begins."""
-    path: list[tuple[int, str]] = []
-    body: list[str] = []
-    fence = ""
-    at = begun = 0
-
-    def section() -> Iterator[tuple[list[str], str, int]]:
-        if any(part.strip() for part in body):
-            whole = "\n".join(body)
-            yield [title for _, title in path], whole.strip("\n"), begun + len(whole) - len(whole.lstrip("\n"))
-
-    for line in text.splitlines():
-        fence = _fence(fence, line)
-        match = None if fence else _HEADING.match(line)
-        at += len(line) + 1
-        if match is None:
-            body.append(line)
-            continue
-        yield from section()
-        body, begun = [], at
-        level = len(match[0])
-        path = [(depth, title) for depth, title in path if depth < level] + [(level, _heading(line[level:]))]
-    yield from section()
-
-
-def _heading(text: str) -> str:
-    """A heading's title without closing # signs."""
-    title = text.strip()
-    bare = title.rstrip("#")
-    return (bare.rstrip() if not bare or bare[-1].isspace() else title)[:_TITLE_CHARS]
-
-
-def _fence(open_: str, line: str) -> str:
-    """The fence that is open after a line; one at least as long, of the same kind and with nothing behind it, closes it."""
-    match = _FENCE.match(line)
-    if match is None:
-        return open_
-    if not open_:
-        return match[1]
-    return "" if match[1].startswith(open_) and not match[2].strip() else open_
-
-
-def _cut(body: str, room: int) -> Iterator[tuple[int, str]]:
-    """(start, text) of the pieces of a section; running text and tables are cut differently."""
-    blocks = list(_blocks(body))
-    if _fits(body, room) or not any(table for table, _, _ in blocks):
-        yield from _cut_text(body, room)
-        return
-    lead: tuple[int, str] | None = None
-    for table, start, block in blocks:
-        if table:
-            above = block if lead is None else f"{lead[1]}\n{block}"
-            if _fits(above, room):
-                yield start if lead is None else lead[0], above
-            else:
-                if lead is not None:
-                    yield lead
-                yield from ((start + at, piece) for at, piece in _cut_table(block, room))
-            lead = None
-            continue
-        if lead is not None:
-            yield lead
-        cut = [(start + at, piece) for at, piece in _cut_text(block, room)]
-        lead = cut.pop() if cut and tokens.count(cut[-1][1]) <= room * _LEAD_SHARE else None
-        yield from cut
-    if lead is not None:
-        yield lead
-
-
-def _blocks(body: str) -> Iterator[tuple[bool, int, str]]:
-    """(whether it is a table, start, text) of each stretch of a section."""
-    lines = body.split("\n")
-    fence = ""
-    kinds: list[bool] = []
-    for index, line in enumerate(lines):
-        fence = _fence(fence, line)
-        row = not fence and line.lstrip().startswith("|")
-        kinds.append(row and ((bool(kinds) and kinds[-1]) or _is_rule(lines[index + 1] if index + 1 < len(lines) else "")))
-    start = at = 0
-    for index, line in enumerate(lines):
-        at += len(line) + 1
-        if index + 1 == len(lines) or kinds[index + 1] != kinds[index]:
-            if (block := body[start : at - 1]).strip():
-                yield kinds[index], start, block
-            start = at
-
-
-def _is_rule(line: str) -> bool:
-    """Whether this is the line below a table's header: bars, dashes and colons."""
-    return "-" in line and set(line) <= set("|-: \t")
-
-
-def _cut_table(block: str, room: int) -> Iterator[tuple[int, str]]:
-    """Groups of rows, each below the header; of a table too wide for that, groups of cells, each behind its column's name."""
-    header, _, *rows = block.split("\n")
-    names = _cells(header)
-    rule = "|" + "-|" * len(names)  # as short as Markdown allows: every dash is a word piece
-    above = _width(header) + _width(rule)
-    at = block.index("\n", len(header) + 1) + 1 if rows else len(block)
-    start, lines, size = at, [header, rule], above
-    wide = above > room * _HEADER_SHARE
-    for row in rows:
-        count = _width(row)
-        if lines[2:] and size + count > room:
-            yield start, "\n".join(lines)
-            lines, size = [header, rule], above
-        if wide or above + count > room:
-            yield from ((at, piece) for piece in _cut_cells(names, _cells(row), room))
-        else:
-            start = at if len(lines) == 2 else start
-            lines.append(row)
-            size += count
-        at += len(row) + 1
-    if lines[2:]:
-        yield start, "\n".join(lines)
-
-
-def _cut_cells(names: Sequence[str], cells: Sequence[str], room: int) -> Iterator[str]:
-    """A row's cells as "name: cell", as many together as fit."""
-    pending: list[str] = []
-    size = 0
-    for index, cell in enumerate(cells):
-        if not cell:
-            continue
-        name = names[index][:_NAME_CHARS] if index < len(names) else ""
-        for piece in [cell] if _fits(cell, room // 2) else [text for _, text in _cut_text(cell, room // 2)]:
-            sentence = f"{name}: {piece}" if name and tokens.count(name) <= room // 4 else piece
-            count = _width(sentence) + 1
-            if pending and size + count > room:
-                yield "; ".join(pending)
-                pending, size = [], 0
-            pending.append(sentence)
-            size += count
-    if pending:
-        yield "; ".join(pending)
-
-
-def _cells(row: str) -> list[str]:
-    return [cell.strip() for cell in _CELL_END.split(row.strip().removeprefix("|").removesuffix("|"))]
-
-
-def _cut_code(body: str, room: int) -> Iterator[tuple[int, str]]:
-    """Source code without its fence, cut where blank lines and indentation suggest it."""
-    first, _, rest = body.partition("\n")
-    code = rest.rpartition("\n")[0]
-    for at, piece in _cut_text(code, room, _code_splitter):
-        yield len(first) + 1 + at, piece.strip("\n")
-
-
-def _cut_text(text: str, room: int, splitter: Callable[[int], _Splitter] | None = None) -> Iterator[tuple[int, str]]:
-    """Running text, cut by the splitter: in blocks that it can handle, and into pieces that are not too long.
-
-    Quotes within quotes are cut as plain text: their structure took the splitter ten times as long as prose.
-    """
-    for start, block in _bounded(text, _BLOCK_CHARS):
-        cut = (splitter or (_plain_splitter if _NESTED.search(block) else _splitter))(room)
-        for at, piece in cut.chunk_indices(block):
-            if len(piece) <= room * _PIECE_CHARS:
-                yield start + at, piece
-                continue
-            for inner, narrow in _bounded(piece, room * _PIECE_CHARS):
-                if _fits(narrow, room):
-                    yield start + at + inner, narrow
-                else:
-                    yield from ((start + at + inner + deep, part) for deep, part in cut.chunk_indices(narrow))
-
-
-def _bounded(text: str, most: int) -> Iterator[tuple[int, str]]:
-    """Stretches of at most so many characters that end with a paragraph, else a line, a sentence or a word if there is one."""
-    start = 0
-    while len(text) - start > most:
-        window = text[start : start + most]
-        end = next((at + len(mark) for mark in ("\n\n", "\n", ". ", " ") if (at := window.rfind(mark)) > most // 2), most)
-        yield start, text[start : start + end]
-        start += end
-    yield start, text[start:]
-
-
-def _fits(text: str, room: int) -> bool:
-    return len(text) <= room * _PIECE_CHARS and tokens.count(text) <= room
-
-
-def _width(text: str) -> int:
-    """The room that a text takes: its word pieces, or its characters divided by `_PIECE_CHARS` where that is more."""
-    return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))
-
-
 def _property(name: str, generation: int) -> str:
     """The snapshot property of a generation."""
     return name if generation == 1 else f"{name}-g{generation}"
@@ -469,13 +218,12 @@ def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:
 
 
 def _placed(document: dict[str, Any], window: int) -> Iterator[tuple[Piece, str | None]]:
-    """Each piece with its page, slide or sheet. Text may run on from page to page, not from slide to slide."""
-    text, parts = document["text"], document["parts"] or []
-    code = document["media"].startswith(SOURCE_CODE.media)
-    ends = [part["start"] for part in parts[1:] if not part["place"].startswith(_PAGE)]
+    """Each piece with its page, slide or sheet."""
+    text, parts, of = document["text"], document["parts"] or [], by_media(document["media"])
+    ends = [] if of.runs_on else [part["start"] for part in parts[1:]]
     starts = [part["start"] for part in parts]
     for begin, end in zip([0, *ends], [*ends, len(text)], strict=True):
-        for piece in pieces(text[begin:end], window, code=code):
+        for piece in pieces(text[begin:end], window, code=of.fenced):
             first = bisect_right(starts, begin + piece.start) - 1
             last = bisect_right(starts, begin + piece.start + len(piece.body) - 1) - 1
             yield piece, _range([part["place"] for part in parts[max(0, first) : last + 1]])
@@ -483,37 +231,7 @@ def _placed(document: dict[str, Any], window: int) -> Iterator[tuple[Piece, str 
 
 def _range(places: Sequence[str]) -> str | None:
     """The place, or a range like "pages 3–4"."""
-    if len(places) > 1 and all(name.startswith(_PAGE) for name in places):
-        return f"pages {places[0].removeprefix(_PAGE)}–{places[-1].removeprefix(_PAGE)}"
-    return places[0] if places else None
-
-
-@lru_cache(maxsize=64)
-def _fitting(path: tuple[str, ...], room: int) -> str:
-    """The heading path, shortened from the front until it takes at most `room` word pieces."""
-    while path:
-        joined = _SEPARATOR.join(path)
-        if tokens.count(joined) <= room:
-            return joined
-        path = path[1:]
-    return ""
-
-
-class _Splitter(Protocol):
-    def chunk_indices(self, text: str) -> list[tuple[int, str]]: ...
-
-
-@lru_cache(maxsize=512)
-def _splitter(room: int) -> _Splitter:
-    return MarkdownSplitter.from_huggingface_tokenizer(tokens.tokenizer(), room)
-
-
-@lru_cache(maxsize=512)
-def _plain_splitter(room: int) -> _Splitter:
-    return TextSplitter.from_huggingface_tokenizer(tokens.tokenizer(), room)
-
-
-@lru_cache(maxsize=512)
-def _code_splitter(room: int) -> _Splitter:
-    # Untrimmed: the indentation of a line matters.
-    return TextSplitter.from_huggingface_tokenizer(tokens.tokenizer(), room, trim=False)
+    if len(places) < 2:
+        return places[0] if places else None
+    (kind, _, first), (other, _, last) = places[0].partition(" "), places[-1].partition(" ")
+    return f"{kind}s {first}–{last}" if last and kind == other else f"{places[0]} – {places[-1]}"

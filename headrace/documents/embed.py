@@ -16,8 +16,8 @@ from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS, DOCUMENT_ROWS
 from headrace.core.launch import Batches
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
-from headrace.documents.chunk import of_generation
 from headrace.documents.failed import GiveUp, Unfit, refuse
+from headrace.documents.generations import of_generation
 from headrace.documents.lookup import ChunkLookup, DocumentLookup, IndexProgress, follows
 from headrace.errors import BadSettings, RequestRefused
 from headrace.models.client import Embedder, Vectors

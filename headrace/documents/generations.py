@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.catalog import CHUNKS, INDEXES
 from headrace.core.stage import stage
@@ -18,6 +21,8 @@ from headrace.storage.vectors.handles import VectorReader, VectorWriter
 
 PACKAGED = "embedder"
 NONE = "none"
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
 def name_of(version: str) -> str:
@@ -172,6 +177,11 @@ def sweep(indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorWri
             lambda now: replace(now, marked_for_deletion=tuple(c for c in now.marked_for_deletion if c[0] not in gone))
         )
     return len(gone)
+
+
+def of_generation(rows: Rows, generation: int) -> Rows:
+    """Those rows of the chunks table that belong to one generation of the index."""
+    return rows.filter(pc.equal(pc.fill_null(rows["generation"], 1), generation))
 
 
 def active_reader(indexes: Indexes, vectors: VectorReader) -> VectorReader:

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any
 
 from headrace.documents.formats.contract import HEADER, ParseLimits, framed
-from headrace.documents.formats.registry import is_table
+from headrace.documents.formats.markdown import outline
+from headrace.documents.formats.registry import by_media
 from headrace.errors import BadDocument
 
 _WORKER = "headrace.documents.formats.worker"
@@ -83,7 +85,7 @@ class Parser:
             raise BadDocument(uri, "there is no text in it")
         text, parts = _joined([(str(joined), str(place)) for joined, place in pieces])
         # The heading of a table is a sheet's name, which says less than the file's name.
-        title = PurePosixPath(uri).stem if is_table(media) else _title(text, uri)
+        title = PurePosixPath(uri).stem if by_media(media).table else _title(text, uri)
         return Parsed(text, title, media, parts, str(answer.get("note") or "")[:300])
 
     def _request(self, uri: str, data: bytes) -> dict[str, Any]:
@@ -229,9 +231,5 @@ def _joined(located: list[tuple[str, str]]) -> tuple[str, tuple[DocumentPart, ..
 
 
 def _title(text: str, uri: str) -> str:
-    fenced = False
-    for line in text[:20_000].splitlines()[:50]:
-        fenced ^= line.lstrip().startswith(("```", "~~~"))
-        if not fenced and line.startswith("#") and (title := line.lstrip("#").strip()):
-            return title[:200]
-    return PurePosixPath(uri).stem
+    titles = (title[:200] for _, _, title in islice(outline(text[:20_000]), 50) if title)
+    return next(titles, PurePosixPath(uri).stem)

@@ -19,6 +19,7 @@ from headrace.documents import processed, source
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.pieces import pieces
 from headrace.documents.processed import PROCESSED_OFFSETS, Turns
 from headrace.documents.splitting import Splitting
 from headrace.ingest.land import land
@@ -160,7 +161,7 @@ def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(
     assert rounds > 3, "it took several slices"
     rows = reader(runner, CHUNK_ROWS).read(("tenant", "uri", "text", "position")).to_pylist()
     made = sorted((row["position"], row["text"]) for row in rows if (row["tenant"], row["uri"]) == ("lengthy", "l0.md"))
-    whole = [f"{piece.heading}\n{piece.body}" if piece.heading else piece.body for piece in splits.pieces(text, 200)]
+    whole = [f"{piece.heading}\n{piece.body}" if piece.heading else piece.body for piece in pieces(text, 200)]
     assert made == list(enumerate(whole)), "as if it had been split at once, and once only"
     assert split(runner, "lengthy").count("l1.md") == 1
     assert not runner.run(chunk, window=200).documents

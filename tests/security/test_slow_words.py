@@ -14,7 +14,7 @@ from child import in_child
 from headrace.answering.follow_up import Turn, in_full, rewrite, stand_alone
 from headrace.answering.intent import intent_of, task_reply
 from headrace.api.chat import ChatCompletionRequest
-from headrace.documents.chunk import _NESTED, pieces
+from headrace.documents.pieces import _NESTED, pieces
 from headrace.models.citations import Citations
 from headrace.models.extract import SourceText, best, parts, quotes, shortlist
 from headrace.models.support import evidence, facts

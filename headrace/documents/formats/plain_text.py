@@ -8,10 +8,10 @@ from pathlib import PurePosixPath
 
 from headrace.documents.formats.contract import DocumentFile, Output, clean, line
 from headrace.documents.formats.encoding import decoded
+from headrace.documents.formats.markdown import fence_after
 
 _UNDERLINE = re.compile(r"^([=\-~^*\"'`:#+.])\1{2,}$")
 _SETEXT = re.compile(r"^ {0,3}(=+|-{2,})[ \t]*$")
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
 _TAGGED = re.compile(r"^ {0,3}<h([1-6])\b[^>]{0,500}>(.{1,500}?)</h\1>\s*$", re.I)
 _TAG = re.compile(r"<[^<>]{0,500}>")
 _INDENTED_HEADING = re.compile(r"^ {1,3}(?=#{1,6}\s)")
@@ -59,10 +59,9 @@ def markdown_headings(text: str) -> str:
     lines = text.split("\n")
     first = _front_matter(lines)
     for number, text_line in enumerate(lines):
-        mark = _FENCE.match(text_line)
-        if number < first or comment or fence or mark:
-            if mark and not comment and number >= first:
-                fence = "" if fence and mark[1].startswith(fence) and not mark[2].strip() else fence or mark[1]
+        inside = number < first or comment
+        before, fence = fence, fence if inside else fence_after(fence, text_line)
+        if inside or before or fence:
             out.append("\\" + text_line if comment and text_line.startswith("#") else text_line)
             comment = comment and "-->" not in text_line
             paragraph = 0

@@ -41,7 +41,9 @@ class DocumentFormat:
     table: bool = False
     """Whether the text is a table, whose first heading says less than the file's name."""
     fenced: bool = False
-    """Whether the text is one fence, in which a line that begins with # is not a heading."""
+    """Whether its writer writes a heading and one fence of source code, as `write_code` does."""
+    runs_on: bool = False
+    """Whether text runs on from one part to the next, as from page to page but not from slide to slide."""
 
     @property
     def zipped(self) -> bool:
@@ -101,7 +103,9 @@ FORMATS: dict[str, DocumentFormat] = {
     ),
     "mailbox": DocumentFormat("mailbox", "application/mbox", ".mail:write_mailbox", (".mbox",), suffix_decides=True),
     "rtf": DocumentFormat("RTF file", "application/rtf", ".rtf:write_rtf", (".rtf",), b"{\\rtf"),
-    "pdf": DocumentFormat("PDF file", "application/pdf", ".pdf:write_pdf", (".pdf",), b"%PDF-", suffix_decides=True),
+    "pdf": DocumentFormat(
+        "PDF file", "application/pdf", ".pdf:write_pdf", (".pdf",), b"%PDF-", suffix_decides=True, runs_on=True
+    ),
     "word": DocumentFormat(
         "Word document",
         _OFFICE + "wordprocessingml.document",
@@ -144,6 +148,7 @@ def kinds_of(media: str) -> tuple[str, ...]:
     return name, media
 
 
-def is_table(media: str) -> bool:
-    """Whether documents of this media type are tables."""
-    return any(found.table and found.media == media for found in FORMATS.values())
+def by_media(media: str) -> DocumentFormat:
+    """The format of a document with this media type, as it was parsed."""
+    found = next((found for found in FORMATS.values() if found.media == media), None)
+    return found or (SOURCE_CODE if media.startswith(SOURCE_CODE.media) else TEXT)

@@ -6,7 +6,6 @@ import json
 import logging
 import mimetypes
 import os
-import re
 import resource
 import sys
 import warnings
@@ -16,12 +15,12 @@ from typing import Any, BinaryIO
 from headrace.documents.formats.contract import DocumentFile, Output, ParseLimits, ParseRefused, framed, read_frame
 from headrace.documents.formats.detection import detect, not_text
 from headrace.documents.formats.encoding import NOT_TEXT
+from headrace.documents.formats.markdown import outline
 from headrace.documents.formats.registry import TEXT
 from headrace.documents.formats.sandbox import allow_seconds, shut
 from headrace.process import ending_with
 
 _MOST_HEADINGS = 50_000  # each begins a chunk, however short the text below it
-_HEADING = re.compile(r"^#{1,6}\s", re.M)
 _SPENT = 0.4  # of its memory limit; a process that has taken more is replaced
 
 
@@ -65,7 +64,7 @@ def _answer(name: str, data: bytes, limits: ParseLimits, answers: BinaryIO) -> d
         out = Output(limits.document_characters)
         write(DocumentFile(name, data, limits, language), out)
         parts = out.parts()
-        if not found.fenced and sum(len(_HEADING.findall(text)) for text, _ in parts) > _MOST_HEADINGS:
+        if sum(level > 0 for text, _ in parts for _, level, _ in outline(text)) > _MOST_HEADINGS:
             raise ParseRefused(f"it has more than the limit of {_MOST_HEADINGS:,} headings")
         return {"media": found.media + language, "parts": parts, "note": "; ".join(out.notes)}
     except ParseRefused as refusal:

@@ -35,7 +35,7 @@ _ABOVE: tuple[_Step, ...] = (
     ("Prepare text", ("parse", "chunk"), Tier.TABLE, (), "write", "Text"),
     ("Embed & index", ("embed", "index"), Tier.VECTOR, (CHUNKS,), "write", "Index"),
     ("Retrieve", ("retrieve",), Tier.VECTOR, (CHUNKS,), "read", "Index"),
-    ("Generate", ("generate",), Tier.FILE, (KV_CACHE,), "write", "KV cache"),
+    ("Generate", ("generate",), KV_CACHE.tier, (KV_CACHE,), "write", "KV cache"),
     ("Record", ("answer", "feedback"), Tier.STREAM, (), "write", "Verdicts"),
 )
 _BELOW: tuple[_Step | None, ...] = (

@@ -227,8 +227,8 @@ def kv_cache(draft: Draft) -> None:
     """The KV cache on files today, GPU-direct to object beside it."""
     numbers, canvas = draft.numbers, draft.canvas
     written, reused = numbers.count("kv_tokens_written"), numbers.count("kv_tokens_read")
-    moved = numbers.bytes(tier=Tier.FILE, store=KV_CACHE.name, direction="write")
-    loaded = numbers.bytes(tier=Tier.FILE, store=KV_CACHE.name, direction="read")
+    moved = numbers.bytes(tier=KV_CACHE.tier, store=KV_CACHE.name, direction="write")
+    loaded = numbers.bytes(tier=KV_CACHE.tier, store=KV_CACHE.name, direction="read")
     of = (moved, written) if written.value else (loaded, reused)
     each = numbers.each(*of, lambda value: f"{human_count(value)} B")
     draft.headline(
@@ -257,13 +257,13 @@ def kv_cache(draft: Draft) -> None:
         *([(each, "of keys and values a token")] if each.value else []),
     )
     for at, (number, words) in enumerate(cards):
-        draft.card(Area(LEFT + at * 298, TOP + 4, 284, 86), number, words, colour=draft.colour(Tier.FILE))
+        draft.card(Area(LEFT + at * 298, TOP + 4, 284, 86), number, words, colour=draft.colour(KV_CACHE.tier))
     left, right = Area(LEFT, 226, 430, 262), Area(490, 226, 430, 262)
-    canvas.box(left, stroke=draft.colour(Tier.FILE), fill=WHITE, rounded=True, alt="", name="Panel")
+    canvas.box(left, stroke=draft.colour(KV_CACHE.tier), fill=WHITE, rounded=True, alt="", name="Panel")
     canvas.box(right, stroke=draft.brand.colours.muted, fill=WHITE, rounded=True, dashed=True, alt="", name="Panel")
     draft.points(
         Area(left.x + 14, left.y + 10, left.width - 28, left.height - 20),
-        f"Measured here: {draft.brand.tier(Tier.FILE)}",
+        f"Measured here: {draft.brand.tier(KV_CACHE.tier)}",
         [
             "Blocks of 128 tokens, named by a hash of model, tenant and every token before them.",
             "A block that does not match its checksum is a miss: never a wrong answer.",

@@ -138,13 +138,13 @@ def _question(run: _Run) -> Measurement | None:
 
 def _token(run: _Run) -> Measurement | None:
     tokens = run.counts.get("kv_tokens_written", 0)
-    moved = run.total("bytes", Tier.FILE, stages=("generate",), stores=(KV_CACHE.name,), direction="write")
+    moved = run.total("bytes", KV_CACHE.tier, stages=("generate",), stores=(KV_CACHE.name,), direction="write")
     if not (tokens and moved):
         return None
     model = PRESETS[_GENERATOR]
     return run.measurement(
         "kv_bytes_per_token",
-        Tier.FILE,
+        KV_CACHE.tier,
         "KV written per token",
         moved,
         tokens,
