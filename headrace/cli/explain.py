@@ -87,7 +87,10 @@ def _assigned(words: Sequence[str]) -> dict[str, Any]:
 def deck(
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.pptx")],
     audience: Annotated[
-        str, typer.Option(help="Who it is for: ncp, builder or enterprise; the same numbers, another lead.")
+        str,
+        typer.Option(
+            help="Who it is for: ncp (an infrastructure provider), builder or enterprise; the same numbers, another lead."
+        ),
     ] = "ncp",
     brand: Annotated[Path | None, typer.Option(help="FILE.toml with colours, fonts, logo and product names.")] = None,
     run: Annotated[str | None, typer.Option(help="A run's id; default: the newest run of both pipelines.")] = None,

@@ -140,6 +140,7 @@ def rollback(model: Model, as_json: AsJson = False) -> None:
 
 def _move(model: str, as_json: bool, move: Callable[..., ChampionPointer]) -> None:
     from headrace.app import App
+    from headrace.cli.render.results import served
     from headrace.training.promotions import check_model_name
 
     check_model_name(model)
@@ -148,13 +149,7 @@ def _move(model: str, as_json: bool, move: Callable[..., ChampionPointer]) -> No
     if as_json:
         print_json(pointer.as_dict())
     else:
-        nothing = {
-            "ranking": "retrieval's own order, or the re-ranker's",
-            "reranker": "no re-ranker",
-            "embedder": "the packaged embedder",
-            "generator": "the packaged generator",
-        }
-        out.print(f"Now served: {nothing[model] if pointer.version == 'none' else pointer.version}.")
+        out.print(f"Now served: {served(model, pointer.version)}.")
 
 
 def _answers(share: float) -> str:

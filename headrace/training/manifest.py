@@ -202,7 +202,14 @@ def numbers(rounds: ObjectReader) -> list[int]:
 
 def read(rounds: ObjectReader, number: int) -> Manifest:
     """One manifest. Raises `NotFound`, or `InvalidState` if it does not have the schema."""
-    return parse(Manifest, rounds.get(f"{name(number)}.json"), f"{ROUNDS.name}/{name(number)}.json")
+    key = f"{name(number)}.json"
+    try:
+        data = rounds.get(key)
+    except NotFound:
+        raise NotFound(
+            f"No round {number} has ended here.", hint="`headrace models` lists the versions that rounds made."
+        ) from None
+    return parse(Manifest, data, f"{ROUNDS.name}/{key}")
 
 
 def plan(rounds: ObjectReader, number: int) -> Plan | None:

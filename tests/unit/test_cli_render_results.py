@@ -371,4 +371,4 @@ def test_a_round_on_trial_and_one_that_was_refused_say_so() -> None:
     ]
     refused = told(decision=replace(DECISION, promoted=False, why="no better", serving="none"), dead=2)
     assert refused[0].startswith("Round 7: landed 2,000 events (2 dead letters), ")
-    assert refused[4:] == ["  challenger rejected: no better", "  served now: none"]
+    assert refused[4:] == ["  challenger rejected: no better", "  served now: no re-ranker"]

@@ -339,7 +339,18 @@ def say_round(console: Console, done: Round) -> None:
     if done.decision.canary:
         console.print(f"  canary, with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
     else:
-        console.print(f"  served now: {done.decision.serving}")
+        console.print(f"  served now: {served(done.decision.model, done.decision.serving)}")
+
+
+def served(model: str, version: str) -> str:
+    """A version that is served, or what is served in the place of none."""
+    nothing = {
+        "ranking": "retrieval's own order, or the re-ranker's",
+        "reranker": "no re-ranker",
+        "embedder": "the packaged embedder",
+        "generator": "the packaged generator",
+    }
+    return nothing[model] if version == "none" else version
 
 
 def weights_line(weights: Mapping[str, float]) -> str:

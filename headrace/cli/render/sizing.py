@@ -84,9 +84,9 @@ def _supply(sizing: Sizing, source: int) -> Table:
         f"\nDemand beside DGX SuperPOD's guideline for {sizing.parameters.gpus:,} GPUs [{source}]",
         "level",
         "read",
-        "of it needed",
+        "demand/supply",
         "write",
-        "of it needed",
+        "demand/supply",
         "meant for",
     )
     table.columns[5].justify = "left"
