@@ -356,6 +356,21 @@ class Inference(Section):
     """Sampling temperature of answers; 0 takes the likeliest words. Above 0 answers vary, which recipe `online` needs."""
 
 
+class SourceSettings(Section):
+    """A folder or prefix that `headrace up` follows: what changes there changes in the index."""
+
+    place: str = Field(min_length=1)
+    """A path, or `s3://BUCKET/PREFIX` on the object tier's S3."""
+    tenant: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
+    """The tenant that its documents belong to; empty: the default tenant."""
+    readers: tuple[str, ...] | None = None
+    """Who of the tenant may read its documents. Unset: everybody, but a document keeps readers that it was given otherwise."""
+    attributes: tuple[str, ...] | None = None
+    """`key=value` for each of its documents. Unset: a document keeps those that it was given otherwise."""
+    every_s: float = Field(default=2.0, ge=0.1)
+    """Seconds between two listings; listing takes at most a sixth of the time."""
+
+
 class Preparing(Section):
     """Preparing: which verdicts become training examples."""
 
@@ -493,6 +508,8 @@ class Settings(BaseSettings):
     """Traces."""
     inference: Inference = Inference()
     """The inference pipeline."""
+    sources: tuple[SourceSettings, ...] = ()
+    """Folders and prefixes that `headrace up` follows, each a `[[sources]]`."""
     training: Training = Training()
     """The training loop."""
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from headrace.errors import BadSettings
 
-# Settings that decide where data, keys or questions are sent.
-_ELSEWHERE = {"objects", "tables", "head", "files", "vectors", "metadata", "models", "telemetry", "home", "api"}
+# Settings that decide where data, keys or questions are sent, and what is read.
+_ELSEWHERE = {"objects", "tables", "head", "files", "vectors", "metadata", "models", "telemetry", "home", "api", "sources"}
 # Settings that make a program run, or librdkafka or pyiceberg load code.
 _RUNS = re.compile(
     r"platform\.(weed|tansu)|head\.properties\.(plugin\.library\.paths|ssl\.(engine\.location|providers)|.*\.cmd)"

@@ -319,6 +319,9 @@ def api(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Any:
     if not _SERVED:
         folder = tmp_path_factory.mktemp("api")
         home = new_home(folder, None, handbook)
+        followed = folder / "followed"  # empty until a test puts something there
+        followed.mkdir()
+        home.env["HEADRACE_SOURCES"] = json.dumps([{"place": str(followed), "tenant": "followed", "every_s": 0.2}])
         home.env["HEADRACE_INFERENCE__DOCUMENT_BYTES"] = "200000"
         home.env["HEADRACE_INFERENCE__REWRITE_SECONDS"] = "0"  # follow-ups are rewritten by rule: the tiny models write nonsense
         with contextlib.ExitStack() as stack:

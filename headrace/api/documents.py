@@ -25,7 +25,7 @@ _DAY_S = 86_400.0
 class Documents:
     """Puts, deletes and shows documents; safe to share between threads. `announce` is called with the tenant of a change."""
 
-    def __init__(self, runner: Runner, view: DocumentView, announce: Callable[[str], None]) -> None:
+    def __init__(self, runner: Runner, view: DocumentView, announce: Callable[[str], object]) -> None:
         self._runner = runner
         self._view = view
         self._announce = announce

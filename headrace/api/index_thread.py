@@ -47,6 +47,7 @@ class IndexThread:
         self._thread: threading.Thread | None = None
         self._trouble: Trouble | None = None
         self._compared = time.monotonic()
+        self._begun = self._whole = 0  # passes that have begun, and the last of them that left nothing to do
         self.stopping = False
 
     def start(self) -> None:
@@ -66,11 +67,17 @@ class IndexThread:
         """What blocks indexing, and since when; `None` if nothing does."""
         return self._trouble
 
-    def announce(self, tenant: str) -> None:
-        """Say that a tenant has put or deleted something."""
+    def announce(self, tenant: str) -> int:
+        """Say that a tenant has put or deleted something. Returns what `is_past` takes."""
         with self._lock:
             self._arrived.add(tenant)
+            begun = self._begun
         self._work.set()
+        return begun
+
+    def is_past(self, announced: int) -> bool:
+        """Whether all that was on the head when something was announced is in the index by now, or failed."""
+        return self._whole > announced
 
     def _run(self) -> None:
         failures = 0
@@ -105,6 +112,8 @@ class IndexThread:
     def _pass(self) -> None:
         with self._lock:
             self._arrived.clear()
+            self._begun += 1
+            begun = self._begun
         _, parsing = take_in(self._runner, self._settings, parse_s=_PARSE_S, turns=self._turns, after=self._go_on)
         unfinished: frozenset[str] = frozenset()
         if (pending := self._view.pending()) is not None:
@@ -124,6 +133,8 @@ class IndexThread:
             self._view.note_indexed(pending, unfinished)
         if parsing.left or unfinished:
             self._work.set()
+        else:
+            self._whole = begun
 
     def _compares(self) -> bool:
         """Whether this pass compares the whole index with the tables: once a day, when nobody waits for it."""

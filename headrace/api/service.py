@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -14,6 +15,7 @@ from headrace.api.auth import PAGE, SCOPES, Caller, Callers, limits_of
 from headrace.api.document_text import DocumentTexts
 from headrace.api.document_view import DocumentView
 from headrace.api.documents import Documents
+from headrace.api.follow_thread import FollowedSource, FollowThread
 from headrace.api.index_thread import IndexThread
 from headrace.api.live import LiveRun
 from headrace.api.questions import QuestionService
@@ -61,6 +63,17 @@ class Service:
         view = DocumentView(runner)
         self._indexing = IndexThread(view, runner, settings.inference)
         self.documents = Documents(runner, view, self._indexing.announce)
+        self._following = [
+            FollowThread(
+                source,
+                settings.tenant,
+                runner,
+                settings.inference,
+                self._indexing,
+                app.documents.require_tenant,
+            )
+            for source in settings.sources
+        ]
         self.texts = DocumentTexts(runner, self.documents, AdmissionQueue(AT_ONCE, WAITING))
         self.training = TrainingView(app)
         self.events = RecordedEvents(runner)
@@ -76,6 +89,7 @@ class Service:
             lambda: admission.counts,
             lambda: self.readiness.recent(math.inf) or (),
             lambda: self.unrecorded_answers,
+            self.followed_sources,
         )
         self._traces = traces or Traces.from_settings(settings.telemetry)
         self.questions = QuestionService(
@@ -92,8 +106,10 @@ class Service:
         self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None
 
     def start(self) -> None:
-        """Start indexing, the audit, and the recording of answers that wait for the head."""
+        """Start indexing, following sources, the audit, and the recording of answers that wait for the head."""
         self._indexing.start()
+        for following in self._following:
+            following.start()
         self.audit.start()
         if self._recorder is not None:
             self._recorder.start()
@@ -101,11 +117,16 @@ class Service:
     def stop(self) -> None:
         """Make everything under way give up soon. Takes no lock, so a signal handler may call it."""
         self.stopping = self._indexing.stopping = True
+        for following in self._following:
+            following.stop()
 
     def close(self) -> None:
         """Stop, wait a few seconds for the threads, and close what is open."""
         self.stop()
+        end = time.monotonic() + _CLOSE_S
         self._indexing.stop(_CLOSE_S)
+        for following in self._following:
+            following.join(max(0.0, end - time.monotonic()))
         self.audit.stop(_CLOSE_S)
         if self._recorder is not None:
             self._recorder.stop(_CLOSE_S)
@@ -122,6 +143,10 @@ class Service:
     def unrecorded_answers(self) -> int:
         """Answers that wait until the head takes them."""
         return len(self._unrecorded) if self._unrecorded is not None else 0
+
+    def followed_sources(self) -> list[FollowedSource]:
+        """How far the index follows each source of the settings."""
+        return [following.state() for following in self._following]
 
     def cause_of(self, error: BaseException) -> BaseException:
         """The error to report: `StorageFull` where an embedded store fails because the disk is full, and no path in it."""

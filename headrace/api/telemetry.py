@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from headrace import __version__
 from headrace.answering.record import Answer
+from headrace.api.follow_thread import FollowedSource
 from headrace.errors import HeadraceError
 from headrace.readiness import PartState
 from headrace.settings import Telemetry
@@ -29,7 +30,7 @@ class ServiceMetrics:
     """The metrics of one service.
 
     `queue` returns how many questions are worked on and wait, `parts` the last known state of each part, and `unrecorded` how
-    many answers wait to be recorded.
+    many answers wait to be recorded; `followed` returns the sources that are followed.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ServiceMetrics:
         queue: Callable[[], tuple[int, int]],
         parts: Callable[[], Sequence[PartState]] = tuple,
         unrecorded: Callable[[], int] = int,
+        followed: Callable[[], Sequence[FollowedSource]] = tuple,
     ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -59,7 +61,7 @@ class ServiceMetrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(_LiveMetrics(ledger, queue, parts, unrecorded))
+        self._registry.register(_LiveMetrics(ledger, queue, parts, unrecorded, followed))
 
     def answered(self, tenant: str, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -92,8 +94,10 @@ class _LiveMetrics:
         queue: Callable[[], tuple[int, int]],
         parts: Callable[[], Sequence[PartState]],
         unrecorded: Callable[[], int],
+        followed: Callable[[], Sequence[FollowedSource]],
     ) -> None:
         self._ledger, self._queue, self._parts, self._unrecorded = ledger, queue, parts, unrecorded
+        self._followed = followed
 
     def collect(self) -> Iterator[Metric]:
         queue = GaugeMetricFamily("headrace_queue", "Questions under way.", labels=["state"])
@@ -111,6 +115,14 @@ class _LiveMetrics:
         yield GaugeMetricFamily(
             "headrace_unrecorded_answers", "Answers that wait until the head takes them.", value=float(self._unrecorded())
         )
+        behind = GaugeMetricFamily(
+            "headrace_source_behind_seconds", "Age of the oldest change that no question finds yet.", labels=["place", "tenant"]
+        )
+        held_up = GaugeMetricFamily("headrace_source_failing", "Whether following is held up.", labels=["place", "tenant"])
+        for source in self._followed():
+            behind.add_metric([source.place, source.tenant], source.behind_s)
+            held_up.add_metric([source.place, source.tenant], float(bool(source.trouble)))
+        yield from (behind, held_up)
         moved = CounterMetricFamily("headrace_bytes", "Bytes moved.", labels=["tier", "direction", "tenant"])
         for row in summed(self._ledger.export(), by=("tier", "tenant")):
             moved.add_metric([row["tier"], row["direction"], row["tenant"]], row["bytes"])

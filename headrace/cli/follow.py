@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from headrace.cli.common import err, out
 from headrace.errors import NotFound, StorageFull, Transient, WrongUsage
-from headrace.retry import backoff
 from headrace.terminal import printable
 
 if TYPE_CHECKING:
     from headrace.app import App
     from headrace.documents.index import Indexed
-
-_LONGEST_S = 30.0
-_SHARE = 5  # a listing takes at most this part of the time
 
 
 class IndexPass(Protocol):
@@ -36,31 +32,28 @@ def follow_sources(app: App, places: Sequence[str], index: IndexPass, *, every_s
     and tried again, less often. With `as_json` each pass is a line of JSON.
     """
     from headrace.catalog import SOURCES
-    from headrace.documents.sources.listing import find
+    from headrace.documents.sources.follow import Follower
     from headrace.storage.objects import BucketReader
 
     buckets = app.runner.open(BucketReader, SOURCES, stage="follow")
-    before: dict[str, str] | None = None
-    failures, first = 0, True
+    follower, first = Follower(places, buckets.of, every_s), True
     while True:
-        started = time.monotonic()
         try:
-            now = find(places, buckets.of).stamps()
-            listed_s = time.monotonic() - started
-            if now != before:
+            if (found := follower.changed()) is not None:
                 done = index(first=first)
                 _say(done, as_json=as_json, first=first)
-                before, first = now, False
+                follower.followed(found)
+                first = False
                 app.storage.archive()
-            failures, wait_s = 0, max(every_s, _SHARE * listed_s)
+            follower.succeeded()
         except (NotFound, WrongUsage, StorageFull, Transient) as error:
             # Only at the start are these the command's mistake: later, anyone who can write there could end it by adding a name.
             if first and isinstance(error, NotFound | WrongUsage):
                 raise
-            failures += 1
-            wait_s = backoff(failures, first_s=every_s, longest_s=_LONGEST_S)
-            err.print(f"{_time()}  {printable(str(error))} Next look in {wait_s:.0f} s.", style="yellow", soft_wrap=True)
-        time.sleep(wait_s)
+            follower.failed()
+            words = f"{_time()}  {printable(str(error))} Next look in {follower.wait_s:.0f} s."
+            err.print(words, style="yellow", soft_wrap=True)
+        time.sleep(follower.wait_s)
 
 
 def _say(done: Indexed, *, as_json: bool, first: bool) -> None:

@@ -218,10 +218,24 @@ def status(as_json: AsJson = False) -> None:
             for part in services["parts"]
         ]
         out.print(rows_table(shown))
+        if services.get("sources"):
+            out.print(rows_table([_source_row(one) for one in services["sources"]]))
         if services["unrecorded_answers"]:
             out.print(f"{services['unrecorded_answers']:,} answers are waiting to be recorded in the head.", highlight=False)
     if services["status"] != "ok":
         raise typer.Exit(1)
+
+
+def _source_row(source: dict[str, Any]) -> dict[str, str]:
+    behind = f"{source['behind_s']:,.0f} s behind" if source["behind_s"] else "in step"
+    documents = f"{source['documents']:,}" if source["documents"] >= 0 else "not listed yet"
+    return {
+        "source": source["place"],
+        "tenant": source["tenant"],
+        "documents": documents,
+        "index": behind,
+        "trouble": source["trouble"],
+    }
 
 
 def _running_service() -> dict[str, Any]:
@@ -265,8 +279,10 @@ def _service_status(service: RunningService) -> dict[str, Any]:
     from headrace.readiness import PartState
 
     try:
-        status = RunningApi.in_home(service).get("/health/ready", seconds=_ASKING_S)
+        running = RunningApi.in_home(service)
+        status = running.get("/health/ready", seconds=_ASKING_S)
+        sources = running.get("/v1/sources", seconds=_ASKING_S)["data"]
     except Unavailable:
         part = PartState("service", "does not answer", math.nan, "Check its terminal output and restart it.")
         return {"status": "not_ready", "parts": [part.as_dict()], "unrecorded_answers": 0}
-    return {name: status.get(name, 0) for name in ("status", "parts", "unrecorded_answers")}
+    return {name: status.get(name, 0) for name in ("status", "parts", "unrecorded_answers")} | {"sources": sources}

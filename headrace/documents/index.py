@@ -104,7 +104,36 @@ def index_documents(
     `readers`, `attributes`, `retry` and `accept_deletions` are as in `put`, `compare` as in `embed`.
     """
     started = time.perf_counter()
-    before: list[ParsedDocuments] = []  # parsed before, where `put` needed the newest state
+    was_put, before = put_documents(
+        runner,
+        places,
+        tenant=tenant,
+        settings=settings,
+        readers=readers,
+        attributes=attributes,
+        retry=retry,
+        accept_deletions=accept_deletions,
+    )
+    done = _beside_others(lambda: catch_up(runner, settings, compare=compare))
+    chunked, embedded = done.filled.chunked, done.filled.embedded
+    later = ParsedDocuments(0, 0, tuple(Failure(one.uri, one.reason) for one in (*chunked.failed, *embedded.failed)))
+    parsed = sum(before, start=done.parsed + later)
+    return Indexed(was_put, parsed, chunked, embedded, done.filled.index, time.perf_counter() - started)
+
+
+def put_documents(
+    runner: Runner,
+    places: Sequence[str | Path],
+    *,
+    tenant: str,
+    settings: Inference,
+    readers: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
+    retry: bool = False,
+    accept_deletions: bool = False,
+) -> tuple[Put, list[ParsedDocuments]]:
+    """Put the documents at `places`; the second has what was parsed before that, where `put` needed the newest state."""
+    before: list[ParsedDocuments] = []
 
     def settle() -> None:
         runner.run(land).require(DOCUMENT_EVENTS)
@@ -121,11 +150,7 @@ def index_documents(
         retry=retry,
         accept_deletions=accept_deletions,
     )
-    done = _beside_others(lambda: catch_up(runner, settings, compare=compare))
-    chunked, embedded = done.filled.chunked, done.filled.embedded
-    later = ParsedDocuments(0, 0, tuple(Failure(one.uri, one.reason) for one in (*chunked.failed, *embedded.failed)))
-    parsed = sum(before, start=done.parsed + later)
-    return Indexed(was_put, parsed, chunked, embedded, done.filled.index, time.perf_counter() - started)
+    return was_put, before
 
 
 def _beside_others(step: Callable[[], R]) -> R:

@@ -1,4 +1,4 @@
-"""The routes about storage: the last acceptance test of this home, and the sizing of a platform."""
+"""The routes about storage: followed sources, the last acceptance test of this home, and the sizing of a platform."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from headrace.api.dependencies import Administering, InThread, Serving
+from headrace.api.follow_thread import FollowedSource
 from headrace.api.schemas import ApiResponse
 from headrace.check.report import last_report
 from headrace.errors import WrongUsage
@@ -30,6 +31,18 @@ class SizingResponse(ApiResponse):
     sizing: Sizing
     models: list[str]
     recipes: list[str]
+
+
+class SourcesResponse(ApiResponse):
+    """The sources that this service follows, and how far."""
+
+    data: list[FollowedSource]
+
+
+@router.get("/v1/sources")
+async def sources(service: Serving, caller: Administering) -> SourcesResponse:
+    """The folders and prefixes of the settings (`[[sources]]`), and the age of the oldest change that no question finds yet."""
+    return SourcesResponse(data=service.followed_sources())
 
 
 @router.get("/v1/check")

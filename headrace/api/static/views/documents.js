@@ -2,7 +2,7 @@
 
 import { call, documentPath, get, Refusal, withParameters } from "../lib/api.js";
 import { badge, command, confirmed, empty, facts, fault, fill, icon, loading, make, marked, quiet } from "../lib/dom.js";
-import { ago, bytes, exactly, several } from "../lib/format.js";
+import { ago, bytes, count, exactly, several, span } from "../lib/format.js";
 import { latest } from "../lib/latest.js";
 import { note } from "../lib/route.js";
 import { table } from "../lib/table.js";
@@ -48,13 +48,20 @@ export function open(section) {
     { name: "at", title: "Put", cell: (one) => make("time", { dateTime: one.at, title: exactly(one.at) }, ago(one.at)) },
     { name: "delete", title: "", cell: (one) => make("button", { type: "button", class: "plain", disabled: one.status === "deleting", "aria-label": `Delete ${one.uri}`, onclick: () => remove(one) }, "Delete") },
   ]);
+  const sources = table("Followed sources", [
+    { name: "place", title: "Source", wide: true, cell: (one) => make("strong", {}, one.place) },
+    { name: "tenant", title: "Tenant", cell: (one) => one.tenant },
+    { name: "documents", title: "Documents", number: true, titled: true, cell: (one) => (one.documents < 0 ? "–" : count(one.documents)) },
+    { name: "state", title: "Index", wide: true, cell: (one) => [badge(...inStep(one)), one.trouble ? make("span", { class: "reason" }, marked(one.trouble)) : null] },
+  ]);
+  const followed = make("section", { class: "card", "aria-label": "Followed sources", hidden: true }, make("h2", {}, "Followed sources"), sources.element);
   const next = make("button", { type: "button", hidden: true, onclick: () => load(true) }, "Show more");
   const state = make("div", {}, loading("Loading documents"));
   const content = make("div", { class: "stack", hidden: true }, list.element, make("div", { class: "row" }, next));
   fill(
     section,
     make("div", { class: "view-head" }, make("div", {}, make("h1", {}, "Documents"), stored), make("label", { class: "inline", for: "status" }, "Status", filter)),
-    drop, make("section", { class: "card", "aria-label": "Documents" }, state, content),
+    drop, followed, make("section", { class: "card", "aria-label": "Documents" }, state, content),
   );
 
   for (const kind of ["dragenter", "dragover"]) {
@@ -88,7 +95,22 @@ export function open(section) {
       content.hidden = true;
       fill(state, fault(error, () => load()));
     }
-    if (visible && rows.some((one) => ["put", "parsed", "deleting"].includes(one.status))) looking = setTimeout(() => load(), LOOK_MS);
+    const behind = await follow();
+    if (!wanted()) return;
+    if (visible && (behind || rows.some((one) => ["put", "parsed", "deleting"].includes(one.status)))) looking = setTimeout(() => load(), LOOK_MS);
+  }
+
+  // The sources that the service follows, for its operator alone; whether the index is behind one.
+  async function follow() {
+    try {
+      const { data } = await get("/v1/sources");
+      followed.hidden = !data.length;
+      sources.show(data);
+      return data.some((one) => one.behind_s || one.documents < 0);
+    } catch {
+      followed.hidden = true;
+      return false;
+    }
   }
 
   function draw() {
@@ -176,6 +198,11 @@ export function open(section) {
       clearTimeout(looking);
     },
   };
+}
+
+function inStep(source) {
+  if (source.trouble) return [source.behind_s ? `held up, ${span(source.behind_s)} behind` : "held back", "warn"];
+  return source.behind_s ? [`${span(source.behind_s)} behind`, "active"] : source.documents < 0 ? ["being listed", "active"] : ["in step", "good"];
 }
 
 // The files that were dropped, with their paths within dropped folders.

@@ -1,0 +1,155 @@
+"""The threads of `headrace up` that follow sources: each puts what changed, and says how far the index is behind."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headrace.api.index_thread import IndexThread
+from headrace.catalog import SOURCES
+from headrace.core.runner import Runner
+from headrace.documents.index import put_documents
+from headrace.documents.sources.follow import Follower
+from headrace.errors import HeadraceError
+from headrace.settings import Inference, SourceSettings
+from headrace.storage.objects import BucketReader
+from headrace.terminal import printable
+
+_HELD_S = 30.0  # between looks at deletions that are held back: somebody may have accepted them with a command
+
+log = logging.getLogger("headrace.api")
+
+
+@dataclass(frozen=True)
+class FollowedSource:
+    """How far the index follows a source.
+
+    `documents` it had at the last look, -1 before the first. `behind_s` is an upper bound of the age in seconds of the oldest
+    change that no question finds yet, 0 if there is none: it counts from the look before the one that saw the change, and where
+    the source cannot be listed from the last look. `trouble` says in one sentence what holds it up, or is empty.
+    """
+
+    place: str
+    tenant: str
+    documents: int
+    behind_s: float
+    trouble: str
+
+
+class FollowThread:
+    """Follows one source, for the tenant `default` unless it names one, which then has to exist: `require_tenant` raises if not.
+
+    Changes are announced to `indexing`.
+    """
+
+    def __init__(
+        self,
+        source: SourceSettings,
+        default: str,
+        runner: Runner,
+        settings: Inference,
+        indexing: IndexThread,
+        require_tenant: Callable[[str], None],
+    ) -> None:
+        self._source = source
+        self._tenant = source.tenant or default
+        self._runner = runner
+        self._settings = settings
+        self._indexing = indexing
+        self._require_tenant = require_tenant
+        self._documents = -1
+        self._looked = time.monotonic()
+        self._behind_since: float | None = None
+        self._announced: int | None = None
+        self._put_at = 0.0
+        self._held = self._trouble = ""
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name=f"follow {self._source.place}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the look that is under way, without waiting for it."""
+        self._stop.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait at most so long for its end."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def state(self) -> FollowedSource:
+        """How far the index follows it now."""
+        since = self._behind_since
+        if since is not None and self._announced is not None and not self._trouble and self._indexing.is_past(self._announced):
+            self._behind_since = self._announced = since = None
+        behind_s = 0.0 if since is None else time.monotonic() - since
+        return FollowedSource(self._source.place, self._tenant, self._documents, behind_s, self._trouble or self._held)
+
+    def _run(self) -> None:
+        follower: Follower | None = None
+        wait_s = 0.0
+        while not self._stop.wait(wait_s):
+            try:
+                if follower is None:
+                    buckets = self._runner.open(BucketReader, SOURCES, stage="follow")
+                    follower = Follower([self._source.place], buckets.of, self._source.every_s)
+                self._look(follower)
+                follower.succeeded()
+                self._trouble = ""
+            except Exception as error:  # a thread that ends would leave all later changes unseen
+                if self._behind_since is None:
+                    self._behind_since = self._looked
+                said = printable(error.message if isinstance(error, HeadraceError) else str(error))
+                if said != self._trouble:
+                    log.warning("%s is not followed at present: %s", printable(self._source.place), said)
+                    log.debug("", exc_info=not isinstance(error, HeadraceError))
+                self._trouble = said
+                if follower is not None:
+                    follower.failed()
+            wait_s = self._source.every_s if follower is None else follower.wait_s
+
+    def _look(self, follower: Follower) -> None:
+        looked = time.monotonic()
+        found = follower.changed()
+        held = bool(self._held) and looked - self._put_at > _HELD_S
+        if found is not None or held:
+            if self._behind_since is None:
+                self._behind_since = self._looked
+            self._put(found)
+            if found is not None:
+                follower.followed(found)
+                self._documents = len(found)
+        elif self._announced is None:
+            self._behind_since = None
+        self._looked = looked
+
+    def _put(self, found: dict[str, str] | None) -> None:
+        if found == {} and self._documents < 1:  # nothing is deleted because of a source that is empty
+            return
+        if self._source.tenant:
+            self._require_tenant(self._tenant)
+        self._put_at = time.monotonic()
+        done, _ = put_documents(
+            self._runner,
+            [self._source.place],
+            tenant=self._tenant,
+            settings=self._settings,
+            readers=self._source.readers,
+            attributes=self._source.attributes,
+        )
+        held = ""
+        if done.held_back:
+            held = (
+                f"{done.held_back:,} of {done.known:,} documents are gone at once and are kept. To delete them: headrace index "
+                f"{self._source.place} --tenant {self._tenant} --accept-deletions"
+            )
+            if not self._held:
+                log.warning("%s: %s", printable(self._source.place), printable(held))
+        self._held = held
+        self._announced = self._indexing.announce(self._tenant)
