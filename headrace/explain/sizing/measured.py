@@ -18,6 +18,7 @@ from headrace.models.kv.cache import BLOCK
 
 _RUNS = 50  # newest runs that are looked at
 _GENERATOR = "smollm2-135m"  # the embedded one, whose blocks are the only ones that this home's KV cache holds
+_FEW_CHUNKS = 10_000  # below so many, manifests and index files outweigh what they are about
 _EXACT_ROWS = 1_000  # up to so many rows a search reads every vector (storage/vectors/table.py)
 
 
@@ -111,7 +112,8 @@ def _chunk(run: _Run) -> Measurement | None:
         DIMENSIONS * 4 + index + each + defaults.chunk_metadata_bytes,
         how=f"{moved:,} B written by embed and index ÷ {chunks:,} chunks",
         formula=f"{DIMENSIONS} × 4 + {index:.0f} (ivf_rq) + {each:.0f} of text + {defaults.chunk_metadata_bytes:.0f} of metadata",
-        note="what was written includes the full-text index, and files that were merged and written again",
+        note="what was written includes the full-text index, and files that were merged and written again"
+        + (f"; of only {chunks:,} chunks, the index's own files are the most of it" if chunks < _FEW_CHUNKS else ""),
     )
 
 
