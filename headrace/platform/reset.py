@@ -87,7 +87,8 @@ class Reset:
 def planned(settings: Settings, endpoints: Endpoints, *, keys: bool) -> Reset:
     """What a reset would do now; with `keys` it removes those, too.
 
-    Raises `NotFound` where there is no home, `HomeRefused` for a folder that is none or belongs to another user.
+    Raises `NotFound` where there is no home, `HomeRefused` for a folder that is none or belongs to another user, and
+    `Unavailable` beside a running `headrace up`.
     """
     home = Home(settings.home)
     root = home.root
@@ -99,6 +100,7 @@ def planned(settings: Settings, endpoints: Endpoints, *, keys: bool) -> Reset:
         raise HomeRefused(f"{home.platform} is a link, and no reset leaves the home.", hint="Put the folder itself in its place.")
     if (owner := root.stat().st_uid) != os.geteuid():
         raise HomeRefused(f"The home {root} belongs to another user (uid {owner}).", hint="Reset it as that user.")
+    _require_no_service(home)
     own_s3, own_tables = (not isinstance(part, EmbeddedPart) for part in (settings.objects, settings.tables))
     removes, keeps, database = [], [], None
     for path in sorted(root.iterdir()):
@@ -174,8 +176,7 @@ def _platform_data(home: Home) -> list[Path]:
 def _alone(settings: Settings, home: Home, at_work: Callable[[], list[str]]) -> Iterator[None]:
     """Keep every other command out of the home for the duration of the block. Raises `Unavailable` where one is at work."""
     with ExitStack() as held:
-        if (service := read_service(home)) is not None:
-            raise Unavailable(f"A `headrace up` runs in the home {home.root}: {service.url}.", hint="End it first, with Ctrl-C.")
+        _require_no_service(home)
         if busy := at_work():
             raise Unavailable(f"{busy[0]} is at work in the home {home.root}.", hint="End it, or wait until it is done.")
         down(settings)
@@ -186,6 +187,11 @@ def _alone(settings: Settings, home: Home, at_work: Callable[[], list[str]]) -> 
                 raise Unavailable(f"Another command uses the home {home.root}.", hint="End it, or wait until it is done.")
             held.callback(lock.release)
         yield
+
+
+def _require_no_service(home: Home) -> None:
+    if (service := read_service(home)) is not None:
+        raise Unavailable(f"A `headrace up` runs in the home {home.root}: {service.url}.", hint="End it first, with Ctrl-C.")
 
 
 def _set_aside(path: Path, folder: Path) -> None:

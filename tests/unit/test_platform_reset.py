@@ -16,6 +16,7 @@ from headrace.platform import open_platform
 from headrace.platform.home import FORMAT, Home, Lock
 from headrace.platform.keys import keys_of
 from headrace.platform.reset import Reset, planned, reset
+from headrace.platform.state import RunningService, recorded_service, this_process
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.metadata import By, Metadata
@@ -138,6 +139,12 @@ def test_nothing_goes_while_another_command_uses_the_home(settings: Settings, lo
     finally:
         taken.release()
     assert {name: text for name, text in files(settings.home).items() if name in before} == before
+
+
+def test_beside_a_running_service_nothing_is_even_planned(settings: Settings) -> None:
+    service = RunningService(process=this_process(), url="http://127.0.0.1:8484", token="a-token", settings="", certificate=None)
+    with recorded_service(Home(settings.home), service), pytest.raises(Unavailable, match=r"runs in the home .* http://127"):
+        planned(settings, endpoints(settings), keys=False)
 
 
 def test_nothing_goes_while_a_run_is_under_way(settings: Settings) -> None:
