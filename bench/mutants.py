@@ -1254,8 +1254,8 @@ MUTANTS = (
     Mutant(
         "Z34",
         "headrace/documents/pieces.py",
-        "    return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))\n",
-        "    return tokens.count(text)\n",
+        "    return least if len(text) > _BLOCK_CHARS else max(tokens.count(text), least)",
+        "    return tokens.count(text)",
         "A table's header of one endless word is repeated above each of its rows.",
         ("tests/unit/test_documents_pieces.py::test_any_text_is_cut_in_time_and_into_pieces_of_a_size",),
     ),

@@ -8,9 +8,8 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
-
-import pyarrow as pa
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
 from headrace.core.progress import ProgressBars
@@ -18,17 +17,16 @@ from headrace.core.stage import stage
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.registry import by_media
 from headrace.documents.lookup import ChunkLookup, DocumentLookup
-from headrace.documents.pieces import Piece, pieces
+from headrace.documents.pieces import Piece, steps
 from headrace.documents.processed import (
     PROCESSED_OFFSETS,
     EventQueue,
     ProcessedOffsets,
-    not_before,
     partition_name,
     whose_turn,
 )
 from headrace.documents.splitting import Key, Splitting
-from headrace.documents.versions import ORIGIN
+from headrace.documents.unsplit import UnsplitVersions
 from headrace.errors import HeadraceError
 from headrace.storage.metadata import Metadata
 from headrace.storage.records import batch
@@ -81,7 +79,8 @@ def chunk(
     parsed = ProcessedOffsets(documents.snapshot_property(PROCESSED_OFFSETS)).floors  # before the rows are read: those are in
     lookup, splits = DocumentLookup(metadata, documents), ChunkLookup(metadata, chunks)
     revision = lookup.follow()
-    new = _new(documents, processed, since)
+    unsplit = UnsplitVersions(documents, processed, since)
+    new = unsplit.rows
     answering = lookup.live(row["document_id"] for row in new)
     splits.follow()
     # A version put back after another one, or put twice, has its chunks already.
@@ -147,7 +146,8 @@ def chunk(
         """Split a slice of a document; whether that was the last of it."""
         name = document["document_id"], document["version"]
         try:
-            made = splitting.go_on(_key(document, window, generation), lambda: _rows(document, window), _SLICE_S)
+            begin = partial(_rows, document, unsplit, window)
+            made = splitting.go_on(_key(document, window, generation), begin, _SLICE_S)
         except HeadraceError:
             raise
         except Exception as error:  # it is this document's fault
@@ -164,6 +164,7 @@ def chunk(
         count["chunks"] += len(made)
         return True
 
+    unsplit.keep(row for row in new if to_split(row) and not splitting.begun(_key(row, window, generation)))
     for document in bars.track(split_in_turn(), "chunk", total=len(new), of="documents"):
         partition = partition_name(document)
         if partition not in last or last[partition]["offset"] < document["offset"]:
@@ -187,17 +188,14 @@ def _property(name: str, generation: int) -> str:
     return name if generation == 1 else f"{name}-g{generation}"
 
 
-def _new(documents: TableReader, processed: ProcessedOffsets, since: str | None) -> list[dict[str, Any]]:
-    columns = ("document_id", "version", "tenant", "uri", "status", "media", "title", "text", "parts", "readers", *ORIGIN)
-    waiting = []
-    for rows in documents.scan(columns, not_before(processed.floors), since=since):
-        new = [not processed.includes(row) for row in rows.select(("tenant", *ORIGIN)).to_pylist()]
-        waiting += rows.filter(pa.array(new)).to_pylist()
-    return sorted(waiting, key=lambda row: tuple(row[name] for name in ORIGIN))
-
-
-def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:
-    for position, (piece, where) in enumerate(_placed(document, window)):
+def _rows(document: dict[str, Any], unsplit: UnsplitVersions, window: int) -> Iterator[dict[str, Any] | None]:
+    """The rows of a document, and `None` for each stretch of it without words, which took time too."""
+    position = -1
+    for piece, where in _placed(document | unsplit.take(document), window):
+        if piece is None:
+            yield None
+            continue
+        position += 1
         text = f"{piece.heading}\n{piece.body}" if piece.heading else piece.body
         identity = f"{document['document_id']}\0{document['version']}\0{position}\0{text}"
         yield {
@@ -217,13 +215,16 @@ def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _placed(document: dict[str, Any], window: int) -> Iterator[tuple[Piece, str | None]]:
-    """Each piece with its page, slide or sheet."""
+def _placed(document: dict[str, Any], window: int) -> Iterator[tuple[Piece | None, str | None]]:
+    """As `steps`, each piece with its page, slide or sheet."""
     text, parts, of = document["text"], document["parts"] or [], by_media(document["media"])
     ends = [] if of.runs_on else [part["start"] for part in parts[1:]]
     starts = [part["start"] for part in parts]
     for begin, end in zip([0, *ends], [*ends, len(text)], strict=True):
-        for piece in pieces(text[begin:end], window, code=of.fenced):
+        for piece in steps(text[begin:end], window, code=of.fenced):
+            if piece is None:
+                yield None, None
+                continue
             first = bisect_right(starts, begin + piece.start) - 1
             last = bisect_right(starts, begin + piece.start + len(piece.body) - 1) - 1
             yield piece, _range([part["place"] for part in parts[max(0, first) : last + 1]])

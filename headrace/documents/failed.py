@@ -54,7 +54,8 @@ def give_up(documents: Annotated[TableWriter, DOCUMENT_ROWS], unfit: Sequence[Un
         reasons = {(one.document_id, one.version): one.reason for one in unfit[start : start + _AT_ONCE]}
         names = ", ".join(quoted(name) for name in sorted({name for name, _ in reasons}))
         newest: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for row in documents.read(where=f"document_id in ({names})").sort_by(ROWS_IN_ORDER).to_pylist():
+        columns = tuple(name for name in documents.store.columns.names if name not in ("text", "parts"))
+        for row in documents.read(columns, f"document_id in ({names})").sort_by(ROWS_IN_ORDER).to_pylist():
             newest[tuple(row[name] for name in ORIGIN)] = row
         failed = [
             {**row, "status": "failed", "reason": reason, "text": "", "parts": None, "at": datetime.now(UTC)}

@@ -27,6 +27,7 @@ from headrace.storage.vectors.labels import Description
 
 _AT_ONCE = 500  # keys in one statement
 _SLICE = 2_000  # rows in one transaction
+_SAME_BYTES = 20  # documents that are named of each version
 _TIMES = ("at", "put_at")
 _ALL = "SELECT document_id FROM document_states WHERE scope = :scope"
 
@@ -153,15 +154,18 @@ class DocumentLookup(_TableCopy):
         return self.current(documents)[0]
 
     def with_bytes(self, pairs: Iterable[tuple[str, str]]) -> set[str]:
-        """The documents of which some version has the same bytes, given tenant and version."""
+        """Documents of which some version has the same bytes, given tenant and version: a few of each, however many there are."""
         versions: dict[str, list[str]] = {}
         for tenant, version in pairs:
             versions.setdefault(tenant, []).append(version)
-        return {
-            name
-            for tenant, wanted in versions.items()
-            for (name,) in self._select("document_id", "document_rows", "version", wanted, " AND tenant = :tenant", tenant=tenant)
-        }
+        named: dict[tuple[str, str], set[str]] = {}
+        for tenant, wanted in versions.items():
+            more = " AND tenant = :tenant"
+            for name, version in self._select("document_id, version", "document_rows", "version", wanted, more, tenant=tenant):
+                some = named.setdefault((tenant, version), set())
+                if len(some) < _SAME_BYTES:
+                    some.add(name)
+        return set().union(*named.values())
 
     def histories(self, documents: Iterable[str] | None = None) -> Iterator[list[dict[str, Any]]]:
         """All rows of each of some documents, or of all, in their order and without their texts."""

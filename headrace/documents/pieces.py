@@ -41,13 +41,17 @@ def pieces(text: str, window: int, *, code: bool = False) -> Iterator[Piece]:
 
     A table that does not fit into one chunk is cut between rows, and each part has the header above it.
     """
+    return filter(None, steps(text, window, code=code))
+
+
+def steps(text: str, window: int, *, code: bool = False) -> Iterator[Piece | None]:
+    """As `pieces`, and `None` for each stretch without words: a text may have ten million dots, which take minutes."""
     for path, body, start in _sections(text):
         heading = _fitting(tuple(path), int(window * _PATH_SHARE))
         room = window - tokens.count(heading) - 1 if heading else window
         room -= room % _ROOM_STEP
         for at, piece in _cut_code(body, room) if code else _cut(body, room):
-            if any(c.isalnum() for c in piece):
-                yield Piece(heading, piece, start + at)
+            yield Piece(heading, piece, start + at) if any(c.isalnum() for c in piece) else None
 
 
 def _sections(text: str) -> Iterator[tuple[list[str], str, int]]:
@@ -216,7 +220,8 @@ def _fits(text: str, room: int) -> bool:
 
 def _width(text: str) -> int:
     """The room that a text takes: its word pieces, or its characters divided by `_PIECE_CHARS` where that is more."""
-    return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))
+    least = -(-len(text) // _PIECE_CHARS)
+    return least if len(text) > _BLOCK_CHARS else max(tokens.count(text), least)  # a longer one fits nowhere, whatever it has
 
 
 @lru_cache(maxsize=64)

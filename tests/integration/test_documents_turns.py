@@ -15,13 +15,14 @@ from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents import chunk as splits
 from headrace.documents import parse as parsing
-from headrace.documents import processed, source
+from headrace.documents import processed, source, unsplit
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.pieces import pieces
-from headrace.documents.processed import PROCESSED_OFFSETS, Turns
+from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets, Turns
 from headrace.documents.splitting import Splitting
+from headrace.documents.unsplit import UnsplitVersions
 from headrace.ingest.land import land
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings, TenantLimits
@@ -50,6 +51,7 @@ def nothing_waits(runner: Runner) -> None:
     runner.run(land)
     while runner.run(parsing.parse, limits=LIMITS).left:
         pass
+    runner.run(chunk, window=200)
 
 
 def reader(runner: Runner, store: Store) -> TableReader:
@@ -152,7 +154,8 @@ def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(
     assert (done.documents, len(done.unfinished)) == (0, 2)
     put(runner, brief=["m0.md"])
     runner.run(parsing.parse, limits=LIMITS)
-    others = runner.run(chunk, window=200, seconds=0.0, splitting=state)
+    while not (others := runner.run(chunk, window=200, seconds=0.0, splitting=state)).documents:
+        assert others.unfinished > done.unfinished, "a busy machine takes more than a slice for it, but it goes first"
     assert (others.documents, others.unfinished) == (1, done.unfinished)
     assert split(runner, "lengthy", "brief") == ["m0.md"]
     rounds = 1
@@ -165,6 +168,23 @@ def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(
     assert made == list(enumerate(whole)), "as if it had been split at once, and once only"
     assert split(runner, "lengthy").count("l1.md") == 1
     assert not runner.run(chunk, window=200).documents
+
+
+def test_the_texts_of_few_waiting_documents_are_in_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unsplit, "_TEXT_CHARS", 150)
+    names = [f"w{n}.md" for n in range(7)]
+    put(runner, waiting=names, patient=names)
+    runner.run(parsing.parse, limits=LIMITS)
+    offsets = ProcessedOffsets(reader(runner, CHUNK_ROWS).snapshot_property(PROCESSED_OFFSETS))
+    waiting = UnsplitVersions(reader(runner, DOCUMENT_ROWS), offsets, None)
+    ours = [row for row in waiting.rows if row["tenant"] in ("waiting", "patient") and row["uri"] in names]
+    assert len(ours) == 14
+    waiting.keep(ours)
+    for row in ours:
+        assert waiting.take(row)["text"].strip().endswith(f"The gate {row['uri']} of {row['tenant']} is open.")
+        assert waiting.characters <= 150
+    runner.run(chunk, window=200)
+    assert split(runner, "waiting", "patient") == sorted([*names, *names])
 
 
 @pytest.mark.soak(minutes=0.3)

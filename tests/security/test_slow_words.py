@@ -14,7 +14,8 @@ from child import in_child
 from headrace.answering.follow_up import Turn, in_full, rewrite, stand_alone
 from headrace.answering.intent import intent_of, task_reply
 from headrace.api.chat import ChatCompletionRequest
-from headrace.documents.pieces import _NESTED, pieces
+from headrace.documents.pieces import _NESTED, pieces, steps
+from headrace.documents.splitting import Splitting
 from headrace.models.citations import Citations
 from headrace.models.extract import SourceText, best, parts, quotes, shortlist
 from headrace.models.support import evidence, facts
@@ -63,6 +64,15 @@ def test_quotes_within_quotes_are_cut_in_the_time_of_prose() -> None:
 
     taken(prose)  # reads the tokenizer
     assert taken(nested) < 8 * taken(prose), "2 now, 17 as Markdown"
+
+
+def test_a_text_without_words_is_split_a_slice_at_a_time() -> None:
+    found = ({"text": piece.body} if piece else None for piece in steps("Open. " + ". " * 50_000 + "Shut.", 200))
+    state, slices = Splitting(), 1
+    while (rows := state.go_on(("document", "version", 1, 200), lambda: found, 0.0)) is None:
+        slices += 1
+    assert slices > 40, "none takes longer than a block of text"
+    assert [row["text"].strip(". ") for row in rows] == ["Open", "Shut"]
 
 
 def test_a_line_of_dashes_is_no_list() -> None:
