@@ -91,10 +91,8 @@ class App:
         from headrace.answering.engine import QueryEngine
         from headrace.answering.unrecorded import Unrecorded
 
-        models = self.settings.models
-        embedded = isinstance(models.embedder, EmbeddedPart) and isinstance(models.generator, EmbeddedPart)
         unrecorded = Unrecorded(self.settings.home) if self._service else None
-        return QueryEngine(self.runner, self.settings.inference, unrecorded, embedded=embedded)
+        return QueryEngine(self.runner, self.settings.inference, unrecorded, embedded=self.settings.models.embedded)
 
     @cached_property
     def training(self) -> TrainingLoop:

@@ -1,7 +1,7 @@
 """The catalog of all stores: name, tier, contents, schema and retention.
 
 A *tier* is a kind of storage; a *store* is one topic, table, prefix or directory in a tier. Stages name stores in their
-signatures, the diagram draws them, the ledger counts them. No other code defines a topic, table, prefix or directory.
+signatures, the diagram draws them, the ledger counts them. No pipeline has data in any other topic, table, prefix or directory.
 """
 
 from __future__ import annotations

@@ -138,6 +138,11 @@ class ModelSettings(Section):
     """Whether the embedded models use float32 where two bytes are faster or smaller with nearly the same result: products of
     embedder and re-ranker in bfloat16, stored keys and values of the generator in float16."""
 
+    @property
+    def embedded(self) -> bool:
+        """Whether embedder and generator are the embedded models."""
+        return isinstance(self.embedder, EmbeddedPart) and isinstance(self.generator, EmbeddedPart)
+
 
 class PlatformSettings(Section):
     """The embedded servers."""
@@ -236,7 +241,7 @@ class ApiSettings(Section):
         try:
             return str(ip_address(value))
         except ValueError:
-            raise ValueError(f"{value!r} is no IP address; names go into `hosts`") from None
+            raise ValueError(f"{value!r} is not an IP address; names go into `hosts`") from None
 
     @field_validator("origins")
     @classmethod
@@ -244,7 +249,7 @@ class ApiSettings(Section):
         for value in values:
             if value != "*" and _ORIGIN.fullmatch(value) is None:
                 raise ValueError(
-                    f"{value!r} is no origin; write scheme, name and port alone, as in https://chat.example.net:8443"
+                    f"{value!r} is not an origin; write scheme, name and port alone, as in https://chat.example.net:8443"
                 )
         return values
 
@@ -354,6 +359,17 @@ class Inference(Section):
     """Maximum tokens the generator writes; an answer cut off there says so."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Sampling temperature of answers; 0 takes the likeliest words. Above 0 answers vary, which recipe `online` needs."""
+
+    def mode(self, wanted: AnswerMode | None = None, *, embedded: bool) -> AnswerMode:
+        """How a question is answered: as `wanted`, by default as `answers` says; never `auto`.
+
+        `embedded` means that embedder and generator are the embedded models.
+        """
+        wanted = wanted or self.answers
+        if wanted != "auto":
+            return wanted
+        # A temperature asks for answers that vary, as the recipe `online` needs; quotes do not vary.
+        return "extractive" if embedded and not self.temperature else "generated"
 
 
 class SourceSettings(Section):
@@ -516,10 +532,7 @@ class Settings(BaseSettings):
     @property
     def quotes(self) -> bool:
         """Whether answers are quoted from passages, so that no generator is asked, unless a question wants it otherwise."""
-        chosen = self.inference
-        embedded = isinstance(self.models.embedder, EmbeddedPart) and isinstance(self.models.generator, EmbeddedPart)
-        # At a temperature answers are to vary, as recipe `online` needs it: only the generator's do.
-        return chosen.answers == "extractive" or (chosen.answers == "auto" and embedded and not chosen.temperature)
+        return self.inference.mode(embedded=self.models.embedded) == "extractive"
 
     @classmethod
     def settings_customise_sources(

@@ -19,10 +19,10 @@ from rounds import manifest as a_manifest
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, INDEXES, KV_CACHE, MODELS, ROUNDS
 from headrace.core.runner import Runner
-from headrace.documents import source
 from headrace.documents.chunk import chunk
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parse import parse
+from headrace.documents.put import put_document
 from headrace.ingest.land import land
 from headrace.platform.address import BUCKET, LAKE, VECTORS
 from headrace.settings import Inference
@@ -131,7 +131,7 @@ class World:
     def documents(self, texts: dict[str, str], *, tenant: str) -> dict[str, list[str]]:
         """Documents by name, all in one pass; the chunks of each."""
         for uri, text in texts.items():
-            self.runner.run(source.put, tenant=tenant, uri=uri, data=text.encode())
+            self.runner.run(put_document, tenant=tenant, uri=uri, data=text.encode())
         self.runner.run(land)
         self.runner.run(parse, limits=ParseLimits.from_settings(Inference()))
         self.runner.run(chunk, window=200, generation=1)

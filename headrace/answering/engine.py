@@ -171,11 +171,7 @@ class QueryEngine:
 
     def mode(self, wanted: AnswerMode | None = None) -> AnswerMode:
         """How a question is answered: `wanted`, or by default the settings' mode."""
-        wanted = wanted or self._settings.answers
-        if wanted != "auto":
-            return wanted
-        # A temperature asks for answers that vary, as the recipe `online` needs; quotes do not vary.
-        return "extractive" if self._embedded and not self._settings.temperature else "generated"
+        return self._settings.mode(wanted, embedded=self._embedded)
 
     def _extracted(self, retrieved: Answer, embedder: Embedder | None, options: AnswerOptions) -> _AnswerStream:
         """Stream a line for each part of the question; return the answer."""

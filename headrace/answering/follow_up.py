@@ -45,7 +45,7 @@ _AUXILIARY = re.compile(
 _ACTS = re.compile(
     r"do(?:es)?|did|can|could|w(?:ill|ould)|sh(?:all|ould)|must|may|might|k[aö]nn\w*|m[uü]ss\w*|soll\w*|d[aü]rf\w*", re.I
 )
-"""Auxiliaries behind which comes what acts, then what it does and to what."""
+"""Auxiliaries after which comes what acts, then what it does and to what."""
 _THINGS = r"it|they|them|this|that|these|those|es|sie|das|dies"
 _PEOPLE = r"he|she|him|her"
 _OWNED = r"its|their|his|hers"
@@ -314,7 +314,7 @@ def _phrases(question: str) -> list[tuple[int, int]]:
 
 
 def _acting(question: str, words: Sequence[re.Match[str]], place: int, spans: list[tuple[int, int]]) -> int:
-    """Add what acts, and what it acts on if that has no article; return where the words behind the verb begin."""
+    """Add what acts, and what it acts on if that has no article; return where the words after the verb begin."""
     if place >= len(words) or re.fullmatch(_THINGS, words[place][0], re.IGNORECASE):
         return place + 2  # "it" and a verb
     end = place + 1

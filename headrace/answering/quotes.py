@@ -1,4 +1,4 @@
-"""Quoting: the sentence or table row of the passages that answers a question, or the words of it that do. It is no stage."""
+"""Quoting: the sentence or table row of the passages that answers a question, or the words of it that do. Not a stage."""
 
 from __future__ import annotations
 

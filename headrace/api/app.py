@@ -206,6 +206,6 @@ def bound(port: int, host: str = "127.0.0.1") -> socket.socket:
         if error.errno == errno.EACCES:
             raise WrongUsage(f"You may not open port {port}.", hint="Choose one above 1023: headrace up --port N") from None
         if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-            raise WrongUsage(f"{host} is no address of this machine.", hint="Set another: [api] host, or --host.") from None
+            raise WrongUsage(f"{host} is not an address of this machine.", hint="Set another: [api] host, or --host.") from None
         raise
     return listening

@@ -121,7 +121,7 @@ class Audit:
                 else:
                     self._keep_waiting()
             except HeadraceError as error:
-                log.warning("the audit waits: %s", printable(error.message))
+                log.warning("audit lines are not committed yet: %s", printable(error.message))
         try:
             self.flush(last=True)
         except HeadraceError as error:

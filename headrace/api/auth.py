@@ -74,11 +74,11 @@ class Caller:
             raise Forbidden(f"This key does not allow that: it lacks the scope {scope}.", hint="Ask for a key that has it.")
 
     def tenant_for(self, named: str | None) -> str:
-        """The tenant of a request. Raises `Forbidden` where it names another one than the key's, unless the key is an admin's."""
+        """The tenant of a request. Raises `Forbidden` where it names one other than the key's, unless the key is an admin's."""
         if named is None or named == self.tenant:
             return self.tenant
         if not self.admin:
-            raise Forbidden("The request names another tenant than that of this key.", hint="Leave the tenant out.")
+            raise Forbidden("The request names a tenant other than this key's.", hint="Leave the tenant out.")
         return named
 
     def principals_for(self, named: Sequence[str]) -> tuple[str, ...]:
@@ -167,7 +167,7 @@ def limits_of(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
 
 
 def limits_with(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
-    """The defaults, overridden by a tenant's quotas. Raises `WrongUsage` for unknown quotas and values that are no numbers."""
+    """The defaults, overridden by a tenant's quotas. Raises `WrongUsage` for unknown quotas and values that are not numbers."""
     try:
         return TenantLimits.model_validate({**defaults.model_dump(), **quotas})
     except ValidationError as error:

@@ -12,10 +12,10 @@ from hashlib import sha256
 
 from headrace.api.admission import Rate
 from headrace.api.auth import Caller
-from headrace.api.document_view import DELETING, INDEXED, PARSED, PUT, Document, DocumentView
 from headrace.core.runner import Runner
-from headrace.documents import source
 from headrace.documents.names import composed
+from headrace.documents.put import delete, put_document
+from headrace.documents.view import DELETING, INDEXED, PARSED, PUT, Document, DocumentView
 from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached
 from headrace.settings import TenantLimits
 
@@ -47,8 +47,8 @@ class Documents:
     ) -> tuple[Document, bool]:
         """Put a document; returns it, and whether it is new or changed.
 
-        `readers` and `attributes` as in `source.put`. Raises `BadDocument` where it is empty, `QuotaReached`, and what the stores
-        raise.
+        `readers` and `attributes` are as in `put_document`. Raises `BadDocument` where it is empty, `QuotaReached`, and what the
+        stores raise.
         """
         if not data:
             raise BadDocument(uri, "the file is empty")
@@ -71,10 +71,12 @@ class Documents:
             # The last check, so that a document refused by another one does not count.
             if self._bytes_put.wait_s(tenant, limits.put_bytes_per_day, len(data)):
                 raise QuotaReached(
-                    f"This tenant has put the {limits.put_bytes_per_day:,} bytes that it may put in a day.",
+                    f"Quota exceeded: limit {limits.put_bytes_per_day:,} bytes put in a day.",
                     hint="Every version counts, even if it was replaced or deleted. Continue tomorrow, or ask for more.",
                 )
-            place = self._runner.run(source.put, tenant=tenant, uri=uri, data=data, readers=named, attributes=labelled)
+            place = self._runner.run(
+                put_document, tenant=tenant, uri=uri, data=data, readers=named, attributes=labelled, sha256=version
+            )
             document = Document(
                 tenant,
                 uri,
@@ -97,7 +99,7 @@ class Documents:
             return document
         uri = document.uri
         with self._freeing(tenant, uri, self._view.versions_of(tenant, uri)) as free:
-            place = self._runner.run(source.delete, tenant=tenant, uri=uri, versions=free)
+            place = self._runner.run(delete, tenant=tenant, uri=uri, versions=free)
             deleted = replace(document, status=DELETING, partition=place.partition, offset=place.offset)
             self._changed(deleted)
         return deleted
@@ -124,7 +126,7 @@ class Documents:
         return document
 
     def list(self, caller: Caller, tenant: str, *, after: str, most: int, status: str | None) -> tuple[list[Document], bool]:
-        """A page of the tenant's documents that the caller may know of, by uri from behind `after`, and whether more follow."""
+        """A page of the tenant's documents that the caller may know of, by uri from after `after`, and whether more follow."""
 
         def wanted(document: Document) -> bool:
             return status in (None, document.status) and caller.may_read(document.readers)
@@ -165,8 +167,8 @@ class Documents:
     def _freeing(self, tenant: str, uri: str, versions: set[str]) -> Iterator[set[str]]:
         """Those sources of a document that no other document has and no put is storing; puts wait until the block ends."""
         with self._sources:
-            own = filter(None, versions | self._view.stored_of(tenant, uri).keys())
-            free = {v for v in own if not self._view.stores(tenant, v, beside=uri) and not self._putting[tenant, v]}
+            only = self._view.only_of(tenant, uri, versions)
+            free = {version for version in only if not self._putting[tenant, version]}
             names = [(tenant, version) for version in free]
             self._removing.update(names)
         try:
@@ -191,12 +193,12 @@ class Documents:
             count, used_bytes = count + self._reserving[tenant], used_bytes + self._reserved[tenant]
             if count + 1 > limits.documents:
                 raise QuotaReached(
-                    f"This tenant stores {limits.documents:,} documents, which is its limit.",
+                    f"Quota exceeded: limit {limits.documents:,} documents, in use {count:,}.",
                     hint="Delete some, or ask for more.",
                 )
             if used_bytes + size > limits.stored_bytes:
                 raise QuotaReached(
-                    f"This tenant may store {limits.stored_bytes:,} bytes, has {used_bytes:,} and this document has {size:,}.",
+                    f"Quota exceeded: limit {limits.stored_bytes:,} bytes, in use {used_bytes:,}, this document {size:,}.",
                     hint="Earlier versions count too. Delete some documents, which deletes all of theirs, or ask for more.",
                 )
             self._reserving[tenant] += 1

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Collection
 
-from headrace.api.document_view import DocumentView
 from headrace.core.runner import Runner
 from headrace.documents.index import bring_up, take_in
 from headrace.documents.processed import Turns
 from headrace.documents.splitting import Splitting
+from headrace.documents.view import DocumentView
 from headrace.errors import StorageFull, Transient, kind_of
 from headrace.readiness import Trouble
 from headrace.retry import backoff
@@ -94,8 +94,8 @@ class IndexThread:
                 return
             except Exception as error:  # a thread that ends would leave everything that is put later unindexed
                 since = time.monotonic() if self._trouble is None else self._trouble.since
-                self._trouble = Trouble(f"is held up and tried again ({kind_of(error)})", since)
-                log.error("indexing is held up and tried again: %s", printable(str(error)))
+                self._trouble = Trouble(f"fails and is tried again ({kind_of(error)})", since)
+                log.error("indexing fails and is tried again: %s", printable(str(error)))
                 log.debug("", exc_info=True)
                 self._work.set()
                 failures += 1

@@ -306,7 +306,7 @@ def _address(scope: Scope) -> str:
     """
     host = scope["client"][0] if scope.get("client") else ""
     try:
-        return str(ip_address(host.partition("%")[0]))  # behind % an IPv6 address may have any text
+        return str(ip_address(host.partition("%")[0]))  # after % an IPv6 address may have any text
     except ValueError:
         return ""
 

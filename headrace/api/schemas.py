@@ -61,7 +61,7 @@ def _reader(name: str) -> str:
     return name
 
 
-# `fail_fast`: else pydantic goes on behind a wrong item, whatever the most are, and an error for each of a million took 20 s.
+# `fail_fast`: else pydantic goes on after a wrong item, whatever the most are, and an error for each of a million took 20 s.
 Readers = Annotated[
     tuple[Annotated[str, AfterValidator(_reader)], ...],
     Field(fail_fast=True, max_length=100, examples=[["ann", "maintenance"]]),

@@ -13,7 +13,6 @@ from headrace.api.admission import AdmissionQueue, Rate, Strangers
 from headrace.api.audit import Audit
 from headrace.api.auth import PAGE, SCOPES, Caller, Callers, limits_of
 from headrace.api.document_text import DocumentTexts
-from headrace.api.document_view import DocumentView
 from headrace.api.documents import Documents
 from headrace.api.follow_thread import FollowedSource, FollowThread
 from headrace.api.index_thread import IndexThread
@@ -23,6 +22,7 @@ from headrace.api.recorded_events import RecordedEvents
 from headrace.api.telemetry import ServiceMetrics, Traces
 from headrace.api.training_view import TrainingView
 from headrace.app import App
+from headrace.documents.view import DocumentView
 from headrace.errors import StorageFull, Transient
 from headrace.platform.address import embedded_parts
 from headrace.platform.home import Home

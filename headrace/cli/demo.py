@@ -68,7 +68,7 @@ class Memory:
 
 
 @stage("Reads passages that the simulated user will search for.")
-def recall(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, seed: int) -> list[Memory]:
+def sample_passages(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, seed: int) -> list[Memory]:
     """Choose up to `most` sentences, spread over the documents, and half of each one's content words, in order."""
     rows = [
         row
@@ -119,7 +119,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
             raise Permanent(
                 "None of these files has text that can be indexed.", hint="Name a folder with text, Markdown, HTML or PDF."
             )
-        memories = app.runner.run(recall, tenant=settings.tenant, most=questions, seed=_SEED)
+        memories = app.runner.run(sample_passages, tenant=settings.tenant, most=questions, seed=_SEED)
         questions_asked = _QUESTIONS if docs is None else _questions_from_headings(memories)
         _head(console, "2  Questions and answers", "inference, at question time")
         _wake(console, app)

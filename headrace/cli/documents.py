@@ -11,8 +11,8 @@ from headrace.cli.common import AsJson, On, Tenant, check_tenant, checked_on, cl
 from headrace.errors import NotFound, WrongUsage
 
 if TYPE_CHECKING:
-    from headrace.api.document_view import Document, DocumentView
     from headrace.documents.index import Indexed
+    from headrace.documents.view import Document, DocumentView
 
 documents = typer.Typer(help="Show and delete documents.", no_args_is_help=True)
 cli.add_typer(documents, name="documents", rich_help_panel="Inference")
@@ -32,7 +32,7 @@ def index(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An attribute of theirs, for --filter; repeatable. Default: unchanged."),
     ] = None,
-    no_attributes: Annotated[bool, typer.Option("--no-attributes", help="They have no attributes any more.")] = False,
+    no_attributes: Annotated[bool, typer.Option("--no-attributes", help="Remove all their attributes.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Retry documents that failed, even if unchanged.")] = False,
     skip: Annotated[
         list[str] | None,
@@ -45,9 +45,13 @@ def index(
     follow: Annotated[
         bool, typer.Option("--follow", help="Stay, and index what changes there, is added and is deleted, until Ctrl-C.")
     ] = False,
-    every: Annotated[float, typer.Option(help="With --follow: seconds between two looks.", min=0.1)] = 2.0,
+    every: Annotated[float, typer.Option(help="With --follow: polling interval in seconds.", min=0.1)] = 2.0,
     accept_deletions: Annotated[
-        bool, typer.Option("--accept-deletions", help="Delete also where more than ten documents and a tenth are gone at once.")
+        bool,
+        typer.Option(
+            "--accept-deletions",
+            help="Delete missing documents even if more than ten, and more than a tenth, disappear at once.",
+        ),
     ] = False,
     on: On = "local",
     as_json: AsJson = False,
@@ -136,14 +140,14 @@ def reindex(
 def list_documents(
     tenant: Tenant = None,
     status: Annotated[str | None, typer.Option(help="Only those put, parsed, indexed, failed or deleting.")] = None,
-    after: Annotated[str, typer.Option(metavar="URI", help="Begin behind this document.")] = "",
+    after: Annotated[str, typer.Option(metavar="URI", help="Start after this document.")] = "",
     most: Annotated[int, typer.Option(help="Documents to show.", min=1, max=100_000)] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the documents of a tenant by name, with their status and readers."""
-    from headrace.api.document_view import STATUSES, DocumentView
     from headrace.app import App
     from headrace.cli.render.results import rows_table
+    from headrace.documents.view import STATUSES, DocumentView
     from headrace.explain.diagram.format import human_bytes
 
     if status is not None and status not in STATUSES:
@@ -178,8 +182,8 @@ def list_documents(
 @documents.command("show")
 def show_document(uri: Annotated[str, typer.Argument(help="Its name, as in `documents list`.")], tenant: Tenant = None) -> None:
     """Show one document, as JSON: its status, readers, versions, and the passages it has in the index."""
-    from headrace.api.document_view import DocumentView
     from headrace.app import App
+    from headrace.documents.view import DocumentView
 
     settings = settings_of(tenant)
     with App(settings, "documents", models=False, quiet=True) as app:
@@ -204,9 +208,9 @@ def delete_document(
     """
     import sys
 
-    from headrace.api.document_view import DocumentView
-    from headrace.api.documents import Documents
     from headrace.app import App
+    from headrace.documents.put import delete
+    from headrace.documents.view import DocumentView
     from headrace.terminal import printable
 
     settings = settings_of(tenant)
@@ -218,7 +222,8 @@ def delete_document(
         check_tenant(app, tenant)
         view = DocumentView(app.runner)
         document = _document(view, settings.tenant, uri)
-        Documents(app.runner, view, lambda _tenant: None).delete(settings.tenant, document.uri)
+        versions = view.only_of(settings.tenant, document.uri, view.versions_of(settings.tenant, document.uri))
+        app.runner.run(delete, tenant=settings.tenant, uri=document.uri, versions=versions)
         app.documents.index([])
         app.storage.archive()
     if as_json:

@@ -59,7 +59,7 @@ def replay_trace(
     if kv_type not in TYPE_BYTES:
         raise WrongUsage(f"There is no type {kv_type!r}.", hint=f"Choose from {', '.join(TYPE_BYTES)}.")
     if ttl is not None and not ttl > 0:
-        raise WrongUsage("--ttl takes more than 0 seconds.")
+        raise WrongUsage("--ttl must be greater than 0.")
     known = model_of(model)
     storage = KvStorage(
         kv_bytes_per_token(known, TYPE_BYTES[kv_type]),
@@ -70,7 +70,7 @@ def replay_trace(
     requests = trace_of(_recorded(as_json)) if trace is None else read_trace(trace, block_tokens=block_tokens)
     bounds = sorted({_size(one, "--capacity") for one in capacity}) if capacity else capacities(requests, storage)
     if not bounds[0]:
-        raise WrongUsage("--capacity takes more than 0 bytes.")
+        raise WrongUsage("--capacity must be greater than 0.")
     kept = _size(memory, "--memory")
     in_memory = prefixes(requests, storage, kept) if kept else None
     unbounded, *curve = [

@@ -34,7 +34,7 @@ def train(
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
-    """Run one training round: land, prepare, finetune, evaluate, promote or reject."""
+    """Run one training round: land, plan, prepare, power, finetune, evaluate, promote or reject."""
     from headrace.app import App
     from headrace.cli.render.results import say_round
     from headrace.training.recipes import recipe_of
@@ -92,7 +92,7 @@ def models(as_json: AsJson = False) -> None:
         rounds = app.runner.open(ObjectReader, ROUNDS, stage="models")
         numbers = manifest.numbers(rounds)
         newest = manifest.read(rounds, numbers[-1]) if numbers else None
-    refused = newest if newest is not None and not newest.decision.promote else None
+    rejected = newest if newest is not None and not newest.decision.promote else None
     rows = [
         {
             "model": card.get("model", "reranker"),
@@ -105,9 +105,9 @@ def models(as_json: AsJson = False) -> None:
         for card in cards
     ]
     if as_json:
-        last = {"round": refused.round, "recipe": refused.recipe, **refused.decision.model_dump()} if refused else None
+        last = {"round": rejected.round, "recipe": rejected.recipe, **rejected.decision.model_dump()} if rejected else None
         champions = {name: pointer.as_dict() for name, pointer in pointers.items()}
-        print_json({"models": rows, "champions": champions, "refused": last})
+        print_json({"models": rows, "champions": champions, "rejected": last})
         return
     if rows:
         out.print(rows_table([{**row, "bytes": human_bytes(row["bytes"]), "share": _answers(row["share"])} for row in rows]))
@@ -121,8 +121,8 @@ def models(as_json: AsJson = False) -> None:
                 out.print(sentence, style="dim", highlight=False, soft_wrap=True)
     else:
         out.print("No model has been released yet: retrieval order and the packaged models are served. Train one: headrace train")
-    if refused is not None:
-        said = f"round {refused.round} ({refused.recipe}) was rejected: {refused.decision.why}"
+    if rejected is not None:
+        said = f"round {rejected.round} ({rejected.recipe}) was rejected: {rejected.decision.why}"
         out.print(said, style="dim", highlight=False, soft_wrap=True)
 
 

@@ -41,7 +41,8 @@ def total_rates(journal: Mapping[str, Any]) -> dict[str, Any]:
 def stage_rates(journal: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each stage, in the order of the ledger, JSON-ready.
 
-    `active_s` is the time at work, null for a component that is no stage; `bytes_per_question` only for stages at question time.
+    `active_s` is the time at work, null for a component that is not a stage; `bytes_per_question` is only for stages at
+    question time.
     """
     times, questions = {one["stage"]: one for one in _timeline(journal)}, _questions(journal)
     rows: dict[str, dict[str, Any]] = {}

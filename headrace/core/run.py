@@ -203,7 +203,7 @@ def set_aside(home: Path, archived: Iterable[str]) -> None:
 def journal_of(home: Path, run: str | None, *, command: str | None = None) -> dict[str, Any]:
     """The journal of a run by id or unambiguous prefix; by default the newest (of a command) that handled something.
 
-    A listing or a failed verdict is no run one asks for; where all were such, it is the newest. Raises `NotFound`.
+    A listing or a failed verdict is not a run to ask for; where all were such, it is the newest. Raises `NotFound`.
     """
     known = (j for j in newest_first(home, prefix=run or "", command=command) if command is None or j["command"] == command)
     if run is None:

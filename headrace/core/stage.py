@@ -112,9 +112,10 @@ J = TypeVar("J", bound=_Given)
 class _Declare:
     """Makes a stage from a function. One overload per number of runner-supplied parameters; the longest match applies."""
 
-    def __init__(self, sentence: str, phase: str) -> None:
+    def __init__(self, sentence: str, phase: str, counted_as: str) -> None:
         self._sentence = sentence
         self._phase = phase
+        self._counted_as = counted_as
 
     # fmt: off
     @overload
@@ -153,17 +154,20 @@ class _Declare:
                 ports += [Port(name, store, handle, many=True) for store in note.stores]
             else:
                 ports.append(Port(name, note, handle))
-        return Stage(function.__name__, self._sentence, tuple(ports), function, tuple(inputs), self._phase)
+        return Stage(self._counted_as or function.__name__, self._sentence, tuple(ports), function, tuple(inputs), self._phase)
 
 
-def stage(sentence: str, *, phase: str = "") -> _Declare:
+def stage(sentence: str, *, phase: str = "", counted_as: str = "") -> _Declare:
     """Declare a stage from a function's signature: first its handles with their stores, and what the runner has; then its inputs.
 
-    The runner has `batches`, `bars` and `metadata`, the metadata store, which holds no data of a pipeline and is in no tier.
+    The runner has `batches`, `bars` and `metadata`, the metadata store, which is in no tier and not metered.
+
+    A stage has its function's name. One that takes the same step of a pipeline in another way is `counted_as` the other: the
+    ledger and the diagrams show both under one name.
 
     A handle parameter that names no store raises `TypeError` at import.
     """
-    return _Declare(sentence, phase)
+    return _Declare(sentence, phase, counted_as)
 
 
 def _annotated(hint: Any) -> tuple[Any, Store | Each | None]:

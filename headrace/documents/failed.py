@@ -85,7 +85,9 @@ def leave_out(
     where = f"tenant = {quoted(tenant)} AND uri in ({', '.join(map(quoted, names))})"
     recorded = events.read(where=where).sort_by(IN_ORDER).to_pylist()
     if not recorded or recorded[-1]["kind"] != "put":
-        raise NotFound(f"No document {uri!r} of tenant {tenant} is waiting or indexed.", hint="GET /v1/documents lists them.")
+        raise NotFound(
+            f"No document {uri!r} of tenant {tenant} is waiting or indexed.", hint="headrace documents list shows them."
+        )
     event = {**recorded[-1], "uri": composed(uri)}
     before = documents.read((*KEPT, *ORIGIN, "status"), f"document_id = {quoted(document_id(tenant, event['uri']))}")
     rows = before.sort_by(ROWS_IN_ORDER).to_pylist()

@@ -127,7 +127,7 @@ def _is_rule(line: str) -> bool:
 
 
 def _cut_table(block: str, room: int) -> Iterator[tuple[int, str]]:
-    """Groups of rows, each below the header; of a table too wide for that, groups of cells, each behind its column's name."""
+    """Groups of rows, each below the header; of a table too wide for that, groups of cells, each after its column's name."""
     header, _, *rows = block.split("\n")
     names = _cells(header)
     rule = "|" + "-|" * len(names)  # as short as Markdown allows: every dash is a word piece

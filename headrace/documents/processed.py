@@ -1,4 +1,4 @@
-"""Events in their order, up to which of them a table has processed what landed, and whose turn it is.
+"""Queues of landed events, how far a table has processed them, and which tenant is next.
 
 Tenants take turns, so one may be ahead of others in a partition.
 """

@@ -1,12 +1,14 @@
-"""put: every document of some folders or prefixes that is new or changed, to the object store and announced on the head."""
+"""put: the bytes of documents to the object store, and an event of each to the head: of files, and of what the API was sent."""
 
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +16,7 @@ from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS, SOURCES
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents.lookup import DocumentLookup
-from headrace.documents.names import check_principals
-from headrace.documents.source import PUT_SENTENCE, announce, event, store
+from headrace.documents.names import check_principals, object_key
 from headrace.documents.sources.hashes import SourceHashes, Stamped
 from headrace.documents.sources.listing import FoundDocument, find
 from headrace.documents.versions import StoredVersion
@@ -57,7 +58,15 @@ class FailedBefore:
     reason: str
 
 
-@stage(PUT_SENTENCE, phase=AHEAD)
+@dataclass(frozen=True)
+class Announced:
+    """Where on the head a document's event is."""
+
+    partition: int
+    offset: int
+
+
+@stage("Puts each source file into the object store and announces it on the head.", phase=AHEAD)
 def put(
     sources: Annotated[ObjectWriter, DOCUMENTS],
     known: Annotated[TableReader, DOCUMENT_ROWS],
@@ -80,15 +89,15 @@ def put(
 
     - `readers` may read the files from now on; an empty sequence opens them to everybody of the tenant. With `None` a document
       keeps the readers it has, a renamed file those of its old name, and a new file is open to everybody of the tenant. The same
-      goes for `attributes`, of which a new file has none. Where those of now matter, `settle` is called first: it brings the
-      table up to the head.
+      goes for `attributes`, of which a new file has none. Where the current readers or attributes matter, `settle` is called
+      first, to bring the table up to the head.
     - A file that cannot be read is announced as refused, with the reason, so that its status is recorded too.
     - A document that was found in one of these folders or prefixes before and is not there any more is announced as deleted. One
       that is empty, or could not be listed in full, deletes nothing: most likely it is not mounted. Where more than ten documents
       and a tenth of them are gone at once, nothing is deleted either, unless `accept_deletions` says so.
     - What has the times, size and inode, or the etag, that it had when it was read before is not read again.
 
-    Raises what `find` raises, and `WrongUsage` where a reader has no name or an attribute is none.
+    Raises what `find` raises, and `WrongUsage` for a reader without a name and an invalid attribute.
     """
     check_principals(readers or ())
     check_attributes(attributes or ())
@@ -147,7 +156,7 @@ def put(
         if was is None and (renamed := inherited.get(sha256)) is not None:
             named["readers"] = renamed.readers if readers is None else readers
             named["attributes"] = renamed.attributes if attributes is None else attributes
-        store(sources, tenant, data)
+        store(sources, tenant, sha256, data)
         return event(tenant, file.uri, "put", **named, sha256=sha256, bytes=len(data))
 
     failed_before = []
@@ -177,3 +186,80 @@ def put(
         announce(events, waiting[start : start + _ANNOUNCE])
     hashes.note(read_now, [(was.source or "", uri) for uri, was in gone.items()])
     return Put(kinds["put"], kinds["unchanged"], kinds["refuse"], len(gone), tuple(failed_before), held_back, there)
+
+
+@stage("Puts the bytes of one document into the object store and announces it on the head.", phase=AHEAD, counted_as="put")
+def put_document(
+    sources: Annotated[ObjectWriter, DOCUMENTS],
+    events: Annotated[TopicWriter, DOCUMENT_EVENTS],
+    tenant: str,
+    uri: str,
+    data: bytes,
+    readers: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
+    sha256: str = "",
+) -> Announced:
+    """Store a document's bytes, then announce it; `sha256` is their hash, where the caller has it.
+
+    `readers` may read it from now on; an empty sequence opens it to everybody of the tenant. `None` leaves the readers as the
+    events before this one have them, also those not parsed yet; a new document is then open to everybody of the tenant. The same
+    goes for its `attributes`, `key=value` each, of which a new document has none.
+    """
+    sha256 = sha256 or hashlib.sha256(data).hexdigest()
+    store(sources, tenant, sha256, data)
+    put_event = event(tenant, uri, "put", readers=readers, attributes=attributes, sha256=sha256, bytes=len(data))
+    return announce(events, [put_event])[0]
+
+
+@stage("Takes a document back: announces that, and deletes its sources where no other document has the same.", phase=AHEAD)
+def delete(
+    sources: Annotated[ObjectWriter, DOCUMENTS],
+    events: Annotated[TopicWriter, DOCUMENT_EVENTS],
+    tenant: str,
+    uri: str,
+    versions: Collection[str],
+) -> Announced:
+    """Announce that a document is deleted, then delete the sources of these versions of it.
+
+    A document that is put again has the readers and attributes it had before, unless the event names others.
+    """
+    announced = announce(events, [event(tenant, uri, "delete")])[0]
+    for version in sorted(versions):
+        sources.delete(object_key(tenant, version))
+    return announced
+
+
+def store(sources: ObjectWriter, tenant: str, sha256: str, data: bytes) -> None:
+    """Write a source unless the tenant has stored the same bytes; their `sha256` is the version of the document."""
+    key = object_key(tenant, sha256)
+    if sources.info(key) is None:
+        sources.put(key, data)
+
+
+def event(
+    tenant: str,
+    uri: str,
+    kind: str,
+    *,
+    readers: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
+    source: str | None = None,
+    **fields: object,
+) -> dict[str, Any]:
+    """A document's event; `kind` is put, refuse or delete. `readers` and `attributes` as in `put`, `source` as in `FoundFile`."""
+    return {
+        "event_id": uuid.uuid4().hex,
+        "kind": kind,
+        "tenant": tenant,
+        "uri": uri,
+        "source": source,
+        "readers": None if readers is None else list(readers),
+        "attributes": None if attributes is None else list(attributes),
+        **{"sha256": "", "bytes": 0, "reason": "", **fields},
+        "at": datetime.now(UTC),
+    }
+
+
+def announce(events: TopicWriter, announced: Sequence[dict[str, Any]]) -> list[Announced]:
+    """Append events to the head; all of one document go to one partition, in their order."""
+    return [Announced(*place) for place in events.append(list(announced), key="uri")]

@@ -1,6 +1,6 @@
 """The documents table: the newest row of each document, which version of it answers, to whom, and what it is filtered by.
 
-Each row is one version of a document as one event announced it. If a stage behind `parse` cannot take a version in, the event has
+Each row is one version of a document as one event announced it. If a stage after `parse` cannot take a version in, the event has
 a second row that says so (`failed.py`).
 """
 

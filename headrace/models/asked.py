@@ -1,4 +1,4 @@
-"""What a question asks for: the kind of answer, the nouns behind its question word, its unit, and what the answer follows."""
+"""What a question asks for: the kind of answer, the nouns after its question word, its unit, and what the answer follows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NUMERALS = (
     )
     | _words("dozen half twice once second third fourth fifth")
 )
-# What a noun behind "what" or "which" asks for.
+# What a noun after "what" or "which" asks for.
 _NOUNS = {
     "when": _words("year date day time month century decade era period season jahr tag datum monat"),
     "quantity": _words(
@@ -92,7 +92,7 @@ _MEASURES = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What a question asks for: its kind, the nouns behind its question word, and its other words with their weights.
+    """What a question asks for: its kind, the nouns after its question word, and its other words with their weights.
 
     `acts` says whether the answer is what acts ("who wrote it"); `preposition` is the one that the answer may follow.
     """
@@ -132,7 +132,7 @@ def asked_of(question: str, weights: Mapping[str, float]) -> Asked:
 
 
 def _nouns(words: Sequence[str], at: int) -> frozenset[str]:
-    """The nouns behind "what", "which" or "how many", or of "what is the name of"."""
+    """The nouns after "what", "which" or "how many", or of "what is the name of"."""
     rest = list(words[at + 1 :])
     if words[at : at + 1] in (["how"], ["wie"]):
         rest = rest[1:] if rest[:1] and rest[0] in ("many", "much", "viel", "viele") else []

@@ -15,7 +15,7 @@ from headrace.models.ranking import RankingWeights, of_retrieval_weight
 def _inside(name: str) -> str:
     path = PurePosixPath(name)
     if not path.parts or len(path.parts) > 2 or path.is_absolute() or ".." in path.parts or str(path) != name:
-        raise ValueError(f"{name!r} is no file name inside a release")
+        raise ValueError(f"{name!r} is not a file name inside a release")
     return name
 
 
@@ -61,7 +61,7 @@ class RerankerCard(Card):
             return card
         weight = card["retrieval_weight"]
         if not isinstance(weight, int | float) or not 0 <= weight <= 1:
-            raise ValueError("retrieval_weight is no number from 0 to 1")
+            raise ValueError("retrieval_weight is not a number from 0 to 1")
         return {**card, "ranking": of_retrieval_weight(float(weight))}
 
 

@@ -95,7 +95,7 @@ def planned(settings: Settings, endpoints: Endpoints, *, keys: bool) -> Reset:
     if not root.exists():
         raise NotFound(f"There is no home {root}.", hint="Name another with --home DIR.")
     if not root.is_dir() or not (is_home(root) or home.format.exists() or (root / "runs" / "running").is_dir()):
-        raise HomeRefused(f"{root} is no home of Headrace, so nothing in it is removed.", hint="Name a home with --home DIR.")
+        raise HomeRefused(f"{root} is not a home of Headrace, so nothing in it is removed.", hint="Name a home with --home DIR.")
     if home.platform.is_symlink():
         raise HomeRefused(f"{home.platform} is a link, and no reset leaves the home.", hint="Put the folder itself in its place.")
     if (owner := root.stat().st_uid) != os.geteuid():

@@ -1,6 +1,6 @@
 """Training rounds and the serving of their results, for commands and `headrace up`.
 
-`training` and `answering` share only the catalog; here a training result goes into service. A re-ranker or a generator is
+`training` and `answering` do not import each other; here a training result goes into service. A re-ranker or a generator is
 served by moving a pointer. An embedder needs an index made with it, so its pointer follows the index.
 """
 

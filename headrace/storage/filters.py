@@ -54,7 +54,7 @@ class Filters:
         for text in given:
             match = _FILTER.fullmatch(text)
             if match is None or not match[3] or len(match[3]) > _VALUE_CHARACTERS or not _is_text(match[3]):
-                raise WrongUsage(f"{text[:100]!a} is no filter.", hint=_FORM)
+                raise WrongUsage(f"{text[:100]!a} is not a filter.", hint=_FORM)
             key, comparison, value = match.groups()
             said.append(f"{key}{comparison}{value}")  # without what stood around the sign, line ends too
             if key == CHANGED:
@@ -82,7 +82,7 @@ def check_attributes(attributes: Iterable[str]) -> None:
     for attribute in given:
         if not re.match(ATTRIBUTE, attribute) or attribute.endswith("\n") or not _is_text(attribute):
             raise WrongUsage(
-                f"{attribute[:100]!a} is no attribute.",
+                f"{attribute[:100]!a} is not an attribute.",
                 hint="Write key=value, such as team=hydro: the key in lower-case letters, digits, - and _.",
             )
         if (key := attribute.partition("=")[0]) in RESERVED:

@@ -1,10 +1,11 @@
 """The metadata store: tenants and API keys, in SQLite under the home or in the user's PostgreSQL.
 
-It also keeps, by key, what the tables say of each document (`documents/lookup.py`); all of that can be made again from them.
+It also keeps, by key, what the tables say of each document (`documents/lookup.py`) and the hashes of files that were read
+(`documents/sources/hashes.py`); all of that can be made again.
 
 It also buffers audit lines until the audit table has them, so that a change and its line are one transaction.
 
-It holds control data, not pipeline data, so it has no tier, no lane in the diagram and no ledger rows.
+It is in no tier: it has no lane in the diagram, and what is read from it and written to it is not in the ledger.
 
 An API key is `hr_ID_SECRET` with a secret of 256 random bits. Only its HMAC-SHA256 under the key's id is stored: a secret of this
 length cannot be guessed at any speed, so a slow hash would cost time on every request and protect nothing. The id salts the hash

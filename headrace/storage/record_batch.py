@@ -89,7 +89,7 @@ def _unpacked(codec: int, data: bytes) -> bytes:
             gzip = zlib.decompressobj(31)
             unpacked = gzip.decompress(data, _UNPACKED_BYTES + 1)
             if not gzip.eof:
-                raise ValueError("it is cut off, or unpacks to too much")
+                raise ValueError("it is cut off, or its decompressed size exceeds the limit")
         case 2:
             unpacked = b"".join(_snappy(piece) for piece in _framed(data))
         case 3 | 4:
@@ -97,7 +97,7 @@ def _unpacked(codec: int, data: bytes) -> bytes:
         case _:
             raise ValueError(f"there is no codec {codec}")
     if len(unpacked) > _UNPACKED_BYTES:
-        raise ValueError("it unpacks to too much")
+        raise ValueError("its decompressed size exceeds the limit")
     return bytes(unpacked)
 
 
@@ -124,7 +124,7 @@ def _snappy(data: bytes) -> bytes:
         if byte < 0x80:
             break
     if size > _UNPACKED_BYTES:
-        raise ValueError("it unpacks to too much")
+        raise ValueError("its decompressed size exceeds the limit")
     return bytes(pa.decompress(data, size, "snappy", asbytes=True))
 
 

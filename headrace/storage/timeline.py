@@ -137,7 +137,7 @@ class Timeline:
         end = self._now()
         with self._lock:
             own = self._stages.get(stage)
-            if own is None:  # of a component that is no stage
+            if own is None:  # of a component that is not a stage
                 return
             start = max(0.0, end - seconds)
             if threading.get_ident() in own.threads:

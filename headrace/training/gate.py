@@ -24,7 +24,7 @@ def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -
     if evaluation.confidence is None or evaluation.users < gate.least_users:
         there = f"{_count(evaluation.questions, 'held-out question')} judged by {_count(evaluation.users, 'user')}"
         needed = f"{_count(gate.least_questions, 'question')} and {_count(gate.least_users, 'user')}"
-        return False, f"too little to decide by: {there}, it takes {needed} ({means})"
+        return False, f"not enough evidence: {there}; at least {needed} are required ({means})"
     if evaluation.confidence < gate.confidence:
         if evaluation.champion_version == NONE and model == RERANKER and not _weight(evaluation, RERANKER_LOGIT):
             return False, f"on the tuning questions its score added nothing to retrieval's ({shown})"

@@ -232,7 +232,7 @@ def begin(rounds: ObjectWriter, plan: Plan) -> Plan:
 def amend(rounds: ObjectWriter, former: Plan, plan: Plan) -> Plan:
     """Put a plan in the place of the one that was begun. Raises `LostRace` where that is not there any more."""
     key = f"{name(plan.round)}.plan.json"
-    lost = LostRace("Somebody took back what this round learns from.", hint="Run the command again: it learns without it.")
+    lost = LostRace("Data in this round's plan was withdrawn.", hint="Run again: a new round excludes it.")
     try:
         data, etag = rounds.get_with_etag(key)
     except NotFound:

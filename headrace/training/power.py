@@ -124,7 +124,7 @@ def lacking(recipe: str, model: str, found: Power, gate: Gate) -> NothingToLearn
     if found.questions < found.needed:
         missing = found.needed - found.questions
         in_all = "" if model == RANKING else f", a quarter of about {math.ceil(missing / _QUARTER):,} more judged questions"
-        seen = f"{are} too few to decide by, it takes {gate.least_questions:,}"
+        seen = f"{are} not enough evidence; at least {gate.least_questions:,} are required"
         if found.gain is not None and found.gain > found.plausible:
             seen = (
                 f"could show a gain of {found.gain:.4f} at the smallest, and no more than {found.plausible:.4f} is plausible"
@@ -135,8 +135,8 @@ def lacking(recipe: str, model: str, found: Power, gate: Gate) -> NothingToLearn
         )
     if found.users < gate.least_users:
         return NothingToLearn(
-            f"{recipe} is not trained: {there} {are} known, by {found.users:,} user{'' if found.users == 1 else 's'},"
-            f" it takes {gate.least_users:,}.",
+            f"{recipe} is not trained: {there} {are} known, by {found.users:,} user{'' if found.users == 1 else 's'};"
+            f" at least {gate.least_users:,} are required.",
             hint="More people have to judge answers, or set training.gate.least_users = 1 for a home of one user.",
         )
     return None

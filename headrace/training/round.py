@@ -125,7 +125,7 @@ def plan(
     if earlier is not None and _same(new, earlier):
         raise NothingToLearn(
             f"{recipe} is not trained: round {earlier.round} learned from the same verdicts and was"
-            f" {'promoted' if earlier.decision.promote else 'refused'}: {earlier.decision.why}.",
+            f" {'promoted' if earlier.decision.promote else 'rejected'}: {earlier.decision.why}.",
             hint="Gather more verdicts, or train with another recipe.",
         )
     return manifest.begin(rounds, new)
@@ -279,7 +279,7 @@ def _round(
         raise  # the round is resumed once there is space
     except Permanent:
         # It would fail in the same way every time, and no other round could begin.
-        runner.run(withdraw, number=planned.round)
+        runner.run(withdraw_plan, number=planned.round)
         raise
     decision = runner.run(
         promote,
@@ -299,6 +299,6 @@ def _round(
 
 
 @stage("Withdraws the plan of a round that cannot be completed.")
-def withdraw(rounds: Annotated[ObjectWriter, ROUNDS], number: int) -> None:
+def withdraw_plan(rounds: Annotated[ObjectWriter, ROUNDS], number: int) -> None:
     """Remove the plan, so that the next round is planned anew."""
     manifest.withdraw(rounds, number)

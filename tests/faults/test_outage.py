@@ -263,7 +263,7 @@ def test_indexing_that_is_held_up_says_since_when_and_goes_on(service: Api, acme
         acme.put("/v1/documents/held.md", content=b"# Held\n\nIt is held up.").raise_for_status()
         until(60, lambda: "indexing" in wanting(service), lambda: health(service))
         first = wanting(service)["indexing"]
-        assert first["state"] == "is held up and tried again (RequestRefused)"
+        assert first["state"] == "fails and is tried again (RequestRefused)"
         assert metric(service, "headrace_indexing_failing") == 1.0
         assert metric(service, 'headrace_up{part="indexing"}') == 0.0
         said = run(service.home, "status", code=1).stdout

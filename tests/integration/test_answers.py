@@ -379,13 +379,13 @@ def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(app: 
 
         assert put("one.md", 101) == (
             403,
-            "This tenant may store 100 bytes, has 0 and this document has 101. Earlier versions count too. Delete some"
+            "Quota exceeded: limit 100 bytes, in use 0, this document 101. Earlier versions count too. Delete some"
             " documents, which deletes all of theirs, or ask for more.",
         )
         assert put("one.md", 60)[0] == 202
         assert put("two.md", 41)[0] == 403
         assert put("two.md", 40)[0] == 202
-        assert put("three.md", 1)[1].startswith("This tenant stores 2 documents, which is its limit.")
+        assert put("three.md", 1)[1].startswith("Quota exceeded: limit 2 documents, in use 2.")
         assert put("one.md", 59)[0] == 403, "what it would replace stays stored"
         gone = page.delete("/v1/documents/one.md", params={"tenant": "stores"})
         assert gone.status_code == 202

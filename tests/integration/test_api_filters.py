@@ -88,7 +88,7 @@ def test_the_command_line_gives_attributes_and_filters_by_them(api: Any) -> None
     assert searched("site=north", "document=sites/") == (["sites/north.md"], "")
     assert searched("site=south") == ([], "nothing that may be read matches the filter site=south")
     assert "key=value" in run(api.home, "search", QUESTION, "--filter", "north", code=2).stderr
-    assert "no attribute" in run(api.home, "index", folder, "--attribute", "north", code=2).stderr
+    assert "not an attribute" in run(api.home, "index", folder, "--attribute", "north", code=2).stderr
     run(api.home, "index", folder, "--no-attributes")
     assert searched("site=north")[0] == []
 

@@ -277,7 +277,7 @@ def test_a_round_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endp
     rounds = {one["round"]: one for one in made}
     every, fewer = (sum(rounds[first["round"] + more]["dataset"]["questions"].values()) for more in (0, 1))
     assert every - fewer == 30 <= fewer
-    last, refused = rounds[first["round"] + 1], headrace.json("models")["refused"]
+    last, refused = rounds[first["round"] + 1], headrace.json("models")["rejected"]
     assert (refused or {}).get("why") == (None if last["promoted"] else last["why"])
     assert last["promoted"] or f"was rejected: {last['why']}" in headrace("models")
     assert [model["version"] for model in headrace.json("trace", place)["models"]] == [version], "nobody else learned from it"

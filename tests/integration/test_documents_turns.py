@@ -8,21 +8,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace.api.document_view import Document, DocumentView
 from headrace.api.documents import Documents
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, Store
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents import chunk as splits
 from headrace.documents import parse as parsing
-from headrace.documents import processed, source, unsplit
+from headrace.documents import processed, unsplit
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.pieces import pieces
 from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets, Turns
+from headrace.documents.put import put_document
 from headrace.documents.splitting import Splitting
 from headrace.documents.unsplit import UnsplitVersions
+from headrace.documents.view import Document, DocumentView
 from headrace.ingest.land import land
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings, TenantLimits
@@ -65,7 +66,7 @@ def put(runner: Runner, **uris: list[str]) -> None:
     for tenant, names in uris.items():
         for uri in names:
             text = f"# {uri}\n\nThe gate {uri} of {tenant} is open.\n"
-            runner.run(source.put, tenant=tenant, uri=uri, data=text.encode())
+            runner.run(put_document, tenant=tenant, uri=uri, data=text.encode())
     end = time.monotonic() + 30
     while events.count() < wanted:
         assert time.monotonic() < end
@@ -146,7 +147,7 @@ def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(
 ) -> None:
     monkeypatch.setattr(splits, "_SLICE_S", 0.05)
     text = "\n\n".join(f"The gate number {number} of the long canal is open on weekdays." for number in range(4_000))
-    runner.run(source.put, tenant="lengthy", uri="l0.md", data=text.encode())
+    runner.run(put_document, tenant="lengthy", uri="l0.md", data=text.encode())
     put(runner, lengthy=["l1.md"])
     runner.run(parsing.parse, limits=LIMITS)
     state = Splitting()

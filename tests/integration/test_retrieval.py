@@ -26,10 +26,9 @@ from headrace.core.maintain import maintain
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents import chunk as splits
-from headrace.documents import source
 from headrace.documents.embed import Embed
 from headrace.documents.index import Indexed, bring_up, catch_up, index_documents, take_in
-from headrace.documents.put import put
+from headrace.documents.put import put, put_document
 from headrace.documents.splitting import Splitting
 from headrace.errors import Unavailable, WrongUsage
 from headrace.platform.address import brought, overlay
@@ -588,7 +587,7 @@ def test_attributes_are_kept_until_others_are_named_and_embed_nothing(runner: Ru
     assert (done.put.put, done.embedded.chunks, done.embedded.relabelled) == (2, 0, 2)
     assert selected("site=north", "crew=7") == both
     assert selected("site=north", "crew=8") == set()
-    with pytest.raises(WrongUsage, match="no attribute"):
+    with pytest.raises(WrongUsage, match="not an attribute"):
         labelled("north")
     (docs / "a.md").rename(docs / "c.md")  # with its attributes
     (docs / "b.md").write_text("The weir is short.")
@@ -636,7 +635,7 @@ def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
     # Closed on the head, where no table knows of it yet.
     runner.run(put, tenant=tenant, places=[docs], most_bytes=SETTINGS.document_bytes, readers=["hr"])
     if way == "bytes":
-        runner.run(source.put, tenant=tenant, uri="docs/a.md", data=b"The pond is shallow.")
+        runner.run(put_document, tenant=tenant, uri="docs/a.md", data=b"The pond is shallow.")
         catch_up(runner, SETTINGS)
     elif way == "renamed":
         (docs / "a.md").rename(docs / "c.md")

@@ -37,10 +37,10 @@ from headrace.catalog import (
 )
 from headrace.core.run import Run
 from headrace.core.runner import Runner
-from headrace.documents import source
 from headrace.documents.index import catch_up
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id
+from headrace.documents.put import put_document
 from headrace.ingest.dead_letters import reland
 from headrace.ingest.land import Landed, land
 from headrace.ingest.positions import property_name
@@ -123,7 +123,7 @@ def forgeries(runner: Runner, topic: Store, event: dict[str, Any]) -> list[Heade
 
 
 def test_a_closed_document_is_neither_opened_nor_deleted_and_nobody_speaks_for_another(runner: Runner) -> None:
-    runner.run(source.put, tenant="acme", uri="pay.md", data=TEXT, readers=["boss"])
+    runner.run(put_document, tenant="acme", uri="pay.md", data=TEXT, readers=["boss"])
     runner.run(land)
     before = unsigned(runner)
     attacks = [
@@ -348,9 +348,9 @@ def test_dead_letters_without_a_signature_land_only_when_somebody_says_so(runner
 def test_a_signed_event_that_is_written_again_undoes_nothing(runner: Runner) -> None:
     """Who can read the topic can write what he read once more, signature and all."""
     put = {"tenant": "acme", "uri": "plan.md", "data": b"# Plan\n\nWe sell the mill."}
-    opened = runner.run(source.put, **put, readers=[])
+    opened = runner.run(put_document, **put, readers=[])
     index(runner)
-    runner.run(source.put, **put, readers=["boss"])
+    runner.run(put_document, **put, readers=["boss"])
     index(runner)
     spy = Consumer({"bootstrap.servers": runner.endpoints.kafka_bootstrap, "group.id": "spy", "auto.offset.reset": "earliest"})
     spy.assign([TopicPartition(DOCUMENT_EVENTS.name, opened.partition, opened.offset)])

@@ -154,7 +154,7 @@ def test_a_handful_of_questions_buys_no_model(loop: TrainingLoop) -> None:
     assert {row["tenant"] for row in examples(loop).values()} == {"alpha"}, "nobody asked beta"
     assert loop.unshared() == {"beta"}
     # Nor is it enough where fewer questions are: one user alone judged them.
-    with pytest.raises(NothingToLearn, match="judged questions are known, by 1 user, it takes 3"):
+    with pytest.raises(NothingToLearn, match="judged questions are known, by 1 user; at least 3 are required"):
         few(learning(loop, simulated=True)).round("ranking")
     assert manifest.numbers(ObjectReader(ROUNDS, loop.runner.endpoints, METER)) == []
     assert loop.runner.open(ObjectReader, MODELS, stage="test").info("ranking/champion.json") is None

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace.api.document_view import DocumentView
 from headrace.api.documents import Documents
 from headrace.core.run import Run
 from headrace.core.runner import Runner
+from headrace.documents.view import DocumentView
 from headrace.errors import Forbidden, QuotaReached
 from headrace.platform import open_platform
 from headrace.settings import Settings, TenantLimits

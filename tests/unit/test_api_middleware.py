@@ -234,7 +234,7 @@ def test_a_browser_shows_nothing_to_a_web_page_of_another_origin(origin: str) ->
 @pytest.mark.parametrize("wrong", ["chat.example.net", f"{CHAT}/", f"{CHAT}/page", "ftp://chat.example.net", ""])
 def test_what_no_browser_sends_as_an_origin_is_refused_in_the_settings(wrong: str) -> None:
     assert ApiSettings(origins=(CHAT, "http://127.0.0.1:3000", "*")).origins[0] == CHAT
-    with pytest.raises(ValidationError, match="is no origin; write scheme, name and port alone"):
+    with pytest.raises(ValidationError, match="is not an origin; write scheme, name and port alone"):
         ApiSettings(origins=(wrong,))
 
 

@@ -147,7 +147,7 @@ def test_the_address_and_the_names_it_answers_to_are_settings(tmp_path: Path) ->
     for name in ("x.pem", "missing.pem"):
         with pytest.raises(BadSettings, match=r"TLS cannot be served .*x.pem|missing.pem"):
             check_certificate(ApiSettings(certificate=tmp_path / name, key=tmp_path / name))
-    with pytest.raises(WrongUsage, match="no address of this machine"):
+    with pytest.raises(WrongUsage, match="not an address of this machine"):
         bound(0, "192.0.2.1")
 
 

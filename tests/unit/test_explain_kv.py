@@ -204,11 +204,11 @@ def test_the_command_prints_the_curve_and_json(
     assert "Not worth it" in text
     for words, said in (
         (("--capacity", "much"), "--capacity takes a size"),
-        (("--capacity", "0"), "more than 0 bytes"),
+        (("--capacity", "0"), "--capacity must be greater than 0"),
         (("--policy", "mru"), "There is no policy"),
         (("--kv-type", "fp3"), "There is no type"),
         (("--bandwidth", "0"), "bandwidth must be more than 0"),
-        (("--ttl", "0"), "--ttl takes more than 0"),
+        (("--ttl", "0"), "--ttl must be greater than 0"),
         (("--output", str(tmp_path / "x.gif")), "cannot be drawn as"),
     ):
         code, _, error = run(*words)

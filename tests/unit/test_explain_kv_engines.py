@@ -111,7 +111,7 @@ def test_a_local_disk_is_no_shared_file_system(tmp_path: Path) -> None:
     with pytest.raises(WrongUsage, match="which other servers do not see"):
         kv_config("vllm-tiering", replace(ASKED, mount=tmp_path))
     assert kv_config("vllm-tiering", replace(ASKED, mount=tmp_path, allow_local=True)).commands
-    with pytest.raises(WrongUsage, match="no absolute path"):
+    with pytest.raises(WrongUsage, match="not an absolute path"):
         kv_config("vllm-tiering", replace(ASKED, mount=Path("kv")))
 
 

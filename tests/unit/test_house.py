@@ -72,7 +72,7 @@ def test_what_prose_says_a_module_holds_is_in_it() -> None:
 def _defined(tree: ast.Module) -> Iterator[str]:
     """The functions and classes of a module, and the methods of each class."""
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
         if isinstance(node, ast.ClassDef):
             yield from (f"{node.name}.{one.name}" for one in node.body if isinstance(one, ast.FunctionDef))
@@ -151,3 +151,16 @@ def _imported(node: ast.stmt) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         return [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
     return []
+
+
+def test_no_two_stages_share_a_name() -> None:
+    """The ledger's rows, the diagrams and a trace name stages; one that shares another's name says so (`counted_as`)."""
+    places = defaultdict(list)
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and any(
+                isinstance(one, ast.Call) and getattr(one.func, "id", "") == "stage" for one in node.decorator_list
+            ):
+                places[node.name].append(f"{path}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+    assert len(places) > 50

@@ -118,9 +118,12 @@ def test_a_better_challenger_is_promoted_and_the_numbers_are_said() -> None:
         ({"confidence": 0.94}, "better with only 94.0% confidence, 95% is required"),
         (
             {"questions": 2, "users": 1, "confidence": None},
-            "too little to decide by: 2 held-out questions judged by 1 user, it takes 30 questions and 3 users",
+            "not enough evidence: 2 held-out questions judged by 1 user; at least 30 questions and 3 users are required",
         ),
-        ({"users": 2}, "too little to decide by: 40 held-out questions judged by 2 users, it takes 30 questions and 3 users"),
+        (
+            {"users": 2},
+            "not enough evidence: 40 held-out questions judged by 2 users; at least 30 questions and 3 users are required",
+        ),
         ({"questions": 0, "confidence": None}, "no held-out question can tell the two apart"),
         (
             {"confidence": 0.0, "card": {"ranking": {"weights": {"retrieval": 1.0, "reranker": 0.0}}}},

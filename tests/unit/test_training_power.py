@@ -107,13 +107,13 @@ def test_too_little_says_what_it_would_take() -> None:
     assert hint.startswith("It takes about 235 more, a quarter of about 940 more judged questions.")
     few = POWER.model_copy(update={"questions": 1, "needed": 30, "plausible": 0.3, "gain": 0.25})
     message, hint = said("ranking", few)
-    assert message == "ranking is not trained: 1 judged question is too few to decide by, it takes 30."
+    assert message == "ranking is not trained: 1 judged question is not enough evidence; at least 30 are required."
     assert hint.startswith("It takes about 29 more.")
     none = POWER.model_copy(update={"questions": 0, "needed": 30, "gain": None})
-    assert "0 judged questions are too few to decide by" in said("ranking", none)[0]
+    assert "0 judged questions are not enough evidence" in said("ranking", none)[0]
     alone = POWER.model_copy(update={"needed": 30, "users": 1})
     message, hint = said("ranking", alone)
-    assert message == "ranking is not trained: 40 judged questions are known, by 1 user, it takes 3."
+    assert message == "ranking is not trained: 40 judged questions are known, by 1 user; at least 3 are required."
     assert "training.gate.least_users = 1" in hint
     perfect = estimated("ranking", questions(40), None, Gate())
     assert (perfect.present, perfect.needed) == (1.0, None)

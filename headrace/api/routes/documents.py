@@ -14,12 +14,12 @@ from starlette.datastructures import UploadFile
 
 from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving, Writing
-from headrace.api.document_view import Document
 from headrace.api.middleware import AuditNotes
 from headrace.api.schemas import ApiResponse, TenantName
 from headrace.api.service import Service
 from headrace.api.threads import RequestThread
 from headrace.documents.names import check_principals, existing_uri, new_uri
+from headrace.documents.view import Document
 from headrace.errors import WrongUsage
 from headrace.storage.filters import check_attributes
 from headrace.storage.metadata import AuditLine

@@ -61,7 +61,7 @@ def with_values(lines: Sequence[TextLine], values: Sequence[FieldValue]) -> list
 
 
 def _distance(box: Box, value: FieldValue) -> float | None:
-    """How far a value is from a line at its height: in front of it if it is a mark, otherwise behind it."""
+    """How far a value is from a line at its height: in front of it if it is a mark, otherwise after it."""
     middle = (value.box[1] + value.box[3]) / 2
     if not box[1] - 2 <= middle <= box[3] + 2 and not value.box[1] <= (box[1] + box[3]) / 2 <= value.box[3]:
         return None

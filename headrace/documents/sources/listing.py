@@ -27,7 +27,7 @@ class FoundDocument(Protocol):
         ...
 
     def settled(self, stamp: str) -> bool:
-        """Whether a later change is sure to give another stamp than this one, of a moment ago."""
+        """Whether any later change will give a stamp other than this one, which was just read."""
         ...
 
     def read(self, most_bytes: int) -> bytes:

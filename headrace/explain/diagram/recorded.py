@@ -17,7 +17,7 @@ from headrace.training.round import TRAINING
 
 PIPELINES = {pipeline.name: pipeline for pipeline in (INFERENCE, TRAINING)}
 _CORE = {INFERENCE.name: {"embed", "retrieve"}, TRAINING.name: {"finetune"}}
-"""Stages of which a run must have one, to be drawn without being asked for: a verdict alone is no run of a pipeline."""
+"""Stages of which a run must have one, to be drawn without being asked for: a verdict alone is not a run of a pipeline."""
 
 
 @dataclass(frozen=True)

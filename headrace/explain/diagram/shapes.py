@@ -18,7 +18,7 @@ def plain(shape: Any) -> None:
 
 
 def describe(shape: Any, name: str, alt: str) -> None:
-    """Name a shape, with its number behind the name, and give it alternative text unless that is empty."""
+    """Name a shape, with its number after the name, and give it alternative text unless that is empty."""
     properties = shape._element.xpath(".//p:cNvPr")[0]
     properties.set("name", f"{name} {properties.get('id')}")
     if alt:

@@ -86,7 +86,7 @@ def kv_config(engine: str, request: KvRequest) -> KvConfig:
     if request.kv_type not in TYPE_BYTES:
         raise WrongUsage(f"There is no type {request.kv_type!r}.", hint=f"Choose from {', '.join(TYPE_BYTES)}.")
     if not request.mount.is_absolute():
-        raise WrongUsage(f"{request.mount} is no absolute path.", hint="Name the mount point, such as /mnt/nfs/kv.")
+        raise WrongUsage(f"{request.mount} is not an absolute path.", hint="Name the mount point, such as /mnt/nfs/kv.")
     memory = request.memory_bytes or math.ceil(request.staging_bytes * _HEADROOM / _GB) * _GB
     where = _shared(request)
     if memory < request.staging_bytes:
@@ -138,7 +138,7 @@ def _lmcache(request: KvRequest, memory: int) -> KvConfig:
             raise WrongUsage(
                 "LMCache has either checksums or a bound on plain files: its adapter `fs` checks what it reads and deletes"
                 " nothing, `fs_native` deletes and does not check.",
-                hint="Leave out --capacity and set a quota on the directory, or accept wrong answers from rotten files:"
+                hint="Leave out --capacity and set a quota on the directory, or accept wrong answers from corrupted files:"
                 " --no-integrity.",
             )
         adapter: dict[str, Any] = {"type": "fs", **base, "checksum": "crc32"}
@@ -161,7 +161,7 @@ def _lmcache(request: KvRequest, memory: int) -> KvConfig:
         }
         facts = (f"Each of {request.servers} servers counts what it wrote: {human_bytes(each)} each.",)
         warnings = (
-            "Nothing checks what is read: a rotten file of the right size becomes a wrong answer.",
+            "Nothing checks what is read: a corrupted file of the right size becomes a wrong answer.",
             "A server counts from zero after a restart (LMCache issue 4564): set a quota on the directory too.",
         )
     server = (

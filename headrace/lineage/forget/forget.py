@@ -20,14 +20,14 @@ from typing import Any
 
 from headrace.catalog import DOCUMENT_EVENTS, FEEDBACK, INTERACTIONS, SUPPRESSIONS
 from headrace.core.runner import Runner
-from headrace.documents import source
+from headrace.documents.put import delete
 from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import land
 from headrace.ingest.trim import trim
 from headrace.lineage.forget.datasets import find_examples, strike_examples
 from headrace.lineage.forget.index import drop_copies, drop_kv, find_stored, still_indexed, strike_stored
 from headrace.lineage.forget.journal import Journal, close, newest_proof, note, open_journal
-from headrace.lineage.forget.remains import find_learned, find_named, in_head, kept_sources, remains, withdraw
+from headrace.lineage.forget.remains import find_learned, find_named, in_head, kept_sources, remains, withdraw_unfinished
 from headrace.lineage.forget.rows import find_document, find_user, purge, strike_document, strike_user, suppress, unread
 from headrace.lineage.forget.subject import USER, Subject
 
@@ -44,7 +44,7 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
     before = runner.run(newest_proof, subject=subject)
     _land(runner)
     if subject.kind != USER and runner.run(still_indexed, subject=subject):
-        runner.run(source.delete, tenant=subject.tenant, uri=subject.name, versions=())
+        runner.run(delete, tenant=subject.tenant, uri=subject.name, versions=())
         _land(runner)
     changed = _find(runner, subject, journal)
     if not changed and not journal.attempts:
@@ -58,13 +58,13 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
         # Store the journal first: afterwards it may be the only record of what is removed.
         runner.run(note, subject=subject, journal=journal)
         runner.run(suppress, subject=subject, journal=journal, who=who, at=looked)
-        runner.run(withdraw, journal=journal)
+        runner.run(withdraw_unfinished, journal=journal)
         _strike(runner, subject, journal)
         gone: dict[str, Any] = runner.run(purge, subject=subject)
         purged = _added(purged, gone)
         # Again, for answers that were in progress.
         runner.run(drop_kv, subject=subject, journal=journal)
-        runner.run(withdraw, journal=journal)
+        runner.run(withdraw_unfinished, journal=journal)
         _land(runner)
         if not _find(runner, subject, journal):
             break

@@ -50,7 +50,7 @@ def find_named(rounds: Annotated[ObjectReader, ROUNDS], subject: Subject) -> lis
 
 
 @stage("Withdraws the plan of an uncommitted round.")
-def withdraw(rounds: Annotated[ObjectWriter, ROUNDS], journal: Journal) -> None:
+def withdraw_unfinished(rounds: Annotated[ObjectWriter, ROUNDS], journal: Journal) -> None:
     """Withdraw the plan, whose snapshots are about to be removed. A process that runs that round fails; it is planned again."""
     number = max(manifest.numbers(rounds), default=0) + 1
     if manifest.plan(rounds, number) is not None:

@@ -31,7 +31,8 @@ from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader
 
-STATUSES = PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
+PUT, PARSED, INDEXED, DELETING = "put", "parsed", "indexed", "deleting"
+STATUSES = (PUT, PARSED, INDEXED, "failed", DELETING)
 _FIELDS = ("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "at", "partition", "offset")
 _LOOK_S = 1.0  # between looks at the table's snapshot
 _ASK_S = 2.0  # between looks at the index, for documents that another process indexes
@@ -236,6 +237,12 @@ class DocumentView:
                 else:
                     versions[document.version] = document.bytes
             return versions
+
+    def only_of(self, tenant: str, uri: str, versions: Collection[str]) -> set[str]:
+        """Those of a document's `versions`, and of its versions stored since, whose source no other document has."""
+        with self.lock:
+            own = filter(None, {*versions, *self.stored_of(tenant, uri)})
+            return {version for version in own if not self.stores(tenant, version, beside=uri)}
 
     def _stored_since(self, tenant: str) -> tuple[Counter[str], _Versions]:
         """By how many documents more or fewer each version is stored than the tables have it, and the bytes of these versions."""
