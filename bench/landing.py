@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 from confluent_kafka import Producer
 
-from headrace.catalog import EXTRA, FEEDBACK, ORIGIN, Store, Tier
+from headrace.catalog import EXTRA, FEEDBACK, ORIGIN_COLUMNS, Store, Tier
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.ingest.land import Commit, Following, land
@@ -60,7 +60,7 @@ def measure() -> dict[str, Any]:
 
 def _stores(name: str, table: str = "") -> tuple[Store, Store]:
     """A topic of verdicts, and a table for it."""
-    origin = [field.with_nullable(False) for field in ORIGIN]
+    origin = [field.with_nullable(False) for field in ORIGIN_COLUMNS]
     schema = pa.schema([*FEEDBACK.columns, *origin, EXTRA])
     return (
         Store(name, Tier.STREAM, "verdicts to measure with", "", FEEDBACK.columns, partitions=1),

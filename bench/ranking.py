@@ -29,7 +29,8 @@ def measure() -> dict[str, Any]:
         for question in questions:
             shown: list[Candidate] = ranker.candidates(question)
             if kind == "cold":
-                ranking.forget_texts()
+                ranking._text.cache_clear()
+                ranking._stems.cache_clear()
             else:
                 weights.order(question[0]["question"], shown)
             began = time.process_time()

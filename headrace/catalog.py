@@ -59,7 +59,7 @@ def _schema(*required: pa.Field, optional: tuple[pa.Field, ...] = ()) -> pa.Sche
 
 def _landed(topic: Store) -> pa.Schema:
     """The schema of landed events: the topic's columns, the position on the head, and keys beyond the schema."""
-    return pa.schema([*topic.columns, *_schema(*ORIGIN, optional=(EXTRA,))])
+    return pa.schema([*topic.columns, *_schema(*ORIGIN_COLUMNS, optional=(EXTRA,))])
 
 
 def _f(name: str, kind: pa.DataType) -> pa.Field:
@@ -74,7 +74,7 @@ DIMENSIONS = 384  # of all-MiniLM-L6-v2, the embedded embedder; another dimensio
 
 # Position of a landed row on the head. (topic, partition, offset) is unique in every landed table.
 # A topic recreated under its old name is stored as `topic@02`, so that offsets restarting at 0 do not collide.
-ORIGIN = (_f("topic", TEXT), _f("partition", pa.int32()), _f("offset", INT))
+ORIGIN_COLUMNS = (_f("topic", TEXT), _f("partition", pa.int32()), _f("offset", INT))
 EXTRA = _f("extra", TEXT)  # JSON of an event's keys that this catalog does not know; null if there are none
 
 DOCUMENT_EVENT = (
@@ -202,7 +202,7 @@ DEAD_LETTERS = Store(
     Tier.TABLE,
     "raw bytes of records that could not be decoded, and why",
     "archive",
-    _schema(_f("key", pa.binary()), _f("value", pa.binary()), _f("reason", TEXT), _f("at", TIME), *ORIGIN),
+    _schema(_f("key", pa.binary()), _f("value", pa.binary()), _f("reason", TEXT), _f("at", TIME), *ORIGIN_COLUMNS),
 )
 DIVERGENCES = Store(
     "divergences",
@@ -239,7 +239,7 @@ DOCUMENT_ROWS = Store(
         _f("text", TEXT),  # Markdown
         _f("bytes", INT),
         _f("at", TIME),
-        *ORIGIN,  # of the document event that caused this row
+        *ORIGIN_COLUMNS,  # of the document event that caused this row
         optional=(
             _f("parts", pa.list_(PART)),  # the character at which each page, slide or sheet begins; null if there are none
             READERS,
@@ -264,7 +264,7 @@ CHUNK_ROWS = Store(
         _f("position", pa.int32()),
         _f("text", TEXT),
         _f("readers", pa.list_(TEXT)),
-        *ORIGIN,  # of the document's event
+        *ORIGIN_COLUMNS,  # of the document's event
         optional=(PLACE, _f("generation", pa.int32())),  # the index generation it was split for; null: the first
     ),
 )

@@ -78,18 +78,6 @@ def check_storage(
         )
 
 
-def ask_promises(
-    settings: Settings, endpoints: Endpoints, tiers: Sequence[Tier] = TIERS, *, seconds: float
-) -> Generator[Finding, None, None]:
-    """Test every promise of `tiers`, as `check_storage`, without workloads."""
-    asked = [subject for subject in SUBJECTS if subject.tier in tiers]
-    budget = TimeBudget(seconds / sum(len(subject.promises) for subject in asked))
-    for subject in asked:
-        for found in _check_tier(subject, settings, endpoints, budget, (), Effort(0.0, 1)):
-            if isinstance(found, Finding):
-                yield found
-
-
 def _steps(subject: Promises[Any]) -> int:
     return len(subject.promises) + len(WORKLOADS[subject.tier])
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli.common import AsJson, Tenant, check_tenant, cli, err, out, print_json, settings_of, user
-from headrace.errors import WrongUsage
+from headrace.errors import NotFound, WrongUsage
 from headrace.terminal import printable
 
 
@@ -42,6 +42,9 @@ def forget(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="PROOF.json", help="Also write the proof to this file.")
     ] = None,
+    verify: Annotated[
+        Path | None, typer.Option(metavar="PROOF.json", help="Only check that this proof is unmodified, by its own hash.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove a user's data or a document for good, keep it out of later datasets, and write a proof."""
@@ -59,8 +62,11 @@ def forget(
     from headrace.settings import EmbeddedPart
     from headrace.storage.metadata import AuditLine, By, Metadata
 
-    if (of_user is None) == (document is None):
-        raise WrongUsage("Give either --user ID or --document URI.")
+    if sum(one is not None for one in (of_user, document, verify)) != 1:
+        raise WrongUsage("Give one of --user ID, --document URI and --verify PROOF.json.")
+    if verify is not None:
+        _verify(verify, as_json=as_json)
+        return
     settings = settings_of(tenant)
     name = of_user if of_user is not None else document
     if not name:
@@ -98,6 +104,29 @@ def forget(
         print_json(proof)
     else:
         _say(subject, proof)
+
+
+def _verify(path: Path, *, as_json: bool) -> None:
+    """Say whether a proof is unmodified; ends with exit code 1 where it is not."""
+    import json
+
+    from headrace.lineage.forget.forget import is_unmodified
+
+    try:
+        proof = json.loads(path.read_bytes())
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError:
+        proof = None
+    if not isinstance(proof, dict) or not isinstance(proof.get("sha256"), str):
+        raise WrongUsage(f"{path} is not a proof.", hint="headrace forget -o PROOF.json writes one.")
+    unmodified = is_unmodified(proof)
+    if as_json:
+        print_json({"unmodified": unmodified, "sha256": proof["sha256"]})
+    else:
+        out.print(f"The proof {'is unmodified' if unmodified else 'was modified'}: {path}", highlight=False, soft_wrap=True)
+    if not unmodified:
+        raise typer.Exit(1)
 
 
 def _say(subject: Any, proof: dict[str, Any]) -> None:

@@ -14,13 +14,13 @@ from headrace.catalog import CHUNKS, INDEXES
 from headrace.core.stage import stage
 from headrace.errors import BadSettings, LostRace, NotFound
 from headrace.models.client import Embedder
+from headrace.models.pointer import NONE
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.storage.timeline import AHEAD
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader, IndexWriter, touched
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
 
 PACKAGED = "embedder"
-NONE = "none"
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 

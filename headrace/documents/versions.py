@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from headrace.catalog import ORIGIN_COLUMNS
 from headrace.documents.formats.registry import kinds_of
 from headrace.documents.names import document_id
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.labels import Description, labels_of
 
-ORIGIN = ("topic", "partition", "offset")
+ORIGIN = tuple(column.name for column in ORIGIN_COLUMNS)
 """The columns that say which event a row is of."""
 IN_ORDER = [(name, "ascending") for name in ORIGIN]
 ROWS_IN_ORDER = [*IN_ORDER, ("status", "descending")]

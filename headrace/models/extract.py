@@ -92,8 +92,6 @@ _ASKED = tuple(
     )
 )  # fmt: skip
 
-Vector = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class SourceText:

@@ -120,12 +120,6 @@ def features(question: str, candidates: Sequence[Candidate], names: Sequence[str
     return np.column_stack(columns) if columns else np.zeros((len(candidates), 0))
 
 
-def forget_texts() -> None:
-    """Clear the cache of texts, as in a process that has just started."""
-    _text.cache_clear()
-    _stems.cache_clear()
-
-
 def _column(shown: _Shown, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     values = np.asarray(_COMPUTED[_STANDARDISED.get(name, name)](shown), np.float64)
     if name not in _STANDARDISED:

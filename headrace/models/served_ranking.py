@@ -16,7 +16,7 @@ from headrace.storage.meter import Meter, ReportedReader
 from headrace.storage.objects import ObjectReader
 from headrace.storage.recent import Recent
 
-MODEL = "ranking"
+RANKING = "ranking"
 _AGAIN_S = 10.0
 
 
@@ -25,7 +25,7 @@ class ServedRanking:
     """The pointer as last read, with the weights of the versions that it names; `trouble` says why some are missing."""
 
     etag: str = ""
-    pointer: ChampionPointer = field(default_factory=lambda: ChampionPointer(model=MODEL))
+    pointer: ChampionPointer = field(default_factory=lambda: ChampionPointer(model=RANKING))
     weights: Mapping[str, RankingWeights] = field(default_factory=dict)
     trouble: str = ""
 
@@ -59,7 +59,7 @@ class RankingReader(ObjectReader, ReportedReader):
 
     def _read(self, former: ServedRanking | None) -> ServedRanking:
         try:
-            pointer, etag = read_pointer(self, MODEL)
+            pointer, etag = read_pointer(self, RANKING)
             if former is not None and former.etag == etag and not former.trouble:
                 return former
             names = {pointer.version, pointer.canary.version if pointer.canary else NONE} - {NONE}
@@ -71,5 +71,5 @@ class RankingReader(ObjectReader, ReportedReader):
             return ServedRanking(trouble=error.message)
 
     def _weights(self, version: str) -> RankingWeights:
-        key = f"{MODEL}/{version}/card.json"
+        key = f"{RANKING}/{version}/card.json"
         return parse(RankingCard, self.get(key), f"{self.store.name}/{key}").ranking

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from forks import ForkedProcess
 
-from headrace.catalog import EXTRA, ORIGIN, Store, Tier
+from headrace.catalog import EXTRA, ORIGIN_COLUMNS, Store, Tier
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.ingest import partitions as share
@@ -24,7 +24,7 @@ from headrace.settings import LandingSettings
 from headrace.storage.endpoints import Endpoints
 
 _EVENT = (pa.field("n", pa.int64(), nullable=False), pa.field("text", pa.string(), nullable=False))
-_ORIGIN = tuple(field.with_nullable(False) for field in ORIGIN)
+_ORIGIN = tuple(field.with_nullable(False) for field in ORIGIN_COLUMNS)
 EVENTS = Store("events", Tier.STREAM, "a numbered event", "until landed", pa.schema(_EVENT), partitions=3)
 EVENT_ROWS = Store("events", Tier.TABLE, "one row per event", "archive", pa.schema([*_EVENT, *_ORIGIN, EXTRA]))
 land_events = land.over(topics=[EVENTS], tables=[EVENT_ROWS])

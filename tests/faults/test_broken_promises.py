@@ -22,8 +22,8 @@ from servers import Servers
 from headrace import cli
 from headrace.catalog import Tier
 from headrace.check import catalog, head, objects
-from headrace.check.acceptance import ask_promises
-from headrace.check.promise import Broken, Measured, NotNeeded, Outcome, Promise, TimeBudget
+from headrace.check.acceptance import check_storage
+from headrace.check.promise import Broken, Finding, Measured, NotNeeded, Outcome, Promise, TimeBudget
 from headrace.platform.tansu import broker_binary
 from headrace.settings import Kafka, Settings
 from headrace.storage.endpoints import Endpoints
@@ -336,6 +336,8 @@ def test_a_mount_that_is_not_there_is_found_out(
 def test_an_endpoint_that_does_not_answer_is_a_broken_promise(settings: Settings, endpoints: Endpoints) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         gone = f"http://127.0.0.1:{free.getsockname()[1]}"
-    first, *others = ask_promises(settings, endpoints.model_copy(update={"catalog_uri": gone}), [Tier.TABLE], seconds=1)
+    away = endpoints.model_copy(update={"catalog_uri": gone})
+    first, *others = check_storage(settings, away, [Tier.TABLE], seconds=1, concurrency=1)
+    assert isinstance(first, Finding)
     assert first.outcome is Outcome.BROKEN
-    assert {finding.outcome for finding in others} == {Outcome.NOT_TESTED}
+    assert {one.outcome for one in others if isinstance(one, Finding)} == {Outcome.NOT_TESTED}

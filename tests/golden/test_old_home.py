@@ -40,7 +40,7 @@ from headrace.documents.processed import PROCESSED_OFFSETS
 from headrace.errors import HomeRefused
 from headrace.ingest.land import Landed, land
 from headrace.lineage.forget import Subject, forget
-from headrace.lineage.forget.forget import verify
+from headrace.lineage.forget.forget import is_unmodified
 from headrace.lineage.forget.subject import USER
 from headrace.lineage.graph import trace_answer, trace_event
 from headrace.platform import open_platform
@@ -256,9 +256,9 @@ def test_the_next_round_learns_from_old_rows_and_new_ones_and_never_from_who_was
 
 def test_forgetting_goes_on_from_an_old_proof(old: OldHome, landing: Landing) -> None:
     """Eve, who was forgotten, said something since: that goes, too, in a second proof; the first one is as it was."""
-    assert verify(old.told["proof"])
+    assert is_unmodified(old.told["proof"])
     proof = forget(old.runner, Subject(USER, TENANT, "eve"), who=WHO, embedded=True)
-    assert verify(proof)
+    assert is_unmodified(proof)
     assert proof["id"].endswith("/00002")
     assert [(one["store"], one["count"]) for one in proof["removed"]][-1] == ("feedback", 1)
     assert "eve" not in {row["user"] for row in old.rows(FEEDBACK_ROWS)}

@@ -150,6 +150,7 @@ def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(
     runner.run(put_document, tenant="lengthy", uri="l0.md", data=text.encode())
     put(runner, lengthy=["l1.md"])
     runner.run(parsing.parse, limits=LIMITS)
+    list(pieces("# m0.md\n\nThe gate is open.", 200))  # making the splitter for this heading takes a slice
     state = Splitting()
     done = runner.run(chunk, window=200, seconds=0.0, splitting=state)
     assert (done.documents, len(done.unfinished)) == (0, 2)

@@ -41,7 +41,7 @@ from headrace.errors import NotFound
 from headrace.ingest.event import Event
 from headrace.ingest.land import land
 from headrace.lineage.forget import Subject, forget
-from headrace.lineage.forget.forget import verify
+from headrace.lineage.forget.forget import is_unmodified
 from headrace.lineage.forget.subject import DOCUMENT, USER
 from headrace.lineage.graph import trace_event
 from headrace.settings import Inference
@@ -168,8 +168,8 @@ def test_a_user_is_forgotten(world: World) -> None:
         assert (topic.record(event.partition, event.offset) is not None) == (str(event) in held)
     assert len(remaining(proof, "dead-letters (table)")["events"]) == 1
     # The proof is kept, and nobody has changed it.
-    assert verify(proof)
-    assert not verify({**proof, "who": "somebody else"})
+    assert is_unmodified(proof)
+    assert not is_unmodified({**proof, "who": "somebody else"})
     kept = json.loads(world.objects(PROOFS).get(proof["kept"].removeprefix("proofs/")))
     assert kept["sha256"] == proof["sha256"]
 

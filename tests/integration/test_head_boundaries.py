@@ -21,7 +21,7 @@ from pyiceberg.expressions import EqualTo
 from pyiceberg.transforms import IdentityTransform
 from signed import signed
 
-from headrace.catalog import DEAD_LETTERS, EXTRA, FEEDBACK, ORIGIN, Store, Tier
+from headrace.catalog import DEAD_LETTERS, EXTRA, FEEDBACK, ORIGIN_COLUMNS, Store, Tier
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.errors import Permanent, Transient, Unavailable
@@ -53,7 +53,7 @@ class Numbers:
 
     def __init__(self, endpoints: Endpoints, folder: Path, name: str) -> None:
         self.topic = Store(name, Tier.STREAM, "a number", "until landed", pa.schema([_NUMBER]), partitions=1)
-        origin = [field.with_nullable(False) for field in ORIGIN]
+        origin = [field.with_nullable(False) for field in ORIGIN_COLUMNS]
         self.rows = Store(name, Tier.TABLE, "one row per number", "archive", pa.schema([_NUMBER, *origin, EXTRA]))
         self.stage = land.over(topics=[self.topic], tables=[self.rows])
         self.run = Run("land", folder)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from headrace import catalog
-from headrace.catalog import DIMENSIONS, EXTRA, LANDINGS, ORIGIN, STORES, Store, Tier, stores
+from headrace.catalog import DIMENSIONS, EXTRA, LANDINGS, ORIGIN_COLUMNS, STORES, Store, Tier, stores
 
 
 def test_a_name_is_unique_within_its_tier() -> None:
@@ -45,7 +45,7 @@ def test_a_topic_lands_in_a_table_with_its_own_columns_and_where_each_row_stood(
     assert set(LANDINGS) == set(stores(Tier.STREAM))
     for topic, table in LANDINGS.items():
         assert table.tier is Tier.TABLE
-        assert list(table.columns) == [*topic.columns, *(field.with_nullable(False) for field in ORIGIN), EXTRA]
+        assert list(table.columns) == [*topic.columns, *(field.with_nullable(False) for field in ORIGIN_COLUMNS), EXTRA]
 
 
 def test_only_listed_stores_of_a_tier_are_given() -> None:

@@ -106,10 +106,12 @@ def findings(monkeypatch: pytest.MonkeyPatch, *promises: object, clears: bool = 
 
     subject = Promises(Tier.FILE, promises, (OSError, Unavailable), opened)
     monkeypatch.setattr(acceptance, "SUBJECTS", (subject,))
+    monkeypatch.setattr(acceptance, "WORKLOADS", {Tier.FILE: ()})
     monkeypatch.setenv("HEADRACE_SETTINGS", "none.toml")
     settings = Settings()
     endpoints = embedded_endpoints(Home(settings.home), Keys(s3_access_key="", s3_secret_key="", models_key=""), Ports())
-    return list(acceptance.ask_promises(settings, endpoints, [Tier.FILE], seconds=1))
+    found = acceptance.check_storage(settings, endpoints, [Tier.FILE], seconds=1, concurrency=1)
+    return [one for one in found if isinstance(one, Finding)]
 
 
 def report(found: list[Finding]) -> CheckReport:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import re
 import sys
@@ -39,8 +41,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["forget"], "Give either --user ID or --document URI."),
-        (["forget", "--user", "ann", "--document", "x.md"], "Give either --user ID or --document URI."),
+        (["forget"], "Give one of --user ID, --document URI and --verify PROOF.json."),
+        (["forget", "--user", "ann", "--document", "x.md"], "Give one of --user ID, --document URI and --verify PROOF.json."),
         (["forget", "--user", "", "--yes"], "The name is empty."),
         (["forget", "--user", "ann"], "Forgetting cannot be undone."),
     ],
@@ -52,6 +54,23 @@ def test_nothing_is_forgotten_by_a_slip(run: Run, tmp_path: Path, words: list[st
     assert not (tmp_path / ".headrace").exists()
 
 
+def test_a_proof_says_whether_it_was_modified(run: Run, tmp_path: Path) -> None:
+    proof = {"forgotten": "document ä.md", "removed": [{"count": 1}], "kept": "proofs/1.json"}
+    content = b'{"forgotten":"document \xc3\xa4.md","removed":[{"count":1}]}'
+    proof["sha256"] = hashlib.sha256(content).hexdigest()
+    file = tmp_path / "proof.json"
+    file.write_text(json.dumps(proof, indent=1))
+    assert run("forget", "--verify", str(file))[:2] == (0, f"The proof is unmodified: {file}\n")
+    file.write_text(json.dumps({**proof, "removed": []}))
+    assert run("forget", "--verify", str(file))[:2] == (1, f"The proof was modified: {file}\n")
+    code, out, _ = run("forget", "--verify", str(file), "--json")
+    assert (code, json.loads(out)) == (1, {"unmodified": False, "sha256": proof["sha256"]})
+    for text in ("", "[]", "{}"):
+        file.write_text(text)
+        assert run("forget", "--verify", str(file))[0] == 2
+    assert run("forget", "--verify", str(tmp_path / "none"))[0] == 1
+
+
 @pytest.mark.parametrize(
     ("command", "sentence", "options"),
     [
@@ -59,7 +78,7 @@ def test_nothing_is_forgotten_by_a_slip(run: Run, tmp_path: Path, words: list[st
         (
             "forget",
             "Remove a user's data or a document for good",
-            ["--user", "--document", "--tenant", "--yes", "--output", "--json"],
+            ["--user", "--document", "--tenant", "--yes", "--output", "--verify", "--json"],
         ),
     ],
 )

@@ -217,6 +217,6 @@ def test_an_older_notebook_and_a_broken_one(parser: Parser) -> None:
     }
     assert read(write_notebook, json.dumps(older).encode())[0] == "## Old\n\n```python\n1+1\n```"
     assert outcome(parser, "a.ipynb", b"{") == "not a readable notebook (JSONDecodeError)"
-    assert outcome(parser, "a.ipynb", b"[]") == "not a readable notebook (it is no JSON object)"
+    assert outcome(parser, "a.ipynb", b"[]") == "not a readable notebook (it is not a JSON object)"
     for data in (b'{"cells": 7}', b'{"cells": [null, {"cell_type": "code", "source": {"a": 1}, "outputs": "x"}]}'):
         assert outcome(parser, "a.ipynb", data) == "there is no text in it"

@@ -19,7 +19,7 @@ def write_notebook(file: DocumentFile, out: Output) -> None:
     """Write the cells of a notebook in their order (nbformat 3 and 4)."""
     notebook = json.loads(decoded(file.data))
     if not isinstance(notebook, dict):
-        raise ParseRefused("not a readable notebook (it is no JSON object)")
+        raise ParseRefused("not a readable notebook (it is not a JSON object)")
     language = _language(notebook)
     for cell in _cells(notebook):
         source = clean(_joined(cell.get("source", cell.get("input")))).strip("\n")

@@ -106,9 +106,6 @@ def tokens_per_s(model: LanguageModel, tflops: float, utilisation: float) -> flo
     return tflops * 1e12 * utilisation / (6 * model.active)
 
 
-INDEXES = ("ivf_rq", "ivf_pq", "hnsw", "flat")
-
-
 def index_bytes_per_vector(kind: str, dimensions: int) -> float:
     """Bytes that an index adds to each vector, beside the vector itself.
 

@@ -79,7 +79,7 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
     return {**proof, "kept": f"proofs/{key}"}
 
 
-def verify(proof: Mapping[str, Any]) -> bool:
+def is_unmodified(proof: Mapping[str, Any]) -> bool:
     """Whether a proof is unmodified: its `sha256` must match the rest as JSON with sorted keys and no spaces."""
     return bool(proof["sha256"] == _digest(proof))
 

@@ -18,13 +18,13 @@ from typing import Annotated
 from headrace.catalog import CHUNK_ROWS, DATASETS, DOCUMENT_ROWS, EXAMPLES, FEEDBACK_ROWS, INTERACTION_ROWS
 from headrace.core.launch import Batches
 from headrace.core.stage import stage
+from headrace.models.pointer import NONE
 from headrace.settings import Preparing
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training.cutoff import NOTHING, Exclusions
 from headrace.training.data.dataset import DEFAULTS, Dataset, Shards, dataset_version, listed
 from headrace.training.data.examples import SPLITS, make
-from headrace.training.data.questions import NONE
 from headrace.training.data.source import Source
 
 __all__ = ["Dataset", "dataset_version", "prepare"]

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.catalog import TEXT
+from headrace.models.pointer import NONE
 from headrace.settings import Preparing
 from headrace.training.data.duplicates import Questions
 from headrace.training.data.text import Texts, poor_answer, poor_question, whole
 
 _SEPARATOR = "\x1f"
 _RELEASED = re.compile(r"v\d{6,12}", re.ASCII)
-NONE = "none"
 
 
 @dataclass(frozen=True)
