@@ -30,7 +30,7 @@ def index(
     everybody: Annotated[bool, typer.Option("--everybody", help="Everyone in the tenant may read them.")] = False,
     attribute: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An attribute of theirs, for --filter; repeatable. Default: unchanged."),
+        typer.Option(metavar="KEY=VALUE", help="An attribute of these documents, for --filter; repeatable. Default: unchanged."),
     ] = None,
     no_attributes: Annotated[bool, typer.Option("--no-attributes", help="Remove all their attributes.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Retry documents that failed, even if unchanged.")] = False,
@@ -40,7 +40,7 @@ def index(
     ] = None,
     reason: Annotated[str, typer.Option(help="With --skip: the reason, shown in its status.")] = "it held others up",
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare the whole index with the tables, and repair what it lacks. Takes long.")
+        bool, typer.Option("--verify", help="Compare the whole index with the tables, and repair what it lacks. This takes long.")
     ] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Stay, and index what changes there, is added and is deleted, until Ctrl-C.")

@@ -211,7 +211,7 @@ def put_document(
     return announce(events, [put_event])[0]
 
 
-@stage("Takes a document back: announces that, and deletes its sources where no other document has the same.", phase=AHEAD)
+@stage("Deletes a document: announces that, and deletes those of its sources that no other document has.", phase=AHEAD)
 def delete(
     sources: Annotated[ObjectWriter, DOCUMENTS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],

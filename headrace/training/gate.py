@@ -75,7 +75,7 @@ def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> 
     for user, rest in evaluation.without.items():
         if rest.questions and rest.difference <= 0:
             raised.append(
-                f"it depends on one user: without the questions that {user} judged it is no better ({rest.difference:+.3f})"
+                f"it depends on one user: without the questions that {user} judged it is not better ({rest.difference:+.3f})"
             )
     return raised
 
