@@ -295,6 +295,8 @@ class TenantLimits(Section):
     """Documents stored."""
     stored_bytes: int = Field(default=50 << 30, ge=0, le=_MOST)
     """Bytes of stored documents, as they were put, including earlier versions."""
+    versions: int = Field(default=1_000, ge=1, le=_MOST)
+    """Versions of one document; deleting it deletes all of them. Each change to it takes time for each of them."""
     kv_cache_bytes: int = Field(default=1 << 30, ge=0, le=_MOST)
     """Bytes of the KV cache, within `files.kv_cache_bytes`."""
     put_bytes_per_day: int = Field(default=100 << 30, ge=1, le=_MOST)

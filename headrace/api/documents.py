@@ -188,6 +188,12 @@ class Documents:
             existing = self._view.find(tenant, uri, look=False)
             if existing is not None and existing.status != DELETING:
                 count -= 1
+            stored = self._view.stored_of(tenant, uri)
+            if version not in stored and len(stored) >= limits.versions:
+                raise QuotaReached(
+                    f"This document has {len(stored):,} versions, which is the limit.",
+                    hint="Delete it, which deletes all of them, and put it again; or ask for more.",
+                )
             if self._view.stores(tenant, version):
                 size = 0  # these bytes are stored already
             count, used_bytes = count + self._reserving[tenant], used_bytes + self._reserved[tenant]

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from headrace.documents.names import document_id
-from headrace.documents.versions import ORIGIN, answering, describe, in_order
+from headrace.documents.versions import ORIGIN, answering, describe, in_order, needed
 from headrace.storage.database import Statements
 from headrace.storage.metadata import Metadata
 from headrace.storage.tables.handles import TableReader
@@ -116,7 +116,7 @@ class _TableCopy(ABC):
 
 
 class DocumentLookup(_TableCopy):
-    """The documents table, by document: its newest row, and the version that answers."""
+    """The documents table, by document: its newest row, the version that answers, and the rows needed to tell these."""
 
     columns = (
         *("document_id", "version", "tenant", "uri", "status", "reason", "media", "title", "bytes", "at", "put_at"),
@@ -168,7 +168,7 @@ class DocumentLookup(_TableCopy):
         return set().union(*named.values())
 
     def histories(self, documents: Iterable[str] | None = None) -> Iterator[list[dict[str, Any]]]:
-        """All rows of each of some documents, or of all, in their order and without their texts."""
+        """The rows of each of some documents, or of all, as `needed`, in their order and without their texts."""
         if documents is None:
             with self._metadata.transaction() as run:
                 documents = [name for (name,) in run(_ALL, {"scope": self._scope})]
@@ -200,11 +200,25 @@ class DocumentLookup(_TableCopy):
                 for row in some
             ],
         )
-        states = []
+        states, dropped = [], []
         names = sorted({row["document_id"] for row in some})
         for start in range(0, len(names), _AT_ONCE):
-            for rows in _by_document(run, scope, names[start : start + _AT_ONCE]):
+            for every in _by_document(run, scope, names[start : start + _AT_ONCE]):
+                rows = needed(every)
                 states.append(_state(scope, rows))
+                kept = set(map(id, rows))
+                dropped += [row for row in every if id(row) not in kept]
+        run.many(
+            "DELETE FROM document_rows WHERE scope = :scope AND document_id = :document_id AND topic = :topic AND part = :part"
+            " AND position = :position AND status = :status",
+            [
+                {
+                    **{name: row[name] for name in ("document_id", "topic", "status")},
+                    **{"scope": scope, "part": row["partition"], "position": row["offset"]},
+                }
+                for row in dropped
+            ],
+        )
         run.many(
             "INSERT INTO document_states (scope, document_id, tenant, uri, source, fields, live, description)"
             " VALUES (:scope, :document_id, :tenant, :uri, :source, :fields, :live, :description)"
@@ -215,7 +229,7 @@ class DocumentLookup(_TableCopy):
 
 
 def _by_document(run: Statements, scope: int, names: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """All rows of some documents, those of each in their order."""
+    """The rows of some documents that are here, those of each in their order."""
     named = {f"v{index}": name for index, name in enumerate(names)}
     among = ", ".join(f":{name}" for name in named)
     statement = f"SELECT fields FROM document_rows WHERE scope = :scope AND document_id IN ({among})"

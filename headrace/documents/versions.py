@@ -88,6 +88,36 @@ def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(by_status, key=lambda row: tuple(row[name] for name in ORIGIN))
 
 
+_RECENT = 100  # rows of a document; a stage may still fail the event of one
+
+
+def needed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those rows of a document, of all in their order, by which `answering`, `describe` and its stored versions are as by all.
+
+    Also once more rows follow, some of which may fail an event of the newest rows. These are the newest, one of each version
+    that is stored, those of the version that answers, and what was deleted last: a document may be put any number of times.
+    """
+    deleted = max((place for place, row in enumerate(rows) if row["status"] == "deleted"), default=0)
+    rows = list(rows[max(0, deleted - 1) :])  # one before it: a renamed document's embeddings are found by that
+    older, recent = rows[:-_RECENT], rows[-_RECENT:]
+    if not older:
+        return rows
+    failed = {_origin(row) for row in rows if row["status"] == "failed"}
+    kept = {_origin(row) for row in (*recent, *{row["version"]: row for row in older}.values())}
+    begins = live = None
+    for row in older:
+        if row["status"] != "failed" and _origin(row) not in failed:
+            if live is None or (live["status"], live["version"]) != (row["status"], row["version"]):
+                begins = row
+            live = row
+    kept |= {_origin(row) for row in (begins, live) if row is not None}
+    return [row for row in rows if _origin(row) in kept]
+
+
+def _origin(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ORIGIN)
+
+
 KEPT = ("readers", "attributes")
 """What stays as it was where an event does not name it."""
 

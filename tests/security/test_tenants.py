@@ -72,6 +72,19 @@ def test_versions_of_one_name_do_not_pass_the_quota(api: Any) -> None:
     assert client.get("/v1/documents").json()["stored"] == {"documents": 2, "bytes": 18_000}
 
 
+def test_a_document_has_so_many_versions_at_a_time(api: Any) -> None:
+    client = writer(api, "rewriting", versions=2)
+
+    def put(text: bytes, **query: str) -> int:
+        return client.put("/v1/documents/a.txt", content=text, params=query).status_code
+
+    assert [put(b"One."), put(b"Two."), put(b"Three."), put(b"One."), put(b"Two.", reader="ann")] == [202, 202, 403, 202, 202]
+    api.indexed(client, "a.txt")
+    assert put(b"Three.") == 403, "also when the tables know of them"
+    client.delete("/v1/documents/a.txt").raise_for_status()
+    assert put(b"Three.") == 202, "a deletion takes all of them"
+
+
 def test_a_deletion_takes_every_version(api: Any) -> None:
     client = writer(api, "deleting")
     texts = [f"# Secret {number}\n\nThe word is heliotrope {number}.\n".encode() for number in range(3)]

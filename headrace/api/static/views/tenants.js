@@ -17,6 +17,7 @@ const SCOPES = {
 const LINES = 50;
 const QUOTAS = {
   requests_per_minute: "Requests a minute", questions: "Questions at once", documents: "Documents", stored_bytes: "Stored bytes",
+  versions: "Versions of a document",
   kv_cache_bytes: "KV cache, bytes", put_bytes_per_day: "Bytes put a day", keys: "Keys",
 };
 const quota = (name, value) => (name.includes("bytes") ? bytes(value) : count(value));
