@@ -35,6 +35,7 @@ from headrace.errors import (
     WrongUsage,
     kind_of,
 )
+from headrace.models.handshakes import Handshakes
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
@@ -226,7 +227,10 @@ class QuietServer(uvicorn.Server):
 
     async def serve(self, sockets: Any = None) -> None:
         """Serve until a signal or `should_exit`."""
-        asyncio.get_running_loop().set_exception_handler(Complaints())
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(Complaints())
+        if self.config.is_ssl:
+            Handshakes(loop)
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each write to a connection that is gone
         await super().serve(sockets)
 
@@ -248,6 +252,7 @@ def config(
 
     return uvicorn.Config(
         app,
+        loop="asyncio",  # the limits on connections are of its own transports
         http=Bounded,
         log_config=None,
         log_level=log_level,

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.api.document_view import _shown
 from headrace.documents import versions
 from headrace.documents.names import document_id
 from headrace.documents.versions import answering, describe, in_order, needed
+from headrace.documents.view import _shown
 
 NAME = document_id("acme", "a.md")
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

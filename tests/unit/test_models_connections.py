@@ -6,16 +6,20 @@ import asyncio
 import logging
 import resource
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from starlette.types import Receive, Scope, Send
 from traffic import until
 
-from headrace.models import http
+from headrace.models import handshakes, http
 from headrace.models.http import Complaints, QuietServer, WatchedConnection, config, most_connections
+from headrace.platform.certificates import certificate_of
+from headrace.platform.home import Home
 
 WHOLE = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
 HALF = b"GET /a HTTP/1.1\r\nHost: a\r\n"
@@ -53,9 +57,9 @@ def app() -> App:
 
 
 @contextmanager
-def served(app: App) -> Iterator[Opened]:
-    """A server of ours; yields what opens a connection to it and sends something."""
-    made = config(app, keep_alive_s=30, grace_s=1, log_level="critical")
+def served(app: App, pem: Path | None = None) -> Iterator[Opened]:
+    """A server of ours, with TLS if it has a certificate; yields what opens a connection to it and sends something."""
+    made = config(app, keep_alive_s=30, grace_s=1, log_level="critical", certificate=pem, key=pem)
     server = QuietServer(made)
     opened: list[socket.socket] = []
 
@@ -121,6 +125,26 @@ def test_half_a_head_is_waited_for_so_long_and_no_longer(app: App, monkeypatch: 
         assert b'"code": "timeout"' in told
         assert rest_of(silent) == b""
         assert cut_off(dripping, HALF[10:] * 10), "a byte now and then is no request either"
+
+
+def test_handshakes_that_nobody_goes_on_with_keep_nobody_out(app: App, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(handshakes, "OF_ONE", 4)
+    home = Home(tmp_path / "home")
+    home.prepare()
+    context = ssl.create_default_context(cafile=str(certificate_of(home)))
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    with served(app, certificate_of(home)) as opened:
+        silent = [opened(b"") for _ in range(12)]
+        for one in silent[:8]:
+            assert rest_of(one) == b"", "those that came after it took its place"
+        with context.wrap_socket(opened(b"")) as client:
+            client.sendall(WHOLE)
+            assert answer_of(client) == b"HTTP/1.1 200 OK"
+            monkeypatch.setattr(handshakes, "SECONDS", 0.3)
+            assert rest_of(opened(b"")) == b"", "it is waited for so long and no longer"
+            client.sendall(WHOLE)
+            assert answer_of(client) == b"HTTP/1.1 200 OK", "who is connected stays so"
 
 
 def test_a_connection_that_was_answered_may_wait_for_its_next_request(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
