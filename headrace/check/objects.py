@@ -62,7 +62,7 @@ class ObjectsSandbox:
     def clear(self) -> None:
         """Delete everything in the sandbox, including objects that a listing does not show."""
         with suppress(faults.BaseError, OSError, Broken):
-            for path in _listed(self.writer, self.prefix):
+            for path in listed_keys(self.writer, self.prefix):
                 if path.startswith(f"{self.prefix}/"):  # a store that does not know prefixes lists what belongs to others
                     self._keys.add(path)
 
@@ -152,7 +152,7 @@ def long_listing(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
     with ThreadPoolExecutor(_CLIENTS) as threads:
         list(threads.map(lambda key: obstore.put(sandbox.writer, key, b"1"), keys))
     began = time.perf_counter()
-    listed = list(_listed(sandbox.reader, f"{sandbox.prefix}/long"))
+    listed = list(listed_keys(sandbox.reader, f"{sandbox.prefix}/long"))
     took = time.perf_counter() - began
     if listed != keys:
         lost = len(set(keys) - set(listed))
@@ -243,11 +243,11 @@ def multipart(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
             for start in range(0, len(data), 1 << 20):
                 upload.write(data[start : start + (1 << 20)])
             upload.flush()
-            if _get(sandbox.reader, name) is not None or name in _listed(sandbox.reader, sandbox.prefix):
+            if _get(sandbox.reader, name) is not None or name in listed_keys(sandbox.reader, sandbox.prefix):
                 raise Broken("the object existed before its upload was completed")
             if name == abandoned:
                 raise _Abandoned
-    if _get(sandbox.reader, abandoned) is not None or abandoned in _listed(sandbox.reader, sandbox.prefix):
+    if _get(sandbox.reader, abandoned) is not None or abandoned in listed_keys(sandbox.reader, sandbox.prefix):
         raise Broken("an aborted upload left an object behind")
     if (stored := _get(sandbox.reader, key)) != data:
         raise Broken(f"an object of {len(data):,} bytes put in 3 parts came back {_different(stored, data)}")
@@ -435,7 +435,8 @@ def _metas(client: S3Store, prefix: str) -> Iterator[ObjectMeta]:
         yield from page
 
 
-def _listed(client: S3Store, prefix: str) -> Iterator[str]:
+def listed_keys(client: S3Store, prefix: str) -> Iterator[str]:
+    """The keys that a listing shows. Raises `Broken` where it does not end."""
     return (meta["path"] for meta in _metas(client, prefix))
 
 
@@ -462,7 +463,7 @@ def _require_kept(sandbox: ObjectsSandbox, names: Sequence[str], complaint: Call
             raise complaint(f"a key with {name[:40]!r} was rejected: {reason(error)}") from None
         if stored != name.encode():
             raise complaint(f"the object put as {name[:40]!r} came back as {_shown(stored)}")
-    if missing := set(written) - set(_listed(sandbox.reader, f"{sandbox.prefix}/keys")):
+    if missing := set(written) - set(listed_keys(sandbox.reader, f"{sandbox.prefix}/keys")):
         raise complaint(f"{written[min(missing)][:40]!r} is not listed under its name")
 
 

@@ -10,9 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from headrace.check import objects
-from headrace.check.acceptance import check_storage
+import pytest
+
+from headrace.check import acceptance, objects
 from headrace.check.promise import Finding, Outcome
+from headrace.check.workloads.objects import listing
+from headrace.check.workloads.workload import WorkloadResult
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 
@@ -100,15 +103,17 @@ def lying(how: str, deleted: list[str]) -> Iterator[Endpoints]:
 
 def found(how: str) -> list[Finding]:
     deleted: list[str] = []
-    with lying(how, deleted) as endpoints:
+    with lying(how, deleted) as endpoints, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(acceptance, "WORKLOADS", {objects.SUBJECT.tier: (listing,)})
         settings = Settings()
         began = time.monotonic()
-        found = list(check_storage(settings, endpoints, (objects.SUBJECT.tier,), seconds=1.0, concurrency=1))
+        found = list(acceptance.check_storage(settings, endpoints, (objects.SUBJECT.tier,), seconds=1.0, concurrency=1))
         assert time.monotonic() - began < 120
     assert not [path for path in deleted if "others/" in path], "what it did not put is not its own to delete"
     assert deleted
     findings = [one for one in found if isinstance(one, Finding)]
     assert not any(SECRET in finding.seen for finding in findings)
+    assert all("more than 20,000 objects" in one.failed for one in found if isinstance(one, WorkloadResult))
     return findings
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import obstore
 
-from headrace.check.objects import ObjectsSandbox
+from headrace.check.objects import ObjectsSandbox, listed_keys
 from headrace.check.workloads.workload import MIB, Effort, Timed, Workload, drive, size_words, workload
 
 _PART_BYTES = 8 * MIB
@@ -85,7 +85,7 @@ def listing(sandbox: ObjectsSandbox, effort: Effort) -> Timed:
     folder, listed = f"{sandbox.prefix}/few", len(_keys(sandbox, "few"))
 
     def run(number: int) -> int:
-        for _ in obstore.list(sandbox.reader, prefix=folder):
+        for _ in listed_keys(sandbox.reader, folder):
             pass
         return 0
 
@@ -118,7 +118,7 @@ def _checkpoint_bytes(effort: Effort) -> int:
 
 def _keys(sandbox: ObjectsSandbox, folder: str) -> Sequence[str]:
     """What an earlier workload put."""
-    found = [meta["path"] for page in obstore.list(sandbox.reader, prefix=f"{sandbox.prefix}/{folder}") for meta in page]
+    found = list(listed_keys(sandbox.reader, f"{sandbox.prefix}/{folder}"))
     if not found:
         raise OSError("nothing to read: the workload that writes it failed")
     return found
