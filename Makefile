@@ -59,7 +59,7 @@ unit: install-dev
 	@$(PYTEST) tests/unit -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 test: install-dev
-	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder --durations 10 $(if $(K),-k "$(K)")
+	@$(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder --durations 10 $(if $(K),-k "$(K)")
 
 soak: install-dev
 	@$(PYTEST) -m soak --timeout 3600 --durations 10 $(if $(MINUTES),--minutes "$(MINUTES)" --seed "$(SEED)") $(if $(K),-k "$(K)")

@@ -95,7 +95,10 @@ class Tab:
         )
         self.until(f"{find} && !{find}.disabled")
         self.evaluate(f"{find}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        box = self.evaluate(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({find}.getBoundingClientRect())")
+        place = f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({find}.getBoundingClientRect())"
+        box = self.evaluate(place)
+        while (now := self.evaluate(place)) != box:  # what comes in above it moves it
+            box = now
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 

@@ -40,7 +40,7 @@ def rows(page: Tab, selector: str) -> list[str]:
 
 
 def row_with(pattern: str) -> str:
-    return f"[...document.querySelectorAll('.documents tbody tr')].some((row) => /{pattern}/.test(row.innerText))"
+    return f"[...document.querySelectorAll('.documents .list tbody tr')].some((row) => /{pattern}/.test(row.innerText))"
 
 
 def test_the_token_has_left_the_address(api: Any, page: Tab) -> None:
@@ -107,8 +107,8 @@ def test_answers_and_verdicts_stay_over_a_reload(page: Tab) -> None:
 
 def test_a_document_that_is_deleted_is_gone(page: Tab) -> None:
     view(page, f"documents?tenant={TENANT}&status=failed")
-    page.until("document.querySelectorAll('.documents tbody tr').length === 1")
-    assert "photo.png" in rows(page, ".documents tbody tr")[0]
+    page.until("document.querySelectorAll('.documents .list tbody tr').length === 1")
+    assert "photo.png" in rows(page, ".documents .list tbody tr")[0]
     page.click(".documents button", "Delete")
     page.click("dialog button", "Cancel")
     page.click(".documents button", "Delete")
@@ -155,7 +155,7 @@ def test_the_diagram_says_what_is_at_work_and_shows_figures_where_it_is_chosen(p
     page.size(1280)
 
 
-@pytest.mark.parametrize("width", [390, 1280, 1920])
+@pytest.mark.parametrize("width", [390, 1280, pytest.param(1920, marks=pytest.mark.soak(minutes=0.1))])
 def test_no_view_is_wider_than_its_window_or_logs_an_error(page: Tab, width: int) -> None:
     for theme in ("light", "dark"):
         page.size(width, theme=theme)

@@ -88,7 +88,7 @@ def test_an_object_store_with_stale_listings_is_found_out(settings: Settings, en
         assert isinstance(outcome(objects.read_after_write, room), Measured)
         prefix = room.prefix
     with objects.opened(settings, endpoints) as room:
-        assert not list(objects._listed(room.writer, prefix)), "cleared though no listing showed it"
+        assert not list(objects.listed_keys(room.writer, prefix)), "cleared though no listing showed it"
 
 
 def test_an_object_store_that_caches_what_was_read_is_found_out(settings: Settings, endpoints: Endpoints) -> None:

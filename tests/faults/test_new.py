@@ -219,6 +219,7 @@ def test_an_index_that_was_replaced_by_an_older_copy_or_none_is_compared(runner:
     assert_whole(Runner(runner.record, runner.endpoints))
 
 
+@pytest.mark.soak(minutes=0.4)
 def test_a_new_metadata_store_is_filled_from_the_tables(runner: Runner, docs: Path, tmp_path: Path) -> None:
     index(runner, docs)
     assert runner.endpoints.metadata is not None
@@ -233,6 +234,7 @@ def test_a_new_metadata_store_is_filled_from_the_tables(runner: Runner, docs: Pa
     assert_whole(runner)
 
 
+@pytest.mark.soak(minutes=0.3)
 def test_a_version_that_is_put_again_has_all_its_chunks(runner: Runner, docs: Path) -> None:
     first = (docs / "changes.md").read_text()
     index(runner, docs)

@@ -145,7 +145,7 @@ def killed_inside_its_training(endpoints: Endpoints, tmp_path: Path, moments: li
 @pytest.mark.parametrize(
     "moments",
     [
-        pytest.param([STAGES[0], STAGES[TRAINED - 1], STAGES[-1]], id="some"),
+        pytest.param([STAGES[0], STAGES[TRAINED - 1], STAGES[-1]], id="some", marks=pytest.mark.soak(minutes=0.4)),
         pytest.param(STAGES, id="every", marks=pytest.mark.soak(minutes=0.5)),
     ],
 )

@@ -75,6 +75,7 @@ def test_attributes_are_shown_kept_replaced_and_taken_away(api: Any, tenant: htt
     assert put(202, attribute=["site=south", "crew=7"]) == ["crew=7", "site=south"]
 
 
+@pytest.mark.soak(minutes=0.4)
 def test_the_command_line_gives_attributes_and_filters_by_them(api: Any) -> None:
     folder = api.home.path.parent / "sites"
     folder.mkdir()

@@ -183,6 +183,7 @@ def the_next_check_is_shown_beside_it_and_as_a_report(
     assert json.loads((endpoints.files_dir.parent / "check.json").read_text())["sha256"][:20] in text
 
 
+@pytest.mark.soak(minutes=0.3)
 def test_ctrl_c_leaves_nothing_behind(endpoints: Endpoints, within: Callable[[float, Callable[[], bool]], bool]) -> None:
     before = everything(endpoints)
     process = start(endpoints, "--only", "object", "--only", "file", "--seconds", "30")

@@ -80,6 +80,7 @@ def test_a_tenants_assistant_searches_asks_and_reads_and_changes_nothing(api: An
     drive(work, "mcp", "--url", api.url, env={"HEADRACE_TOKEN": api.keys["acme"]})
 
 
+@pytest.mark.soak(minutes=0.4)
 def test_an_operators_assistant_sees_what_moved_and_may_change_what_it_is_allowed_to(api: Any, acme: httpx.Client) -> None:
     async def work(client: Client) -> None:
         assert {tool.name for tool in (await client.list_tools()).tools} == READING | WRITING

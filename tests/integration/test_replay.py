@@ -93,6 +93,7 @@ def test_replayed_here_every_verdict_counted_has_landed(api: Api, folder: Path, 
     assert sorted(row["kind"] for row in asked) == ["answer"] * 2 + ["search"] * 10
 
 
+@pytest.mark.soak(minutes=1)
 def test_a_replay_asks_a_running_service_and_waits_its_turn(api: Api, tmp_path: Path) -> None:
     folder = beir(tmp_path / "served")
     api.tenant("nobody")

@@ -569,6 +569,7 @@ def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, e
             index(runner, tenant, docs, readers=[wrong])
 
 
+@pytest.mark.soak(minutes=0.3)
 def test_attributes_are_kept_until_others_are_named_and_embed_nothing(runner: Runner, engine: QueryEngine, shelf: Shelf) -> None:
     tenant, docs = shelf.tenant, shelf.docs
 

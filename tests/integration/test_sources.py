@@ -235,6 +235,7 @@ def test_an_object_replaced_behind_its_listing_is_not_remembered_under_the_liste
     assert found.stamp() != listed
 
 
+@pytest.mark.soak(minutes=0.5)
 def test_follow_indexes_what_changes_until_ctrl_c(home: Home, tmp_path: Path) -> None:
     docs = tmp_path / "followed"
     written(docs, 1, 2)

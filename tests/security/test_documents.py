@@ -77,6 +77,7 @@ def test_a_name_that_is_too_long_is_not_composed() -> None:
 NAMES = ["back\\slash.md", "line\nfeed\n", "bell\x07bidi\u202ezero\u200bwidth.md", "\ufffd.md", "long/" * 240 + "long.md"]
 
 
+@pytest.mark.soak(minutes=0.3)
 def test_whatever_a_file_is_called_its_document_is_found_and_deleted(api: Any, tmp_path: Path) -> None:
     """What `index` took in and the API lists must not be out of its reach."""
     client = writer(api, "names")

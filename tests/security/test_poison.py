@@ -277,14 +277,14 @@ def test_an_embedder_that_refuses_everything_fails_no_document(
 def test_a_document_that_cannot_be_split_fails_alone(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = put(runner, "whole.md"), put(runner, "splinters.md", "splinter")
     arrive(runner, {DOCUMENT_EVENTS: [bad, good]})
-    cut = chunking.pieces
+    cut = chunking.steps
 
     def breaking(text: str, *given: Any, **more: Any) -> Any:
         if "splinter" in text:
             raise RecursionError("too deep")
         return cut(text, *given, **more)
 
-    monkeypatch.setattr(chunking, "pieces", breaking)
+    monkeypatch.setattr(chunking, "steps", breaking)
     index(runner)
     assert statuses(runner)["splinters.md"] == ("failed", "it could not be split into chunks (RecursionError)")
     assert "whole.md" in indexed(runner)

@@ -61,7 +61,7 @@ export function open(section) {
   fill(
     section,
     make("div", { class: "view-head" }, make("div", {}, make("h1", {}, "Documents"), stored), make("label", { class: "inline", for: "status" }, "Status", filter)),
-    drop, followed, make("section", { class: "card", "aria-label": "Documents" }, state, content),
+    drop, followed, make("section", { class: "card list", "aria-label": "Documents" }, state, content),
   );
 
   for (const kind of ["dragenter", "dragover"]) {
