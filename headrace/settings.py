@@ -341,7 +341,7 @@ class Inference(Section):
     parse_cpu_seconds: int = Field(default=60, ge=1)
     """A file that takes more processor time is rejected, however busy the machine is."""
     parse_memory_bytes: int = Field(default=2 << 30, ge=1 << 29)
-    """Address space of the parser process; a file that needs more is rejected."""
+    """Address space of a parser process, of which there are three at most; a file that needs more is rejected."""
     retrieve: int = Field(default=20, ge=1)
     """Passages retrieved before re-ranking."""
     fusion: Literal["scores", "ranks"] = "scores"

@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Collection
+from contextlib import closing
 
 from headrace.core.runner import Runner
 from headrace.documents.index import bring_up, take_in
-from headrace.documents.processed import Turns
+from headrace.documents.parsing import Parsing
 from headrace.documents.splitting import Splitting
 from headrace.documents.view import DocumentView
 from headrace.errors import StorageFull, Transient, kind_of
@@ -40,7 +41,8 @@ class IndexThread:
         self._runner = runner
         self._settings = settings
         self._arrived: set[str] = set()  # tenants that put or deleted something since the pass under way began
-        self._turns = Turns()
+        self._parsing = Parsing()
+        self._unfinished: frozenset[str] = frozenset()  # documents that the last pass left to be split or embedded
         self._splitting = Splitting()
         self._lock = threading.Lock()
         self._work = threading.Event()
@@ -80,6 +82,10 @@ class IndexThread:
         return self._whole > announced
 
     def _run(self) -> None:
+        with closing(self._parsing):
+            self._passes()
+
+    def _passes(self) -> None:
         failures = 0
         while True:
             self._work.wait(_COMPARE_S)
@@ -114,7 +120,14 @@ class IndexThread:
             self._arrived.clear()
             self._begun += 1
             begun = self._begun
-        _, parsing = take_in(self._runner, self._settings, parse_s=_PARSE_S, turns=self._turns, after=self._go_on)
+        _, parsed = take_in(
+            self._runner,
+            self._settings,
+            parse_s=_PARSE_S,
+            parsing=self._parsing,
+            gives_way=lambda waiting: bool(self._unfinished) or self._gives_way(waiting),
+            after=self._go_on,
+        )
         unfinished: frozenset[str] = frozenset()
         if (pending := self._view.pending()) is not None:
             compare = self._compares()
@@ -131,7 +144,8 @@ class IndexThread:
             if compare and not unfinished:
                 self._compared = time.monotonic()
             self._view.note_indexed(pending, unfinished)
-        if parsing.left or unfinished:
+        self._unfinished = unfinished
+        if parsed.left or unfinished:
             self._work.set()
         else:
             self._whole = begun
@@ -142,9 +156,9 @@ class IndexThread:
             return not self._arrived and time.monotonic() - self._compared > _COMPARE_S
 
     def _gives_way(self, waiting: Collection[str]) -> bool:
-        """Whether a tenant other than the `waiting` ones has put or deleted something."""
+        """Whether a tenant other than the `waiting` ones has put something, a slow document is parsed, or the service stops."""
         with self._lock:
-            return not self._arrived <= set(waiting)
+            return self.stopping or self._parsing.ready() or not self._arrived <= set(waiting)
 
     def _go_on(self, _stage: str) -> None:
         if self.stopping:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from headrace.documents.failed import GiveUp, Unfit, give_up, refuse
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.generations import begin, endpoint_for, finish_pass, index_state, resolve, serving, sweep, switch
 from headrace.documents.parse import Failure, ParsedDocuments, parse
-from headrace.documents.processed import Turns
+from headrace.documents.parsing import Parsing
 from headrace.documents.put import Put, put
 from headrace.documents.splitting import Splitting
 from headrace.errors import LostRace, NotFound
@@ -173,18 +174,20 @@ def take_in(
     runner: Runner,
     settings: Inference,
     *,
-    parse_s: float | None = None,
-    turns: Turns | None = None,
+    parse_s: float = math.inf,
+    parsing: Parsing | None = None,
+    gives_way: Callable[[Collection[str]], bool] | None = None,
     after: After = _nothing,
 ) -> tuple[Landed, ParsedDocuments]:
-    """Land what is on the head and parse the documents announced; `parse_s` is `seconds` of `parse`, and `turns` as there.
+    """Land what is on the head and parse the documents announced; `parse_s` is `seconds` of `parse`, the others are as there.
 
     Raises `OffsetsRefused` where a partition does not land.
     """
     landed = runner.run(land)
     landed.require(DOCUMENT_EVENTS)
     after("land")
-    parsed = runner.run(parse, limits=ParseLimits.from_settings(settings), seconds=parse_s, turns=turns)
+    limits = ParseLimits.from_settings(settings)
+    parsed = runner.run(parse, limits=limits, seconds=parse_s, parsing=parsing, gives_way=gives_way)
     after("parse")
     return landed, parsed
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,8 +15,8 @@ from headrace.core.stage import stage
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
-from headrace.documents.parser import Parsed, Parser
-from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, Turns, not_before, whose_turn
+from headrace.documents.parsing import Parsing
+from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, not_before, whose_turn
 from headrace.documents.versions import IN_ORDER, KEPT, ORIGIN, keep_unnamed, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.metadata import Metadata
@@ -26,6 +27,7 @@ from headrace.storage.timeline import AHEAD
 
 _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
+_SLICE_S = 2.0  # of parsing one document, while others may wait
 _READ_TO = "events_read"  # the snapshot property: the revision of the events table of which every event is processed
 
 log = logging.getLogger("headrace.index")
@@ -76,13 +78,18 @@ def parse(
     bars: ProgressBars,
     metadata: Metadata,
     limits: ParseLimits,
-    seconds: float | None = None,
-    turns: Turns | None = None,
+    seconds: float = math.inf,
+    parsing: Parsing | None = None,
+    gives_way: Callable[[Collection[str]], bool] | None = None,
 ) -> ParsedDocuments:
     """Parse every landed event that the documents table has not processed; rows and the offsets reached go in one commit.
 
     Tenants take turns by the time that their documents take. After so many `seconds` the rest is left for another pass, so that
-    what is parsed need not wait. `turns`, which the caller keeps for the next pass, knows whose turn it is.
+    what is parsed need not wait.
+
+    With `parsing`, which the caller keeps for that pass and which knows whose turn it is, slow documents are parsed beside
+    others. The pass waits for them if it has nothing else to do: nobody's rows are to be committed, and `gives_way`, called with
+    the tenants that wait, does not say that another one waits for the next pass.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
@@ -101,27 +108,45 @@ def parse(
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
     incomplete: list[Failure] = []
-    turns = turns or Turns()
-    started = time.monotonic()
+    slice_s = _SLICE_S if parsing else math.inf
+    parsing = parsing or Parsing()
+    until = time.monotonic() + seconds
     newest = _newest(DocumentLookup(metadata, documents), new)
 
-    def in_turn() -> Iterator[dict[str, Any]]:
-        """The waiting events, those of a tenant in their order, until time is up."""
+    def in_turn() -> Iterator[dict[str, Any] | None]:
+        """The row of each waiting event, `None` where it adds none, those of a tenant in their order, until time is up."""
+        served, blocked = set[str](), set[str]()  # tenants with an event processed, and those whose next document is slow
         while waiting:
-            turn = whose_turn(waiting, processed.ahead())
-            while turn:
-                tenant = turns.next(turn)
-                event = next(iter(waiting[tenant]))
-                if not waiting[tenant]:
-                    del waiting[tenant]
-                    turn.remove(tenant)
-                began = time.monotonic()
-                yield event
-                ended = time.monotonic()
-                turns.took(tenant, ended - began)
-                if seconds is not None and ended - started > seconds:
+            turn = [tenant for tenant in whose_turn(waiting, processed.ahead()) if tenant not in blocked]
+            if not turn:
+                if served - blocked or not parsing.wait(until, lambda: gives_way is not None and gives_way(waiting)):
                     return
-            commit()  # it says who is ahead, and so how many more may be
+                blocked.clear()
+                continue
+            while turn:
+                tenant = parsing.turns.next(turn)
+                event = waiting[tenant].first()[0]
+                began = time.monotonic()
+                event["uri"] = _name_of(event, newest)
+                keep_unnamed(event, newest.get(document_id(event["tenant"], event["uri"])))
+                known = _is_known(event, newest)
+                row = None if known else _row(event, sources, parsing, limits, slice_s)
+                if known or row:
+                    next(iter(waiting[tenant]))
+                    if not waiting[tenant]:
+                        del waiting[tenant]
+                    processed.add(event)
+                    served.add(tenant)
+                    yield row
+                else:
+                    blocked.add(tenant)
+                parsing.turns.took(tenant, time.monotonic() - began)
+                if tenant in blocked or tenant not in waiting:
+                    turn.remove(tenant)
+                if time.monotonic() > until:
+                    return
+            if waiting.keys() - blocked:
+                commit()  # it says who is ahead, and so how many more may be
 
     def commit() -> None:
         nonlocal recorded
@@ -137,14 +162,10 @@ def parse(
         recorded = processed.as_property()
         done.clear()
 
-    with Parser(limits) as parser:
-        for event in bars.track(in_turn(), "parse", total=len(new), of="documents"):
-            processed.add(event)
-            event["uri"] = _name_of(event, newest)
-            keep_unnamed(event, newest.get(document_id(event["tenant"], event["uri"])))
-            if _is_known(event, newest):
+    with parsing.during_pass(new):
+        for row in bars.track(in_turn(), "parse", total=len(new), of="documents"):
+            if row is None:
                 continue
-            row = _row(event, sources, parser)
             done.append(row)
             newest[row["document_id"]] = {**row, "text": "", "parts": None}
             if row["status"] == "failed":
@@ -195,15 +216,18 @@ def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
     return event["kind"] == "delete" or bool(row["version"] == event["sha256"])
 
 
-def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[str, Any]:
+def _row(
+    event: dict[str, Any], sources: ObjectReader, parsing: Parsing, limits: ParseLimits, seconds: float
+) -> dict[str, Any] | None:
+    """The event's row, `None` if its document takes longer than so many seconds."""
     row = row_of(event)
     if event["kind"] == "delete":
         return {**row, "status": "deleted"}
     try:
         if event["kind"] == "refuse":
             raise BadDocument(event["uri"], event["reason"])
-        data = sources.get(object_key(event["tenant"], event["sha256"]))
-        parsed: Parsed = parser.parse(event["uri"], data)
+        key = object_key(event["tenant"], event["sha256"])
+        parsed = parsing.go_on(event, limits, lambda: sources.get(key), seconds)
     except BadDocument as error:
         return {**row, "status": "failed", "reason": error.reason}
     except NotFound:
@@ -213,6 +237,8 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
     except Exception as error:  # only this document is at fault: the others must not wait for its repair
         log.exception("%s could not be parsed", row["document_id"])
         return {**row, "status": "failed", "reason": f"it could not be parsed ({type(error).__name__})"}
+    if parsed is None:
+        return None
     parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None
     text = {"media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}
     return {**row, "status": "parsed", "reason": parsed.note, **text}

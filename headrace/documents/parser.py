@@ -6,12 +6,15 @@ Only that process looks into a file (`formats/`), so a hostile file fails alone.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -25,6 +28,8 @@ from headrace.errors import BadDocument
 
 _WORKER = "headrace.documents.formats.worker"
 _START_S = 60.0
+_LOAD_S = 4.0  # to start, to detect a format and to load its parser, before it counts as parsing
+_REST_S = 10.0  # for the rest of an answer: its sender may have waited for the pipe to be read
 _CHARACTER_BYTES = 6  # of an answer, at most
 _READ = 1 << 20
 # The environment variables that the child gets: no endpoints and no keys.
@@ -51,67 +56,84 @@ class Parsed:
 
 
 class Parser:
-    """Parses one document after another, on one thread at a time; a context manager, which ends its process.
+    """Parses one document after another, on one thread; a context manager, which ends its process.
 
-    The first document starts the process, and so does the next one after a document that killed it.
+    The first document starts the process, and so does the next one after a document that killed it. It ends with the thread that
+    started it (`ending_with`).
     """
 
     def __init__(self, limits: ParseLimits) -> None:
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
+        self._exchange: _Exchange | None = None
+        self._uri = ""
 
     def __enter__(self) -> Parser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
+        self.end()
 
     def parse(self, uri: str, data: bytes) -> Parsed:
         """The document's text. Raises `BadDocument` with the reason in one clause."""
+        self.begin(uri, data)
+        parsed = self.finish()
+        assert parsed is not None
+        return parsed
+
+    def begin(self, uri: str, data: bytes) -> None:
+        """Begin to parse a document, whose text `finish` returns. Raises as `parse`."""
         if not data:
             raise BadDocument(uri, "the file is empty")
         if len(data) > self._limits.document_bytes:
             raise BadDocument(uri, f"larger than the limit of {self._limits.document_bytes / 1e6:,.0f} MB")
-        try:
-            answer = self._request(uri, data)
-        except _Killed as killed:
-            raise BadDocument(uri, killed.reason) from None
-        reason, pieces, media = answer.get("reason"), answer.get("parts"), answer.get("media")
-        if isinstance(reason, str):
-            raise BadDocument(uri, reason[:300])
-        if not isinstance(pieces, list) or not isinstance(media, str):
-            raise BadDocument(uri, "its parser returned an unreadable answer")
-        if not pieces:
-            raise BadDocument(uri, "there is no text in it")
-        text, parts = _joined([(str(joined), str(place)) for joined, place in pieces])
-        # The heading of a table is a sheet's name, which says less than the file's name.
-        title = PurePosixPath(uri).stem if by_media(media).table else _title(text, uri)
-        return Parsed(text, title, media, parts, str(answer.get("note") or "")[:300])
+        self._uri = uri
+        self._exchange = _Exchange(self._running(), self._limits)
+        with self._fatal():
+            self._exchange.send(memoryview(framed(uri.encode("utf-8", "replace")) + HEADER.pack(len(data))), data)
 
-    def _request(self, uri: str, data: bytes) -> dict[str, Any]:
-        """The child's answer for one file. Raises `_Killed`."""
-        process = self._running()
-        name = uri.encode("utf-8", "replace")
-        pipe = _Exchange(process, self._limits.document_characters * _CHARACTER_BYTES + _READ)
+    def finish(self, seconds: float = math.inf) -> Parsed | None:
+        """The text of the document begun, or `None` if parsing goes on for longer than `seconds` from now. Raises as `parse`."""
+        assert self._exchange is not None
+        with self._fatal():
+            answer = self._exchange.answer(seconds)
+        if answer is None:
+            return None
+        if answer.get("spent"):
+            self.end()
+        return _parsed(self._uri, answer)
+
+    def ready(self) -> bool:
+        """Whether `finish` need not wait."""
+        return self._exchange is not None and self._exchange.ready()
+
+    def end(self) -> None:
+        """End the process; the next document starts another one."""
+        if (process := self._process) is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._process = self._exchange = None
+
+    @contextmanager
+    def _fatal(self) -> Iterator[None]:
+        """End the process if the block fails; where that is the document's fault, raise `BadDocument`."""
+        process = self._process
+        assert process is not None
         try:
-            pipe.send(memoryview(framed(name) + HEADER.pack(len(data))), data)
-            message = pipe.receive(_START_S, "its parser did not start")
-            if message.get("begun"):
-                seconds = self._limits.parse_seconds
-                message = pipe.receive(seconds, f"parsing took longer than {seconds:g} s")
+            yield
         except _Killed as killed:
-            self._end()
-            raise _Killed(_reason(process.returncode, killed.reason, self._limits)) from None
+            self.end()
+            raise BadDocument(self._uri, _reason(process.returncode, killed.reason, self._limits)) from None
         except BaseException:  # after an interrupt, the child's next message would be taken for another file's
-            self._end()
+            self.end()
             raise
-        if message.get("spent"):
-            self._end()
-        return message
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            self._end()
+            self.end()
             environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-s", "-B", "-m", _WORKER, str(os.getpid()), json.dumps(asdict(self._limits))],
@@ -130,15 +152,6 @@ class Parser:
             )
         return self._process
 
-    def _end(self) -> None:
-        if (process := self._process) is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-        self._process = None
-
 
 class _Killed(Exception):
     def __init__(self, reason: str) -> None:
@@ -149,13 +162,16 @@ class _Killed(Exception):
 class _Exchange:
     """Sends one file to the child and receives its answer, each within a time limit."""
 
-    def __init__(self, process: subprocess.Popen[bytes], most: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], limits: ParseLimits) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._in, self._out = process.stdin.fileno(), process.stdout.fileno()
         os.set_blocking(self._in, False)
-        self._most = most
+        self._limits = limits
         self._held = bytearray()
+        self._begun = False
+        self._loading = self._end = 0.0
+        self._late = "its parser did not start"
 
     def send(self, *pieces: bytes | memoryview) -> None:
         """Write to the child. Raises `_Killed`."""
@@ -171,16 +187,37 @@ class _Exchange:
                     continue
                 except OSError:
                     raise _Killed("") from None
+        self._loading, self._end = time.monotonic() + _LOAD_S, time.monotonic() + _START_S
 
-    def receive(self, seconds: float, late: str) -> dict[str, Any]:
-        """The child's next message. Raises `_Killed`: with `late` if it takes longer than `seconds`."""
-        end = time.monotonic() + seconds
+    def answer(self, seconds: float) -> dict[str, Any] | None:
+        """The child's answer, `None` if parsing goes on for longer than `seconds` from now. Raises `_Killed`."""
+        if not self._begun:
+            message = self._receive(max(time.monotonic(), self._loading) + seconds)
+            if message is None or not message.get("begun"):
+                return message
+            self._begun = True
+            self._end = time.monotonic() + self._limits.parse_seconds
+            self._late = f"parsing took longer than {self._limits.parse_seconds:g} s"
+        return self._receive(time.monotonic() + seconds)
+
+    def ready(self) -> bool:
+        """Whether the child has sent something, has ended, or is late."""
+        return _ready(self._out, select.POLLIN, 0.0) or time.monotonic() > self._end
+
+    def _receive(self, until: float) -> dict[str, Any] | None:
+        """The child's next message, `None` if none comes before `until`. Raises `_Killed`, also where the child is late."""
+        rest = time.monotonic() + _REST_S
         while (message := self._whole()) is None:
+            end = rest if self._held else min(until, self._end)
             if not _ready(self._out, select.POLLIN, end):
-                raise _Killed(late)
+                if end == until:
+                    return None
+                raise _Killed(self._late)
             read = os.read(self._out, _READ)
             if not read:
                 raise _Killed("")
+            if not self._held:
+                rest = time.monotonic() + _REST_S
             self._held += read
         try:
             answer = json.loads(message)
@@ -192,7 +229,7 @@ class _Exchange:
         if len(self._held) < HEADER.size:
             return None
         length = HEADER.unpack_from(self._held)[0]
-        if length > self._most:
+        if length > self._limits.document_characters * _CHARACTER_BYTES + _READ:
             raise _Killed("its parser returned an unreadable answer")
         if len(self._held) < HEADER.size + length:
             return None
@@ -214,6 +251,20 @@ def _reason(code: int | None, output: str, limits: ParseLimits) -> str:
     if code == -signal.SIGXCPU:
         return f"parsing took more than {limits.parse_cpu_seconds} s of CPU time"
     return "its parser ran out of memory or crashed"
+
+
+def _parsed(uri: str, answer: dict[str, Any]) -> Parsed:
+    reason, pieces, media = answer.get("reason"), answer.get("parts"), answer.get("media")
+    if isinstance(reason, str):
+        raise BadDocument(uri, reason[:300])
+    if not isinstance(pieces, list) or not isinstance(media, str):
+        raise BadDocument(uri, "its parser returned an unreadable answer")
+    if not pieces:
+        raise BadDocument(uri, "there is no text in it")
+    text, parts = _joined([(str(joined), str(place)) for joined, place in pieces])
+    # The heading of a table is a sheet's name, which says less than the file's name.
+    title = PurePosixPath(uri).stem if by_media(media).table else _title(text, uri)
+    return Parsed(text, title, media, parts, str(answer.get("note") or "")[:300])
 
 
 def _joined(located: list[tuple[str, str]]) -> tuple[str, tuple[DocumentPart, ...]]:

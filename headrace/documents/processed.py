@@ -155,8 +155,8 @@ class Turns:
         return chosen
 
     def took(self, tenant: str, seconds: float) -> None:
-        """Note how long the document of the tenant took whose turn it was."""
-        self._until[tenant] = self._now + seconds
+        """Note how long the document of the tenant took whose turn it was; beside other notes, that it took so much longer."""
+        self._until[tenant] = max(self._until.get(tenant, 0.0), self._now) + seconds
 
 
 def whose_turn(waiting: Collection[str], ahead: Collection[str]) -> list[str]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 
+import psutil
 import pytest
+from documents import row as sheet_row
+from documents import sheets
 
 from headrace.api.documents import Documents
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, Store
@@ -18,6 +22,7 @@ from headrace.documents import processed, unsplit
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.parsing import Parsing
 from headrace.documents.pieces import pieces
 from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets, Turns
 from headrace.documents.put import put_document
@@ -83,7 +88,8 @@ class EachTakesASecond(Turns):
 def passes(runner: Runner, count: int, turns: Turns) -> int:
     """Passes whose time is up after one document; returns how many events are left."""
     for _ in range(count):
-        left: int = runner.run(parsing.parse, limits=LIMITS, seconds=0.0, turns=turns).left
+        with closing(Parsing(turns)) as state:
+            left: int = runner.run(parsing.parse, limits=LIMITS, seconds=0.0, parsing=state).left
         runner.run(chunk, window=200)
     return left
 
@@ -140,6 +146,66 @@ def test_slow_documents_hold_up_their_own_tenant() -> None:
     assert turns.next(["slow", "newcomer"]) == "newcomer", "who comes does not wait behind what others saved up"
     turns.took("newcomer", 1e6)
     assert turns.next(["slow", "newcomer"]) == "slow"
+
+
+@pytest.fixture
+def workbook(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A document that takes longer than a slice to parse."""
+    monkeypatch.setattr(parsing, "_SLICE_S", 0.2)
+    monkeypatch.setattr("headrace.documents.parsing._PLACES", 1)
+    return sheets({"Q3": sheet_row("gate", 1, "open") * 6_000})
+
+
+def beside(runner: Runner, state: Parsing) -> int:
+    """A pass that waits for no slow document; returns how many events are left."""
+    left: int = runner.run(parsing.parse, limits=LIMITS, seconds=60.0, parsing=state, gives_way=bool).left
+    return left
+
+
+def parsers() -> list[int]:
+    """The parser processes of this one."""
+    return [child.pid for child in psutil.Process().children() if "headrace.documents.formats.worker" in child.cmdline()]
+
+
+def test_a_slow_document_is_parsed_beside_those_of_others(runner: Runner, workbook: bytes) -> None:
+    runner.run(put_document, tenant="slow-a", uri="p0.xlsx", data=workbook)
+    put(runner, **{"slow-a": ["p1.md"], "brisk": ["q0.md"]})
+    with closing(Parsing()) as state:
+        assert beside(runner, state) == 2, "the slow one, and its tenant's next"
+        assert parsed(runner, "slow-a", "brisk") == ["q0.md"]
+        (parser,) = parsers()
+        while runner.run(parsing.parse, limits=LIMITS, seconds=60.0, parsing=state).left:
+            assert parsers() in ([], [parser]), "it is not begun again"
+        assert not parsers()
+    assert parsed(runner, "slow-a", "brisk") == ["p0.xlsx", "p1.md", "q0.md"]
+    assert not ahead(runner, DOCUMENT_ROWS)
+
+
+def test_slow_documents_that_are_stopped_are_parsed_later(runner: Runner, workbook: bytes) -> None:
+    for tenant in ("slow-b", "slow-c"):
+        runner.run(put_document, tenant=tenant, uri=f"{tenant}.xlsx", data=workbook)
+    put(runner, nimble=["r0.md"])
+    with closing(Parsing()) as state:
+        assert beside(runner, state) == 2
+        assert parsed(runner, "slow-b", "slow-c", "nimble") == ["r0.md"]
+        assert len(parsers()) == 1, "there is one place"
+    assert not parsers(), "as after a kill"
+    with closing(Parsing()) as state:
+        while runner.run(parsing.parse, limits=LIMITS, seconds=60.0, parsing=state).left:
+            assert len(parsers()) <= 1
+    assert parsed(runner, "slow-b", "slow-c", "nimble") == ["r0.md", "slow-b.xlsx", "slow-c.xlsx"]
+
+
+def test_a_slow_document_that_another_process_parsed_is_stopped(runner: Runner, workbook: bytes) -> None:
+    runner.run(put_document, tenant="slow-d", uri="s0.xlsx", data=workbook)
+    put(runner, swift=["t0.md"])
+    with closing(Parsing()) as state:
+        assert beside(runner, state) == 1
+        assert runner.run(parsing.parse, limits=LIMITS).parsed == 1, "a pass that keeps nothing for the next parses all"
+        assert len(parsers()) == 1
+        assert beside(runner, state) == 0
+        assert not parsers()
+    assert parsed(runner, "slow-d", "swift") == ["s0.xlsx", "t0.md"]
 
 
 def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from documents import row, sheets
 from shell import as_json, run
 from traffic import until
 from words import embedding as vector
@@ -129,6 +130,15 @@ def test_a_large_document_does_not_keep_another_tenants_small_one_waiting(api: A
     assert api.models.batches - begun > 2 * ahead
     found = large.post("/v1/search", json={"question": "Which gate number 219 was opened?"}).json()["passages"]
     assert any("219" in passage["text"] for passage in found)
+
+
+def test_a_slow_document_does_not_keep_another_tenants_small_one_waiting(api: Any) -> None:
+    slow, small = writer(api, "slow"), writer(api, "small-two")
+    slow.put("/v1/documents/slow.xlsx", content=sheets({"Q3": row("gate", 1, "open") * 50_000})).raise_for_status()
+    small.put("/v1/documents/small.md", content=b"# Weir\n\nThe weir is made of oak.\n").raise_for_status()
+    assert api.indexed(small, "small.md")["status"] == "indexed"
+    assert slow.get("/v1/documents/slow.xlsx").json()["status"] == "put"
+    slow.delete("/v1/documents/slow.xlsx").raise_for_status()
 
 
 def test_many_embeddings_do_not_keep_another_tenants_question_waiting(api: Any) -> None:

@@ -156,6 +156,16 @@ def test_a_line_without_end_is_text(parser: Parser) -> None:
     assert parser.parse("a.txt", b"a" * 1_000_000).text == "a" * 1_000_000
 
 
+def test_a_long_text_is_read_whenever_there_is_time_for_it(parser: Parser) -> None:
+    text = "The wheel of the mill turns.\n" * 40_000
+    parser.begin("a.txt", text.encode())
+    looks = 0
+    while (parsed := parser.finish(0.0) if parser.ready() else None) is None:
+        looks += 1
+    assert looks
+    assert parsed.text == text.strip()
+
+
 def test_random_bytes_named_txt_are_refused(parser: Parser) -> None:
     assert reason(parser, "a.txt", bytes(range(256)) * 20) == "it holds binary data, not text"
 

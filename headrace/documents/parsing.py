@@ -1,0 +1,96 @@
+"""Documents that are parsed in turn, the slow ones beside the others, so that a slow one keeps nobody else's waiting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.parser import Parsed, Parser
+from headrace.documents.processed import Turns
+from headrace.documents.versions import ORIGIN
+
+_PLACES = 2  # for slow documents: each has a process, which may take `parse_memory_bytes`
+_LOOK_S = 0.1
+
+_Origin = tuple[Any, ...]
+
+
+class Parsing:
+    """Whose turn it is, and the slow documents, each in a parser process of its own. Kept from one pass to the next.
+
+    A document that turns out to be slow while all places are taken is stopped, and begun anew once there is a place.
+    """
+
+    def __init__(self, turns: Turns | None = None) -> None:
+        self.turns = turns or Turns()
+        self._under_way: dict[_Origin, tuple[Parser, float]] = {}  # by event: its parser, and when that began
+        self._stopped: set[_Origin] = set()
+        self._idle: list[Parser] = []
+
+    @contextmanager
+    def during_pass(self, events: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+        """A pass over all events that are not processed; what was begun of any other is stopped."""
+        self._keep({_origin(event) for event in events})
+        try:
+            yield
+        finally:
+            while self._idle:
+                self._idle.pop().end()
+
+    def close(self) -> None:
+        """Stop the slow documents. None of them is processed yet, so none is lost."""
+        self._keep(set())
+
+    def go_on(self, event: Mapping[str, Any], limits: ParseLimits, read: Callable[[], bytes], seconds: float) -> Parsed | None:
+        """Parse an event's document, whose bytes `read` returns, for about so many seconds; `None` if it takes longer.
+
+        It then goes on beside others, and this no longer waits for it when called again. Raises `BadDocument`, and what `read`
+        raises.
+        """
+        origin = _origin(event)
+        slow = origin in self._under_way or origin in self._stopped
+        if begins := origin not in self._under_way:
+            if slow and len(self._under_way) >= _PLACES:
+                return None
+            self._under_way[origin] = self._idle.pop() if self._idle else Parser(limits), time.monotonic()
+        parser, began = self._under_way[origin]
+        goes_on = False
+        try:
+            if begins:
+                parser.begin(event["uri"], read())
+            parsed = None if slow and not parser.ready() else parser.finish(0.0 if slow else seconds)
+            goes_on = parsed is None and len(self._under_way) <= _PLACES
+            if parsed is None and not goes_on:
+                parser.end()
+                self._stopped.add(origin)
+            return parsed
+        finally:
+            if not goes_on:
+                del self._under_way[origin]
+                self._idle.append(parser)
+                if slow:
+                    self.turns.took(event["tenant"], time.monotonic() - began)
+
+    def ready(self) -> bool:
+        """Whether one of the slow documents is done, or has something else to say."""
+        return any(parser.ready() for parser, _ in self._under_way.values())
+
+    def wait(self, until: float, gives_way: Callable[[], bool]) -> bool:
+        """Wait until one of the slow documents is ready; false at the time `until`, or if something else is to be done first."""
+        while self._under_way and not self.ready():
+            if time.monotonic() > until or gives_way():
+                return False
+            time.sleep(_LOOK_S)
+        return True
+
+    def _keep(self, origins: set[_Origin]) -> None:
+        for origin in self._under_way.keys() - origins:
+            self._under_way.pop(origin)[0].end()
+        self._stopped &= origins
+
+
+def _origin(event: Mapping[str, Any]) -> _Origin:
+    return tuple(event[name] for name in ORIGIN)
