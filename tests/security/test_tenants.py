@@ -133,7 +133,7 @@ def test_a_large_document_does_not_keep_another_tenants_small_one_waiting(api: A
 
 
 def test_a_slow_document_does_not_keep_another_tenants_small_one_waiting(api: Any) -> None:
-    slow, small = writer(api, "slow"), writer(api, "small-two")
+    slow, small = writer(api, "slow-sheet"), writer(api, "small-two")
     slow.put("/v1/documents/slow.xlsx", content=sheets({"Q3": row("gate", 1, "open") * 50_000})).raise_for_status()
     small.put("/v1/documents/small.md", content=b"# Weir\n\nThe weir is made of oak.\n").raise_for_status()
     assert api.indexed(small, "small.md")["status"] == "indexed"
