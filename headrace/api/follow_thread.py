@@ -39,6 +39,55 @@ class FollowedSource:
     trouble: str
 
 
+class Lag:
+    """Since when the index is behind a source (`time.monotonic`); safe to share between threads.
+
+    `is_past` tells whether all that was on the head at an announcement is in the index.
+    """
+
+    def __init__(self, is_past: Callable[[int], bool]) -> None:
+        self._is_past = is_past
+        self._lock = threading.Lock()
+        self._changed: float | None = None  # the look before the one that saw the oldest change
+        self._announced: int | None = None  # with which announcement all changes are on the head; `None`: not all are yet
+        self._unseen: float | None = None  # the last look before the source could not be followed any more
+
+    def changed(self, at: float) -> None:
+        """There is a change, made after `at`, which is not on the head yet."""
+        with self._lock:
+            self._settle()
+            self._changed = at if self._changed is None else self._changed
+            self._announced = None
+
+    def announced(self, number: int | None) -> None:
+        """All changes are on the head since this announcement; `None`: there was nothing to announce."""
+        with self._lock:
+            self._announced = number
+            if number is None:
+                self._changed = None
+
+    def failed(self, at: float) -> None:
+        """The source has not been followed since `at`."""
+        with self._lock:
+            self._unseen = at if self._unseen is None else self._unseen
+
+    def followed(self) -> None:
+        """It is followed again."""
+        with self._lock:
+            self._unseen = None
+
+    def seconds(self) -> float:
+        """How far the index is behind now."""
+        with self._lock:
+            self._settle()
+            since = [at for at in (self._changed, self._unseen) if at is not None]
+            return time.monotonic() - min(since) if since else 0.0
+
+    def _settle(self) -> None:
+        if self._announced is not None and self._is_past(self._announced):
+            self._changed = self._announced = None
+
+
 class FollowThread:
     """Follows one source, for the tenant `default` unless it names one, which then has to exist: `require_tenant` raises if not.
 
@@ -62,8 +111,7 @@ class FollowThread:
         self._require_tenant = require_tenant
         self._documents = -1
         self._looked = time.monotonic()
-        self._behind_since: float | None = None
-        self._announced: int | None = None
+        self._lag = Lag(indexing.is_past)
         self._put_at = 0.0
         self._held = self._trouble = ""
         self._stop = threading.Event()
@@ -85,11 +133,8 @@ class FollowThread:
 
     def state(self) -> FollowedSource:
         """How far the index follows it now."""
-        since = self._behind_since
-        if since is not None and self._announced is not None and not self._trouble and self._indexing.is_past(self._announced):
-            self._behind_since = self._announced = since = None
-        behind_s = 0.0 if since is None else time.monotonic() - since
-        return FollowedSource(self._source.place, self._tenant, self._documents, behind_s, self._trouble or self._held)
+        trouble = self._trouble or self._held
+        return FollowedSource(self._source.place, self._tenant, self._documents, self._lag.seconds(), trouble)
 
     def _run(self) -> None:
         follower: Follower | None = None
@@ -101,14 +146,14 @@ class FollowThread:
                     follower = Follower([self._source.place], buckets.of, self._source.every_s)
                 self._look(follower)
                 follower.succeeded()
+                self._lag.followed()
                 self._trouble = ""
             except Exception as error:  # a thread that ends would leave all later changes unseen
-                if self._behind_since is None:
-                    self._behind_since = self._looked
+                self._lag.failed(self._looked)
                 said = printable(error.message if isinstance(error, HeadraceError) else str(error))
                 if said != self._trouble:
                     log.warning("%s is not followed at present: %s", printable(self._source.place), said)
-                    log.debug("", exc_info=not isinstance(error, HeadraceError))
+                    log.debug("", exc_info=True)
                 self._trouble = said
                 if follower is not None:
                     follower.failed()
@@ -119,19 +164,17 @@ class FollowThread:
         found = follower.changed()
         held = bool(self._held) and looked - self._put_at > _HELD_S
         if found is not None or held:
-            if self._behind_since is None:
-                self._behind_since = self._looked
-            self._put(found)
+            self._lag.changed(self._looked)
+            self._lag.announced(self._put(found))
             if found is not None:
                 follower.followed(found)
                 self._documents = len(found)
-        elif self._announced is None:
-            self._behind_since = None
         self._looked = looked
 
-    def _put(self, found: dict[str, str] | None) -> None:
+    def _put(self, found: dict[str, str] | None) -> int | None:
+        """Put what changed. Returns the number of its announcement, `None` where there was nothing to announce."""
         if found == {} and self._documents < 1:  # nothing is deleted because of a source that is empty
-            return
+            return None
         if self._source.tenant:
             self._require_tenant(self._tenant)
         self._put_at = time.monotonic()
@@ -152,4 +195,4 @@ class FollowThread:
             if not self._held:
                 log.warning("%s: %s", printable(self._source.place), printable(held))
         self._held = held
-        self._announced = self._indexing.announce(self._tenant)
+        return self._indexing.announce(self._tenant)

@@ -1,4 +1,4 @@
-"""Connections without a request, and what is said of trouble: a server of ours in a thread, its times made short."""
+"""Connections without a request, and what is said of trouble: a real server in a thread, its times made short."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def app() -> App:
 
 @contextmanager
 def served(app: App, pem: Path | None = None) -> Iterator[Opened]:
-    """A server of ours, with TLS if it has a certificate; yields what opens a connection to it and sends something."""
+    """A server on loopback, with TLS if it has a certificate; yields what opens a connection to it and sends something."""
     made = config(app, keep_alive_s=30, grace_s=1, log_level="critical", certificate=pem, key=pem)
     server = QuietServer(made)
     opened: list[socket.socket] = []
