@@ -73,16 +73,16 @@ def chunk(
     Each generation of the index has its own rows, and its own snapshot property for what is processed.
     """
     name_of_offsets, name_of_revision = _property(PROCESSED_OFFSETS, generation), _property(_READ_TO, generation)
-    properties = chunks.snapshot_properties()
+    lookup, splits = DocumentLookup(metadata, documents), ChunkLookup(metadata, chunks)
+    splits.follow()
+    properties = splits.state.properties
     recorded, since = properties.get(name_of_offsets), properties.get(name_of_revision)
     processed = ProcessedOffsets(recorded)
-    parsed = ProcessedOffsets(documents.snapshot_property(PROCESSED_OFFSETS)).floors  # before the rows are read: those are in
-    lookup, splits = DocumentLookup(metadata, documents), ChunkLookup(metadata, chunks)
     revision = lookup.follow()
-    unsplit = UnsplitVersions(documents, processed, since)
+    parsed = ProcessedOffsets(lookup.state.properties.get(PROCESSED_OFFSETS)).floors
+    unsplit = UnsplitVersions(documents, lookup.state, processed, since)
     new = unsplit.rows
     answering = lookup.live(row["document_id"] for row in new)
-    splits.follow()
     # A version put back after another one, or put twice, has its chunks already.
     split_before = set(splits.split(generation, (row["document_id"] for row in new)))
     rows: list[dict[str, Any]] = []

@@ -24,7 +24,7 @@ from headrace.models.client import Embedder, Vectors
 from headrace.models.connection import EndpointFailure, ErrorReply
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.storage.metadata import Metadata
-from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.tables.handles import TableReader, TableState, quoted
 from headrace.storage.timeline import AHEAD
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.storage.vectors.handles import VectorWriter, columns
@@ -167,7 +167,7 @@ def embed(
     before = None if compare else progress.read(vectors.table_version())
     if before is not None and not (follows(before.chunks, reached[0]) and follows(before.documents, reached[1])):
         before = None
-    fresh = None if before is None else _fresh(chunks, before.chunks, number)
+    fresh = None if before is None else _fresh(splits.state, before.chunks, number)
     changed: set[str] | None = None
     if before is not None and fresh is not None:
         changed = lookup.changed_since(before.documents) | set(fresh["document_id"].to_pylist())
@@ -175,7 +175,10 @@ def embed(
     relabelled = 0
     for answering, described in _settled(lookup, changed):
         indexed = vectors.indexed(changed)
-        relabelled += _describe(vectors, indexed, answering, described)
+        written = _describe(vectors, indexed, answering, described)
+        relabelled += written
+        if not written:
+            break
     known = set(indexed["chunk_id"].to_pylist())
     if fresh is None:
         missing = _sorted(_missing(chunks, answering, known, number))
@@ -224,13 +227,13 @@ _Current = tuple[dict[str, str], dict[str, Description]]
 def _settled(lookup: DocumentLookup, documents: Collection[str] | None) -> Iterator[_Current]:
     """Yield `lookup.current` of some documents, or of all, again until the table has not changed meanwhile.
 
-    So what the caller writes for the last pair is written before the next change, whose own pass then sees it.
+    So what the caller writes for the last pair is written before the next change, whose own pass then sees it. A caller that
+    wrote nothing may stop.
     """
-    revision = lookup.follow()
     while True:
         yield lookup.current(documents)
-        before, revision = revision, lookup.follow()
-        if revision == before:
+        before = lookup.state.revision
+        if lookup.follow() == before:
             return
 
 
@@ -239,6 +242,7 @@ def _insert(vectors: VectorWriter, rows: pa.Table, lookup: DocumentLookup) -> No
     rows_kept: pa.Table | None = None
     written: dict[str, Description] = {}
     pairs = list(zip(rows["document_id"].to_pylist(), rows["version"].to_pylist(), strict=True))
+    lookup.follow()  # nobody may see, however briefly, a chunk of what was deleted or closed while it was embedded
     for answering, described in _settled(lookup, {document_id for document_id, _ in pairs}):
         gone = {document_id for document_id, version in pairs if answering.get(document_id) != version}
         if rows_kept is None:
@@ -267,7 +271,7 @@ def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], ge
     return _chunk_rows(_wanted(rows, answering, known, generation) for rows in chunks.scan((*_CHUNK, "generation")))
 
 
-def _fresh(chunks: TableReader, since: str | None, generation: int) -> pa.Table:
+def _fresh(chunks: TableState, since: str | None, generation: int) -> pa.Table:
     """The chunks of a generation that were committed since."""
     scanned = chunks.scan((*_CHUNK, "generation"), since=since)
     return _chunk_rows(of_generation(rows, generation).select(_CHUNK) for rows in scanned)

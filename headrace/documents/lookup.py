@@ -22,7 +22,7 @@ from headrace.documents.names import document_id
 from headrace.documents.versions import ORIGIN, answering, describe, in_order, needed
 from headrace.storage.database import Statements
 from headrace.storage.metadata import Metadata
-from headrace.storage.tables.handles import TableReader
+from headrace.storage.tables.handles import TableReader, TableState
 from headrace.storage.vectors.labels import Description
 
 _AT_ONCE = 500  # keys in one statement
@@ -40,14 +40,23 @@ class _TableCopy(ABC):
 
     def __init__(self, metadata: Metadata, table: TableReader) -> None:
         self._metadata, self._table = metadata, table
+        self._state: TableState | None = None
         self._scope = 0
+
+    @property
+    def state(self) -> TableState:
+        """The table as it was when `follow` last looked."""
+        if self._state is None:
+            raise RuntimeError("follow the table first")
+        return self._state
 
     def follow(self) -> str | None:
         """Take in what was committed since, and return the table's revision; `None` if it has no rows.
 
         Where nothing was committed, this is one request to the table.
         """
-        revision = self._table.revision()
+        self._state = self._table.state()
+        revision = self._state.revision
         if revision is None:
             self._scope = 0
             return None
@@ -92,7 +101,7 @@ class _TableCopy(ABC):
 
     def _slices(self, known: str | None) -> Iterator[Sequence[Any]]:
         """What to take in, in slices for one transaction each."""
-        rows = (row for batch in self._table.scan(self.columns, since=known) for row in batch.to_pylist())
+        rows = (row for batch in self.state.scan(self.columns, since=known) for row in batch.to_pylist())
         while some := list(islice(rows, _SLICE)):
             yield some
 
@@ -179,8 +188,8 @@ class DocumentLookup(_TableCopy):
             yield from found
 
     def changed_since(self, revision: str | None) -> set[str]:
-        """The documents with rows committed since a revision."""
-        batches = self._table.scan(("document_id",), since=revision)
+        """The documents with rows committed since a revision, up to the table's `state`."""
+        batches = self.state.scan(("document_id",), since=revision)
         return {name for rows in batches for name in rows.column("document_id").to_pylist()}
 
     def _take_in(self, run: Statements, scope: int, some: Sequence[dict[str, Any]]) -> None:
@@ -295,7 +304,7 @@ class ChunkLookup(_TableCopy):
     def _slices(self, known: str | None) -> Iterator[Sequence[Any]]:
         # All chunks of a version are committed at once and stay in one file, so a scan that finds one finds all.
         counts: Counter[tuple[int, str, str, int]] = Counter()
-        for rows in self._table.scan(self.columns, since=known):
+        for rows in self.state.scan(self.columns, since=known):
             columns = (rows.column(name).to_pylist() for name in ("generation", "document_id", "version", "offset"))
             counts.update((generation or 1, *others) for generation, *others in zip(*columns, strict=True))
         some = iter(counts.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -93,12 +93,13 @@ def parse(
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
-    properties = documents.snapshot_properties()
+    lookup, seen = DocumentLookup(metadata, documents), SeenEvents(metadata, events)
+    lookup.follow()
+    properties = lookup.state.properties
     recorded, since = properties.get(PROCESSED_OFFSETS), properties.get(_READ_TO)
     processed = ProcessedOffsets(recorded)
-    seen = SeenEvents(metadata, events)
     revision = seen.follow()
-    landed = events.read(where=not_before(processed.floors), since=since).sort_by(IN_ORDER).to_pylist()
+    landed = seen.state.read(where=not_before(processed.floors), since=since).sort_by(IN_ORDER).to_pylist()
     new = seen.once([event for event in landed if not processed.includes(event)])
     by_tenant: dict[str, list[dict[str, Any]]] = {}
     for event in new:
@@ -111,7 +112,8 @@ def parse(
     slice_s = _SLICE_S if parsing else math.inf
     parsing = parsing or Parsing()
     until = time.monotonic() + seconds
-    newest = _newest(DocumentLookup(metadata, documents), new)
+    # Under their names as they are and in form NFC.
+    newest = lookup.newest(document_id(event["tenant"], uri) for event in new for uri in (event["uri"], composed(event["uri"])))
 
     def in_turn() -> Iterator[dict[str, Any] | None]:
         """The row of each waiting event, `None` where it adds none, those of a tenant in their order, until time is up."""
@@ -187,14 +189,6 @@ def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) 
     current = newest.get(document_id(event["tenant"], uri))
     exists = current is not None and current["status"] != "deleted"
     return uri if event["kind"] == "delete" and exists else composed(uri)
-
-
-def _newest(lookup: DocumentLookup, events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The newest rows of the documents that events are about, under their names as they are and in form NFC."""
-    if not events:
-        return {}
-    lookup.follow()
-    return lookup.newest(document_id(event["tenant"], uri) for event in events for uri in (event["uri"], composed(event["uri"])))
 
 
 def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from headrace.documents.processed import ProcessedOffsets, not_before
 from headrace.documents.versions import ORIGIN
-from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.tables.handles import TableReader, TableState, quoted
 
 _TEXT_CHARS = 30_000_000  # of the texts in memory
 _FIRST, _MOST = 16, 1_000  # documents whose texts are read together
@@ -25,20 +25,20 @@ _Origin = tuple[Any, ...]
 
 
 class UnsplitVersions:
-    """Rows of the documents table that follow the events processed, in their order; `take` returns the text of one.
+    """Rows of the documents table at `state` that follow the events processed, in their order; `take` returns the text of one.
 
     `since` is the revision of the table up to which every row is processed.
     """
 
-    def __init__(self, documents: TableReader, processed: ProcessedOffsets, since: str | None) -> None:
+    def __init__(self, documents: TableReader, state: TableState, processed: ProcessedOffsets, since: str | None) -> None:
         self._documents, self._since = documents, since
         self._texts: dict[_Origin, dict[str, Any]] = {}
         self.characters = 0
         """Of the texts in memory."""
         self._together = _FIRST
-        rows = self._with_texts(processed)
+        rows = self._with_texts(state, processed)
         if rows is None:  # more than fits
-            rows = [row for batch in self._scan(_COLUMNS, processed) for row in _new(batch, processed)]
+            rows = [row for batch in self._scan(state, _COLUMNS, processed) for row in _new(batch, processed)]
         self.rows = sorted(rows, key=_origin)
         self._order: list[_Origin] = []
         self._wanted: set[_Origin] = set()
@@ -61,13 +61,13 @@ class UnsplitVersions:
         self.characters -= len(text["text"])
         return text
 
-    def _scan(self, columns: tuple[str, ...], processed: ProcessedOffsets) -> Iterable[pa.RecordBatch]:
-        return self._documents.scan(columns, not_before(processed.floors), since=self._since)
+    def _scan(self, state: TableState, columns: tuple[str, ...], processed: ProcessedOffsets) -> Iterable[pa.RecordBatch]:
+        return state.scan(columns, not_before(processed.floors), since=self._since)
 
-    def _with_texts(self, processed: ProcessedOffsets) -> list[dict[str, Any]] | None:
+    def _with_texts(self, state: TableState, processed: ProcessedOffsets) -> list[dict[str, Any]] | None:
         """All rows, their texts kept aside: one scan does where little waits. `None` once the texts are too many."""
         rows = []
-        for batch in self._scan((*_COLUMNS, *_TEXT), processed):
+        for batch in self._scan(state, (*_COLUMNS, *_TEXT), processed):
             for row in _new(batch, processed):
                 text = {name: row.pop(name) for name in _TEXT}
                 rows.append(row)
@@ -89,6 +89,7 @@ class UnsplitVersions:
             " AND status = 'parsed'"
         )
         read = 0
+        # As the table is now, since `take` is called for long after the rows were read.
         for batch in self._documents.scan((*ORIGIN, *_TEXT), where, since=self._since):
             for row in batch.to_pylist():
                 name = _origin(row)

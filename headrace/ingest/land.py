@@ -34,7 +34,7 @@ from headrace.storage.objects import ObjectWriter
 from headrace.storage.records import batch, decode
 from headrace.storage.stream.reader import Fetched, TopicReader
 from headrace.storage.stream.topic import Record
-from headrace.storage.tables.handles import Append, TableWriter
+from headrace.storage.tables.handles import Append, TableState, TableWriter
 
 _OVERTAKEN_S = 0.2
 _TRIES = 100
@@ -309,7 +309,7 @@ class _Lander:
         Ends when the head is drained or, with `go_on`, when that returns False (called about twice a second). Raises
         `LostRace` if another lander moved a position.
         """
-        everyone, ahead = self._start(mine)
+        everyone, ahead = self._start(mine, follows=go_on is not None)
         signed_from = {partition: self._positions[partition].signed or 0 for partition in ahead}
         block, writing = _Block(self.table.begin()), _DONE
         reading: Future[_Piece] | None = None
@@ -345,14 +345,15 @@ class _Lander:
         old = time.monotonic() - block.since >= settings.commit_s
         return old or block.rows >= settings.commit_rows or block.bytes >= settings.commit_bytes
 
-    def _start(self, mine: set[int] | None) -> tuple[list[int], dict[int, int]]:
+    def _start(self, mine: set[int] | None, *, follows: bool) -> tuple[list[int], dict[int, int]]:
         """All partitions, and the start offset of each of ours that may land."""
-        properties = self.table.snapshot_properties()
-        landed_positions = positions(properties, self.name) or self._recovered()
+        state = self.table.state()
+        properties = state.properties
+        landed_positions = positions(properties, self.name) or _recovered(state, self.name)
         spans, identity = self.topic.spans(), self.topic.identity()
         start = {}
         self.divergences = {}
-        letters = self._dead_letters.snapshot_properties()
+        letters: Mapping[str, Any] | None = None
         self._skips = {}
         for partition, span in spans.items():
             if mine is not None and partition not in mine:
@@ -376,6 +377,9 @@ class _Lander:
             if unsigned_so_far:  # recorded before another event can arrive
                 self._note(partition)
             start[partition] = position.next
+            if span.end <= position.next and not follows:
+                continue  # nothing to skip
+            letters = self._dead_letters.snapshot_properties() if letters is None else letters
             named = origin(self.name, position.topic_epoch)
             self._skips |= {(partition, at): reason for at, reason in skipped(letters, named, partition).items()}
         return list(spans), start
@@ -386,17 +390,6 @@ class _Lander:
         nothing = pa.Table.from_batches([], self.table.store.columns)
         self.table.append(nothing, properties={name: value}, expected={name: self._properties[partition]})
         self._properties[partition] = value
-
-    def _recovered(self) -> dict[int, Position]:
-        """Positions computed from rows, for a table whose snapshot properties are lost (another tool rewrote it)."""
-        rows = self.table.read(("topic", "partition", "offset"))
-        positions: dict[int, Position] = {}
-        for row in rows.group_by(["topic", "partition"]).aggregate([("offset", "max")]).to_pylist():
-            name, _, number = row["topic"].partition("@")
-            topic_epoch = int(number or 1)
-            if name == self.name and topic_epoch >= positions.get(row["partition"], Position(0, None, None, 0)).topic_epoch:
-                positions[row["partition"]] = Position(row["offset_max"] + 1, None, None, topic_epoch, signed=0)
-        return positions
 
     def _write(self, block: _Block, reading: Future[_Piece]) -> None:
         piece = reading.result()
@@ -449,6 +442,18 @@ class _Lander:
                     properties={keys[p]: max(offset, upto[p]) for p, offset in reached.items()},
                     expected={name: properties.get(name) for name in keys.values()},
                 )
+
+
+def _recovered(table: TableState, topic: str) -> dict[int, Position]:
+    """Positions computed from rows, for a table whose snapshot properties are lost (another tool rewrote it)."""
+    rows = table.read(("topic", "partition", "offset"))
+    positions: dict[int, Position] = {}
+    for row in rows.group_by(["topic", "partition"]).aggregate([("offset", "max")]).to_pylist():
+        name, _, number = row["topic"].partition("@")
+        topic_epoch = int(number or 1)
+        if name == topic and topic_epoch >= positions.get(row["partition"], Position(0, None, None, 0)).topic_epoch:
+            positions[row["partition"]] = Position(row["offset_max"] + 1, None, None, topic_epoch, signed=0)
+    return positions
 
 
 def _landed_rows(table: Store, piece: _Piece, names: Mapping[int, str]) -> pa.RecordBatch:

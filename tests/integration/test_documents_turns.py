@@ -244,7 +244,8 @@ def test_the_texts_of_few_waiting_documents_are_in_memory(runner: Runner, monkey
     put(runner, waiting=names, patient=names)
     runner.run(parsing.parse, limits=LIMITS)
     offsets = ProcessedOffsets(reader(runner, CHUNK_ROWS).snapshot_property(PROCESSED_OFFSETS))
-    waiting = UnsplitVersions(reader(runner, DOCUMENT_ROWS), offsets, None)
+    documents = reader(runner, DOCUMENT_ROWS)
+    waiting = UnsplitVersions(documents, documents.state(), offsets, None)
     ours = [row for row in waiting.rows if row["tenant"] in ("waiting", "patient") and row["uri"] in names]
     assert len(ours) == 14
     waiting.keep(ours)

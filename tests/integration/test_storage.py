@@ -301,6 +301,29 @@ def test_a_snapshot_reads_the_table_as_it_stood(table: TableWriter) -> None:
     assert offsets(table, snapshot=second) == [1, 2]
 
 
+def test_a_state_of_a_table_does_not_change(table: TableWriter, endpoints: Endpoints) -> None:
+    table.append(rows(1), properties={"next": 1})
+    state = table.state()
+    other = TableWriter(table.store, endpoints, Meter(Ledger(), "test"))
+    second = other.append(rows(2), properties={"next": 2})
+    newer = table.state()
+    assert (newer.snapshot, newer.properties["next"], offsets(table)) == (second, 2, [1, 2])
+    assert (state.properties["next"], state.read(("offset",))["offset"].to_pylist()) == (1, [1])
+    assert newer.read(("offset",), since=state.revision)["offset"].to_pylist() == [2]
+
+
+def test_a_handle_that_missed_a_commit_commits_after_it(table: TableWriter, endpoints: Endpoints) -> None:
+    other = TableWriter(table.store, endpoints, Meter(Ledger(), "test"))
+    table.append(rows(1))
+    other.append(rows(2), properties={"next": 1})
+    table.append(rows(3))
+    assert (offsets(table), table.snapshot_property("next")) == ([1, 2, 3], 1)
+    other.append(rows(4), properties={"next": 2}, expected={"next": 1})
+    with pytest.raises(LostRace, match=r"'next' of .* from 1 to 2"):
+        table.append(rows(5), properties={"next": 2}, expected={"next": 1})
+    assert offsets(table) == [1, 2, 3, 4]
+
+
 def test_another_scan_reads_what_was_added_since(table: TableWriter, endpoints: Endpoints) -> None:
     for number in range(1, 6):
         table.append(rows(number))

@@ -184,9 +184,12 @@ def _order(found: pa.Table, rows: list[dict[str, Any]]) -> pa.Array:
 def test_a_version_reads_the_table_as_it_stood(cluster: Cluster) -> None:
     table = cluster.writer()
     first = table.append(promotions("1"))
+    state = table.state()
     second = table.append(promotions("2", "3"))
     assert table.snapshot() == second != first
     assert (versions(table, snapshot=first), versions(table)) == (["1"], ["1", "2", "3"])
+    assert (state.snapshot, state.read(("version",))["version"].to_pylist()) == (first, ["1"])
+    assert sorted(table.state().read(("version",), since=state.revision)["version"].to_pylist()) == ["2", "3"]
 
 
 @OVER_HTTP

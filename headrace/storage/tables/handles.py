@@ -38,20 +38,31 @@ class Append(Protocol):
         """Discard the rows."""
 
 
+class FormatState(Protocol):
+    """See `TableState`; the rows are in the backend's own types."""
+
+    @property
+    def snapshot(self) -> int | None: ...
+
+    @property
+    def revision(self) -> str | None: ...
+
+    @property
+    def properties(self) -> Mapping[str, Any]: ...
+
+    def scan(self, columns: tuple[str, ...], where: BooleanExpression, since: str | None) -> Iterator[pa.RecordBatch]: ...
+
+
 class TableFormat(Protocol):
     """A table backend for one store; the handles below add schema and defaults."""
 
-    def scan(
-        self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None, since: str | None
-    ) -> Iterator[pa.RecordBatch]: ...
+    def state(self) -> FormatState: ...
 
-    def snapshot(self) -> int | None: ...
-
-    def revision(self) -> str | None: ...
+    def scan(self, columns: tuple[str, ...], where: BooleanExpression, snapshot: int) -> Iterator[pa.RecordBatch]: ...
 
     def count(self) -> int: ...
 
-    def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]: ...
+    def properties_before(self, time: datetime) -> dict[str, Any]: ...
 
     def begin(self) -> Append: ...
 
@@ -86,6 +97,40 @@ FORMATS: dict[str, Callable[[Store, Endpoints, Meter], TableFormat]] = {"iceberg
 """Table backends by `Endpoints.table_format`."""
 
 
+class TableState:
+    """A table at one moment, empty if it did not exist. What it returns agrees; only `scan` and `read` take further requests.
+
+    `snapshot` is the id of its newest snapshot, `None` if there was none. `properties` are all properties of that.
+
+    `revision` is the state of its rows, `IDENTITY/NUMBER`, to pass as `since` later; `None` if there were none. The number grows
+    with each commit. The identity is another one for a table that was made anew, or from which rows were removed.
+    """
+
+    def __init__(self, store: Store, state: FormatState) -> None:
+        self._store, self._state = store, state
+        self.snapshot, self.revision, self.properties = state.snapshot, state.revision, state.properties
+
+    def scan(
+        self,
+        columns: tuple[str, ...] = ("*",),
+        where: str | BooleanExpression = _EVERYTHING,
+        *,
+        since: str | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """As `TableReader.scan`."""
+        yield from _in_types(self._state.scan(columns, parsed(where), since), _schema(self._store, columns))
+
+    def read(
+        self,
+        columns: tuple[str, ...] = ("*",),
+        where: str | BooleanExpression = _EVERYTHING,
+        *,
+        since: str | None = None,
+    ) -> pa.Table:
+        """The rows of `scan` as an in-memory table."""
+        return pa.Table.from_batches(list(self.scan(columns, where, since=since)), _schema(self._store, columns))
+
+
 class TableReader:
     """Reads one store of the table tier."""
 
@@ -98,6 +143,10 @@ class TableReader:
         """The same handle with another meter, and with its own connections, because they do the counting."""
         return type(self)(self.store, self._endpoints, meter)
 
+    def state(self) -> TableState:
+        """The table as it is now: one request."""
+        return TableState(self.store, self.format.state())
+
     def scan(
         self,
         columns: tuple[str, ...] = ("*",),
@@ -108,14 +157,14 @@ class TableReader:
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows as record batches in the store's schema; none if the table does not exist yet.
 
-        `snapshot` reads the table as of that snapshot. With `since`, a `revision` of the past, these are the rows committed after
-        it, at the cost of those; rows committed before it are among them where maintenance has moved them since, and all rows
-        are where some were removed. Memory use is a few batches.
+        `snapshot` reads the whole table as of that snapshot. With `since`, a `revision` of the past, these are the rows committed
+        after it, at the cost of those; rows committed before it are among them where maintenance has moved them since, and all
+        rows are where some were removed. Memory use is a few batches.
         """
-        wanted = self._schema(columns)
-        for batch in self.format.scan(columns, parsed(where), snapshot, since):
-            if batch.num_rows:
-                yield _as(batch, wanted)
+        if snapshot is None:
+            yield from self.state().scan(columns, where, since=since)
+        else:
+            yield from _in_types(self.format.scan(columns, parsed(where), snapshot), _schema(self.store, columns))
 
     def read(
         self,
@@ -126,19 +175,16 @@ class TableReader:
         since: str | None = None,
     ) -> pa.Table:
         """The rows of `scan` as an in-memory table."""
-        return pa.Table.from_batches(list(self.scan(columns, where, snapshot=snapshot, since=since)), self._schema(columns))
+        batches = list(self.scan(columns, where, snapshot=snapshot, since=since))
+        return pa.Table.from_batches(batches, _schema(self.store, columns))
 
     def snapshot(self) -> int | None:
         """Id of the newest snapshot, or `None` if there is none."""
-        return self.format.snapshot()
+        return self.state().snapshot
 
     def revision(self) -> str | None:
-        """The state of the table's rows, `IDENTITY/NUMBER`, to pass as `since` later; `None` if there are none.
-
-        The number grows with each commit. The identity is another one for a table that was made anew, or from which rows were
-        removed.
-        """
-        return self.format.revision()
+        """See `TableState`."""
+        return self.state().revision
 
     def count(self) -> int:
         """Number of rows, from metadata alone."""
@@ -146,14 +192,11 @@ class TableReader:
 
     def snapshot_property(self, name: str) -> Any:
         """A property of the newest snapshot, or `None`."""
-        return self.format.snapshot_properties().get(name)
+        return self.state().properties.get(name)
 
-    def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]:
-        """All properties of the newest snapshot, or of the newest retained one committed before a time."""
-        return self.format.snapshot_properties(before)
-
-    def _schema(self, columns: tuple[str, ...]) -> pa.Schema:
-        return self.store.columns if columns == ("*",) else pa.schema([self.store.columns.field(c) for c in columns])
+    def snapshot_properties(self, before: datetime | None = None) -> Mapping[str, Any]:
+        """All properties of the newest snapshot, or of the newest retained one committed before then."""
+        return self.state().properties if before is None else self.format.properties_before(before)
 
 
 class TableWriter(TableReader):
@@ -209,7 +252,7 @@ class TableWriter(TableReader):
         one again. Repeats until no row is hit, including those added meanwhile; properties stay. Older snapshots hold the old
         rows until `purge`.
         """
-        wanted, whole = self._schema(tuple(columns)), self.store.columns
+        wanted, whole = _schema(self.store, tuple(columns)), self.store.columns
         return self.format.rewrite(
             columns,
             lambda rows: hit(_as(rows, wanted)),
@@ -227,6 +270,16 @@ class TableWriter(TableReader):
 def quoted(text: str) -> str:
     """A string as an SQL literal for `where`."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _schema(store: Store, columns: tuple[str, ...]) -> pa.Schema:
+    """The schema of some columns of a store, `("*",)` for all."""
+    return store.columns if columns == ("*",) else pa.schema([store.columns.field(name) for name in columns])
+
+
+def _in_types(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Those batches that have rows, in the store's types."""
+    return (_as(batch, schema) for batch in batches if batch.num_rows)
 
 
 def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -119,7 +119,7 @@ class IcebergAppend:
                     files.append(file.close())
                 elif self._gathered:
                     files += _dataframe_to_data_files(table.metadata, pa.Table.from_batches(self._gathered), table.io)
-            return self._table.commit(self._table.load() or table, stage, lambda now, standing: properties, expected)
+            return self._table.commit(self._table.recent() or table, stage, lambda now, standing: properties, expected)
         except (LostRace, StorageFull):
             self._table.discard(table, [one.file_path for one in files])  # known not to be in any snapshot
             raise

@@ -80,6 +80,7 @@ _OURS = "headrace."
 _PROPERTY = "headrace.property."
 _COMMIT = "headrace.commit"
 _TRIES = 12
+_JUST_S = 0.25
 PROPERTIES = {
     # The catalog writes a new metadata file at every commit and, with these settings, deletes old ones.
     "write.metadata.delete-after-commit.enabled": "true",
@@ -98,6 +99,7 @@ class IcebergCore:
         self.meter = meter
         self._catalog: MeteredCatalog | None = None
         self._table: Table | None = None
+        self._loaded = -math.inf
         self._whole = False
         self.reach = ReachableFiles(_ours)
 
@@ -194,12 +196,21 @@ class IcebergCore:
                     self._table.refresh()
                 except ValueError:  # another table by now: SeaweedFS lets two processes create it at once, and keeps one
                     return self.reload()
+                self._loaded = time.monotonic()
                 return self._table
             try:
                 self._table = self._connect().load_table((NAMESPACE, self.store.table))
             except (NoSuchTableError, NoSuchNamespaceError):
                 return None
+            self._loaded = time.monotonic()
         return self._table
+
+    def recent(self) -> Table | None:
+        """The table to commit to: as just loaded, otherwise as it is now.
+
+        Where another writer has committed since, the commit is rejected and made again, which costs more than loading the table.
+        """
+        return self._table if time.monotonic() - self._loaded < _JUST_S else self.load()
 
     def _connect(self) -> MeteredCatalog:
         if self._catalog is None:
@@ -212,6 +223,7 @@ class IcebergCore:
         """Load the current table, which must exist."""
         with self.faults():
             self._table = self._connect().load_table((NAMESPACE, self.store.table))
+        self._loaded = time.monotonic()
         return self._table
 
     def writable(self) -> Table:
@@ -221,7 +233,7 @@ class IcebergCore:
         return self._table
 
     def _table_or_new(self) -> Table:
-        table = self.load()
+        table = self._table or self.load()
         if table is not None:
             return self._widened(table)
         with self.faults():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
-from pyiceberg.table import Table
+from pyiceberg.table import DataScan, Table
 
 from headrace.catalog import Store
 from headrace.errors import NotFound
@@ -21,7 +22,6 @@ from headrace.storage.tables.iceberg.maintenance import IcebergMaintenance
 from headrace.storage.tables.iceberg.rewrite import Change, Hit, IcebergRewrite
 from headrace.storage.tables.iceberg.scan import RecentFiles, files_since, scan_files
 from headrace.storage.tables.maintenance import REMOVALS, MaintenanceReport, Purged, RetainedSnapshots
-from headrace.storage.tables.predicate import parsed
 
 
 class IcebergTable(IcebergCore):
@@ -31,48 +31,30 @@ class IcebergTable(IcebergCore):
         super().__init__(store, endpoints, meter)
         self._recent = RecentFiles()
 
-    def scan(
-        self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None, since: str | None
-    ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows of a snapshot (the newest if `None`) in Iceberg's own Arrow types; none if there is no table."""
+    def state(self) -> IcebergState:
+        """The table as it is now."""
+        table = self.load()
+        # A copy, because `load` brings the handle's own up to date.
+        return IcebergState(self, copy.copy(table), self._recent)
+
+    def scan(self, columns: tuple[str, ...], where: BooleanExpression, snapshot: int) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of a snapshot in Iceberg's own Arrow types. Raises `NotFound` where it is gone."""
         table = self.load()
         if table is None:
             return
         with self.faults():
-            # A column that the table does not have yet is left out.
-            if snapshot is not None and table.snapshot_by_id(snapshot) is None:
+            if table.snapshot_by_id(snapshot) is None:
                 raise NotFound(
                     f"Table {self.store.table} no longer has snapshot {snapshot}: maintenance has expired it.",
                     hint="Read the newest, or raise maintenance.keep_s; snapshots that a round names are never expired.",
                 )
-            projected = {field.name for field in table.scan(snapshot_id=snapshot).projection().fields}
-            wanted = columns if columns == ("*",) else tuple(name for name in columns if name in projected)
-            current = table.metadata.current_snapshot_id
-            number = _number(self._revision(table), since) if snapshot is None else 0
-            if number and (added := files_since(table, number)) is not None:
-                yield from scan_files(table, wanted, parsed(where), added)
-                return
-            if where == AlwaysTrue() and snapshot in (None, current) and (rows := self._recent.scan(table, wanted)) is not None:
-                yield from rows
-                return
+            wanted = _existing(table.scan(snapshot_id=snapshot), columns)
+            if snapshot == table.metadata.current_snapshot_id and where == AlwaysTrue():
+                rows = self._recent.scan(table, wanted)
+                if rows is not None:
+                    yield from rows
+                    return
             yield from table.scan(row_filter=where, selected_fields=wanted, snapshot_id=snapshot).to_arrow_batch_reader()
-
-    def snapshot(self) -> int | None:
-        """Id of the newest snapshot, or `None` if there is none."""
-        table = self.load()
-        current = table.current_snapshot() if table else None
-        return current.snapshot_id if current else None
-
-    def revision(self) -> str | None:
-        """The table's id and number of removals, and the sequence number of its newest snapshot."""
-        return self._revision(self.load())
-
-    def _revision(self, table: Table | None) -> str | None:
-        snapshot = table.current_snapshot() if table else None
-        if table is None or snapshot is None:
-            return None
-        removals = properties_in(table).get(REMOVALS, 0)
-        return f"{table.metadata.table_uuid}.{removals}/{snapshot.sequence_number or 0}"
 
     def count(self) -> int:
         """Number of rows, from metadata alone."""
@@ -82,10 +64,10 @@ class IcebergTable(IcebergCore):
         with self.faults():
             return int(table.scan().count())
 
-    def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]:
-        """All properties of the newest snapshot (committed before a time)."""
+    def properties_before(self, time: datetime) -> dict[str, Any]:
+        """All properties of the newest snapshot committed before a time."""
         table = self.load()
-        return properties_in(table, before) if table else {}
+        return properties_in(table, time) if table else {}
 
     def begin(self) -> IcebergAppend:
         """Begin an append; see `append.py`."""
@@ -106,6 +88,42 @@ class IcebergTable(IcebergCore):
     def purge(self) -> Purged:
         """Remove all snapshots but the newest, and files only they name; see `rewrite.py`."""
         return IcebergRewrite(self).purge()
+
+
+class IcebergState:
+    """A loaded table, which does not change; see `FormatState`."""
+
+    def __init__(self, core: IcebergCore, table: Table | None, recent: RecentFiles) -> None:
+        self._core, self._table, self._recent = core, table, recent
+        current = table.current_snapshot() if table else None
+        self.snapshot = current.snapshot_id if current else None
+        self.properties = properties_in(table) if table else {}
+        self.revision: str | None = None
+        """The table's id and number of removals, and the sequence number of its newest snapshot."""
+        if table and current:
+            removals = self.properties.get(REMOVALS, 0)
+            self.revision = f"{table.metadata.table_uuid}.{removals}/{current.sequence_number or 0}"
+
+    def scan(self, columns: tuple[str, ...], where: BooleanExpression, since: str | None) -> Iterator[pa.RecordBatch]:
+        """Stream the rows in Iceberg's own Arrow types; none if there is no table."""
+        table = self._table
+        if table is None:
+            return
+        with self._core.faults():
+            wanted = _existing(table.scan(), columns)
+            number = _number(self.revision, since)
+            if number and (added := files_since(table, number)) is not None:
+                yield from scan_files(table, wanted, where, added)
+            elif where == AlwaysTrue() and (rows := self._recent.scan(table, wanted)) is not None:
+                yield from rows
+            else:
+                yield from table.scan(row_filter=where, selected_fields=wanted).to_arrow_batch_reader()
+
+
+def _existing(scan: DataScan, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns without those that the table does not have yet."""
+    known = {field.name for field in scan.projection().fields}
+    return columns if columns == ("*",) else tuple(name for name in columns if name in known)
 
 
 def _number(current: str | None, since: str | None) -> int:

@@ -101,6 +101,21 @@ class _Head:
         return pa.RecordBatch.from_pylist([values], schema=_COMMITS)
 
 
+@dataclass(frozen=True)
+class VastState:
+    """The version of a table that was the newest; see `FormatState`. `revision` has its name and number of removals too."""
+
+    table: VastTable
+    snapshot: int | None
+    revision: str | None
+    properties: Mapping[str, Any]
+
+    def scan(self, columns: tuple[str, ...], where: BooleanExpression, since: str | None) -> Iterator[pa.RecordBatch]:
+        """Stream the rows in their stored types; none if there were none."""
+        if self.snapshot is not None:
+            yield from self.table.scan(columns, where, self.snapshot, since)
+
+
 class VastTable:
     """One store of the table tier in VAST DB; connects on first use.
 
@@ -117,10 +132,18 @@ class VastTable:
         self._metadata: dict[str, TableMetadata] = {}
         self._made = False
 
+    def state(self) -> VastState:
+        """The table as it is now."""
+        head = self._newest()
+        if head is None:
+            return VastState(self, None, None, {})
+        version = head.version or None
+        return VastState(self, version, f"{self._identity(head)}/{version}" if version else None, head.properties)
+
     def scan(
-        self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None, since: str | None
+        self, columns: tuple[str, ...], where: BooleanExpression, snapshot: int, since: str | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows up to a version (the newest if `None`) in their stored types; none if there is no table."""
+        """Stream the rows up to a version in their stored types; none if there is no table."""
         names = tuple(self.store.columns.names) if columns == ("*",) else columns
         with self._faults(), self._transaction() as transaction:
             tables = self._tables(transaction)
@@ -132,8 +155,8 @@ class VastTable:
             stored = rows.arrow_schema
             wanted = split(where, self.store.columns, functools.partial(askable, stored=stored, wide=head.wide > 0))
             read = dict.fromkeys(name for name in (*names, *wanted.columns) if name in stored.names)
-            conditions = [rows[_VERSION] <= (head.version if snapshot is None else snapshot)]
-            if snapshot is None and since is not None and (number := self._number(head, since)):
+            conditions = [rows[_VERSION] <= snapshot]
+            if since is not None and (number := self._number(head, since)):
                 conditions.append(rows[_VERSION] > number)
             for terms in wanted.pushed_down:
                 conditions.append(functools.reduce(operator.or_, (sdk_condition(rows, term) for term in terms)))
@@ -144,16 +167,6 @@ class VastTable:
                 if wanted.rest is not None:
                     batch = filtered(batch, wanted.rest, self.store.columns, wanted.columns)
                 yield batch
-
-    def snapshot(self) -> int | None:
-        """The newest version, or `None` if there is none."""
-        head = self._newest()
-        return head.version if head and head.version else None
-
-    def revision(self) -> str | None:
-        """The table's name and number of removals, and its newest version."""
-        head = self._newest()
-        return f"{self._identity(head)}/{head.version}" if head and head.version else None
 
     def _identity(self, head: _Head) -> str:
         where = self._endpoint
@@ -169,11 +182,8 @@ class VastTable:
         head = self._newest()
         return head.rows if head else 0
 
-    def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]:
-        """All properties of the newest version (committed before a time)."""
-        if before is None:
-            head = self._newest()
-            return head.properties if head else {}
+    def properties_before(self, at: datetime) -> dict[str, Any]:
+        """All properties of the newest version committed before then."""
         with self._faults(), self._transaction() as transaction:
             tables = self._tables(transaction)
             if tables is None:
@@ -182,7 +192,7 @@ class VastTable:
             back = _LOOKED_BACK
             while True:
                 within = (commits["version"] > newest - back) & (commits["version"] <= newest)
-                older = self._rows(commits, ["version"], within & (commits["at"] <= naive(before)))
+                older = self._rows(commits, ["version"], within & (commits["at"] <= naive(at)))
                 if older:
                     version = max(row["version"] for row in older)
                     (commit,) = self._rows(commits, ["properties"], commits["version"] == version)
