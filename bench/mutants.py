@@ -1158,8 +1158,8 @@ MUTANTS = (
     Mutant(
         "Z22",
         "headrace/storage/tables/handles.py",
-        "self.format.scan(columns, parsed(where), snapshot, since)",
-        "self.format.scan(columns, where, snapshot, since)",
+        "self._state.scan(columns, parsed(where), since)",
+        "self._state.scan(columns, where, since)",
         "A name with a line feed cannot be asked for.",
         ("tests/security/test_documents.py::test_whatever_a_file_is_called_its_document_is_found_and_deleted",),
     ),
