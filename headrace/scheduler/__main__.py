@@ -61,7 +61,10 @@ def main() -> int:
 def _train(home: Path, name: str, told: Status) -> None:
     settings = Settings.load(home=home)
     _lower_priority(settings.training.nice)
-    with App(settings, "loop", quiet=True, searches=False) as app:  # it mostly waits; rounds of few recipes open the index
+    with (
+        App(settings, "loop", quiet=True, searches=False) as app,  # it mostly waits; rounds of few recipes open the index
+        contextlib.suppress(KeyboardInterrupt),  # a normal end of the run
+    ):
         loop = Scheduler(app, told, name)
         over = threading.Event()
         with contextlib.suppress(HeadraceError):
@@ -70,8 +73,6 @@ def _train(home: Path, name: str, told: Status) -> None:
         beating.start()
         try:
             loop.run()
-        except KeyboardInterrupt:
-            pass  # a normal end of the run
         finally:
             over.set()
             beating.join(5.0)

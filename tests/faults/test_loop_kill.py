@@ -15,7 +15,7 @@ from traffic import Traffic, indexed, until
 from words import words
 
 from headrace.catalog import CHECKPOINTS
-from headrace.core.run import newest_first, runs
+from headrace.core.run import runs
 from headrace.scheduler import status
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -102,8 +102,11 @@ def the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(api: Api) -> 
 
 
 def ctrl_c_leaves_no_process(api: Api) -> None:
-    until(60, lambda: newest_loop(api.home)["state"] == "running", lambda: newest_loop(api.home))
-    loop = status.read(api.home.path)["pid"]
+    def told() -> dict[str, Any]:
+        return status.read(api.home.path)
+
+    until(60, lambda: told()["running"] and told()["state"] in ("waiting", "training"), told)
+    loop = told()["pid"]
     assert api.stop() == 0, api.log.read_text()
     assert gone(loop)
     assert not any("headrace.scheduler" in process.cmdline() for process in api.home.processes())
@@ -165,10 +168,6 @@ def the_next_up_indexes_what_was_taken(api: Api, key: str, key_id: str) -> None:
 
     until(60, there, lambda: counts)
     assert counts["key.create"] == counts["document.put"] == 1
-
-
-def newest_loop(home: Home) -> dict[str, Any]:
-    return next(newest_first(home.path, command="loop"))
 
 
 def gone(pid: int) -> bool:

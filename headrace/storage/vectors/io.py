@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 
+from headrace.storage.vectors.lance import lancedb  # isort: skip  # noqa: F401  # first: see there
 from lancedb.otel import register_lancedb_metrics_recorder, snapshot_lancedb_metrics
 
 _BYTES = "lance_object_store_request_bytes_total"
