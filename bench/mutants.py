@@ -1307,6 +1307,14 @@ MUTANTS = (
         "A form's blank line is read in every way it can be.",
         ("tests/security/test_slow_words.py::test_a_question_of_underscores_is_read",),
     ),
+    Mutant(
+        "Z41",
+        "headrace/documents/unparsed.py",
+        'np.argsort(codes, kind="stable")',
+        "np.argsort(codes)[::-1]",
+        "A pass takes some events of a tenant, and not the first.",
+        ("tests/unit/test_documents_unparsed.py::test_a_rank_is_how_many_of_the_same_tenant_are_before",),
+    ),
 )
 
 

@@ -125,7 +125,8 @@ class IndexThread:
             self._settings,
             parse_s=_PARSE_S,
             parsing=self._parsing,
-            gives_way=lambda waiting: bool(self._unfinished) or self._gives_way(waiting),
+            waits=not self._unfinished,
+            gives_way=self._gives_way,
             after=self._go_on,
         )
         unfinished: frozenset[str] = frozenset()

@@ -176,6 +176,7 @@ def take_in(
     *,
     parse_s: float = math.inf,
     parsing: Parsing | None = None,
+    waits: bool = True,
     gives_way: Callable[[Collection[str]], bool] | None = None,
     after: After = _nothing,
 ) -> tuple[Landed, ParsedDocuments]:
@@ -187,7 +188,7 @@ def take_in(
     landed.require(DOCUMENT_EVENTS)
     after("land")
     limits = ParseLimits.from_settings(settings)
-    parsed = runner.run(parse, limits=limits, seconds=parse_s, parsing=parsing, gives_way=gives_way)
+    parsed = runner.run(parse, limits=limits, seconds=parse_s, parsing=parsing, waits=waits, gives_way=gives_way)
     after("parse")
     return landed, parsed
 

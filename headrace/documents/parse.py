@@ -16,8 +16,9 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parsing import Parsing
-from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, not_before, whose_turn
-from headrace.documents.versions import IN_ORDER, KEPT, ORIGIN, keep_unnamed, row_of
+from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
+from headrace.documents.unparsed import UnparsedEvents
+from headrace.documents.versions import KEPT, ORIGIN, keep_unnamed, origin_of, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader
@@ -28,6 +29,7 @@ from headrace.storage.timeline import AHEAD
 _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
 _SLICE_S = 2.0  # of parsing one document, while others may wait
+_SOON_S = 2.0  # of parsing others' documents, once what another tenant has is parsed, or it waits for the next pass
 _READ_TO = "events_read"  # the snapshot property: the revision of the events table of which every event is processed
 
 log = logging.getLogger("headrace.index")
@@ -80,16 +82,18 @@ def parse(
     limits: ParseLimits,
     seconds: float = math.inf,
     parsing: Parsing | None = None,
+    waits: bool = True,
     gives_way: Callable[[Collection[str]], bool] | None = None,
 ) -> ParsedDocuments:
     """Parse every landed event that the documents table has not processed; rows and the offsets reached go in one commit.
 
     Tenants take turns by the time that their documents take. After so many `seconds` the rest is left for another pass, so that
-    what is parsed need not wait.
+    what is parsed need not wait; sooner where all of a tenant's is parsed, where `gives_way`, called with the tenants that wait,
+    says that another one waits for the next pass, and where many events wait, of which a pass takes the first of each tenant.
 
     With `parsing`, which the caller keeps for that pass and which knows whose turn it is, slow documents are parsed beside
-    others. The pass waits for them if it has nothing else to do: nobody's rows are to be committed, and `gives_way`, called with
-    the tenants that wait, does not say that another one waits for the next pass.
+    others. With `waits`, the pass waits for them if it has nothing else to do: nobody's rows are to be committed, and it need
+    not give way.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
@@ -99,8 +103,9 @@ def parse(
     recorded, since = properties.get(PROCESSED_OFFSETS), properties.get(_READ_TO)
     processed = ProcessedOffsets(recorded)
     revision = seen.follow()
-    landed = seen.state.read(where=not_before(processed.floors), since=since).sort_by(IN_ORDER).to_pylist()
-    new = seen.once([event for event in landed if not processed.includes(event)])
+    unparsed = UnparsedEvents(seen.state, processed, since, every=math.isinf(seconds))
+    new = unparsed.first
+    once = {origin_of(event) for event in seen.once(new)}
     by_tenant: dict[str, list[dict[str, Any]]] = {}
     for event in new:
         by_tenant.setdefault(event["tenant"], []).append(event)
@@ -111,17 +116,22 @@ def parse(
     incomplete: list[Failure] = []
     slice_s = _SLICE_S if parsing else math.inf
     parsing = parsing or Parsing()
-    until = time.monotonic() + seconds
+    began_at = time.monotonic()
+    until, soon_s = began_at + seconds, math.inf if math.isinf(seconds) else _SOON_S
     # Under their names as they are and in form NFC.
     newest = lookup.newest(document_id(event["tenant"], uri) for event in new for uri in (event["uri"], composed(event["uri"])))
 
+    def another_waits() -> bool:
+        return gives_way is not None and gives_way(waiting)
+
     def in_turn() -> Iterator[dict[str, Any] | None]:
         """The row of each waiting event, `None` where it adds none, those of a tenant in their order, until time is up."""
+        nonlocal until
         served, blocked = set[str](), set[str]()  # tenants with an event processed, and those whose next document is slow
         while waiting:
             turn = [tenant for tenant in whose_turn(waiting, processed.ahead()) if tenant not in blocked]
             if not turn:
-                if served - blocked or not parsing.wait(until, lambda: gives_way is not None and gives_way(waiting)):
+                if not waits or served - blocked or not parsing.wait(until, another_waits):
                     return
                 blocked.clear()
                 continue
@@ -131,12 +141,14 @@ def parse(
                 began = time.monotonic()
                 event["uri"] = _name_of(event, newest)
                 keep_unnamed(event, newest.get(document_id(event["tenant"], event["uri"])))
-                known = _is_known(event, newest)
+                known = origin_of(event) not in once or _is_known(event, newest)
                 row = None if known else _row(event, sources, parsing, limits, slice_s)
                 if known or row:
                     next(iter(waiting[tenant]))
                     if not waiting[tenant]:
                         del waiting[tenant]
+                        # The first of the others go on with the next pass, and nobody's last document waits for theirs.
+                        until = -math.inf if tenant in unparsed.more else min(until, time.monotonic() + soon_s)
                     processed.add(event)
                     served.add(tenant)
                     yield row
@@ -145,20 +157,20 @@ def parse(
                 parsing.turns.took(tenant, time.monotonic() - began)
                 if tenant in blocked or tenant not in waiting:
                     turn.remove(tenant)
-                if time.monotonic() > until:
+                if time.monotonic() > until or (time.monotonic() > began_at + soon_s and another_waits()):
                     return
             if waiting.keys() - blocked:
                 commit()  # it says who is ahead, and so how many more may be
 
     def commit() -> None:
         nonlocal recorded
-        processed.settle((), (event for queue in waiting.values() for event in queue.first()))
+        processed.settle((), [*unparsed.next, *(event for queue in waiting.values() for event in queue.first())])
         if processed.as_property() == (recorded or {}):
             return
         documents.append(
             batch(DOCUMENT_ROWS.columns, done),
             # With nothing waiting, the next pass need not read again what this one read.
-            properties={PROCESSED_OFFSETS: processed.as_property(), _READ_TO: since if waiting else revision},
+            properties={PROCESSED_OFFSETS: processed.as_property(), _READ_TO: since if waiting or unparsed.left else revision},
             expected={PROCESSED_OFFSETS: recorded},
         )
         recorded = processed.as_property()
@@ -179,7 +191,7 @@ def parse(
             if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
                 commit()
     commit()
-    left = sum(map(len, waiting.values()))
+    left = unparsed.left + sum(map(len, waiting.values()))
     return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), left, tuple(incomplete))
 
 

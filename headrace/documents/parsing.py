@@ -10,7 +10,7 @@ from typing import Any
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parser import Parsed, Parser
 from headrace.documents.processed import Turns
-from headrace.documents.versions import ORIGIN
+from headrace.documents.versions import origin_of
 
 _PLACES = 2  # for slow documents: each has a process, which may take `parse_memory_bytes`
 _LOOK_S = 0.1
@@ -33,7 +33,7 @@ class Parsing:
     @contextmanager
     def during_pass(self, events: Iterable[Mapping[str, Any]]) -> Iterator[None]:
         """A pass over all events that are not processed; what was begun of any other is stopped."""
-        self._keep({_origin(event) for event in events})
+        self._keep({origin_of(event) for event in events})
         try:
             yield
         finally:
@@ -50,7 +50,7 @@ class Parsing:
         It then goes on beside others, and this no longer waits for it when called again. Raises `BadDocument`, and what `read`
         raises.
         """
-        origin = _origin(event)
+        origin = origin_of(event)
         slow = origin in self._under_way or origin in self._stopped
         if begins := origin not in self._under_way:
             if slow and len(self._under_way) >= _PLACES:
@@ -90,7 +90,3 @@ class Parsing:
         for origin in self._under_way.keys() - origins:
             self._under_way.pop(origin)[0].end()
         self._stopped &= origins
-
-
-def _origin(event: Mapping[str, Any]) -> _Origin:
-    return tuple(event[name] for name in ORIGIN)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from headrace.documents.processed import ProcessedOffsets, not_before
-from headrace.documents.versions import ORIGIN
+from headrace.documents.versions import ORIGIN, origin_of
 from headrace.storage.tables.handles import TableReader, TableState, quoted
 
 _TEXT_CHARS = 30_000_000  # of the texts in memory
@@ -39,21 +39,21 @@ class UnsplitVersions:
         rows = self._with_texts(state, processed)
         if rows is None:  # more than fits
             rows = [row for batch in self._scan(state, _COLUMNS, processed) for row in _new(batch, processed)]
-        self.rows = sorted(rows, key=_origin)
+        self.rows = sorted(rows, key=origin_of)
         self._order: list[_Origin] = []
         self._wanted: set[_Origin] = set()
         self.keep(self.rows)
 
     def keep(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Forget the texts of all other rows."""
-        self._order = sorted({_origin(row) for row in rows})
+        self._order = sorted({origin_of(row) for row in rows})
         self._wanted = set(self._order)
         self._texts = {name: text for name, text in self._texts.items() if name in self._wanted}
         self.characters = sum(len(text["text"]) for text in self._texts.values())
 
     def take(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """`text` and `parts` of a row, once; none where it was removed meanwhile."""
-        name = _origin(row)
+        name = origin_of(row)
         if name not in self._texts:
             self._read_from(name)
         self._wanted.discard(name)
@@ -72,7 +72,7 @@ class UnsplitVersions:
                 text = {name: row.pop(name) for name in _TEXT}
                 rows.append(row)
                 if row["status"] == "parsed":
-                    self._keep(_origin(row), text)
+                    self._keep(origin_of(row), text)
             if self.characters > _TEXT_CHARS:
                 self._texts, self.characters = {}, 0
                 return None
@@ -92,7 +92,7 @@ class UnsplitVersions:
         # As the table is now, since `take` is called for long after the rows were read.
         for batch in self._documents.scan((*ORIGIN, *_TEXT), where, since=self._since):
             for row in batch.to_pylist():
-                name = _origin(row)
+                name = origin_of(row)
                 read += len(row["text"])
                 fits = self.characters + len(row["text"]) <= _TEXT_CHARS
                 if name == first or (name in span and name not in self._texts and fits):
@@ -109,7 +109,3 @@ def _new(batch: pa.RecordBatch, processed: ProcessedOffsets) -> list[dict[str, A
     new = [not processed.includes(row) for row in batch.select(("tenant", *ORIGIN)).to_pylist()]
     rows: list[dict[str, Any]] = batch.filter(pa.array(new, pa.bool_())).to_pylist()
     return rows
-
-
-def _origin(row: Mapping[str, Any]) -> _Origin:
-    return tuple(row[name] for name in ORIGIN)

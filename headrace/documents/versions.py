@@ -102,19 +102,20 @@ def needed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     older, recent = rows[:-_RECENT], rows[-_RECENT:]
     if not older:
         return rows
-    failed = {_origin(row) for row in rows if row["status"] == "failed"}
-    kept = {_origin(row) for row in (*recent, *{row["version"]: row for row in older}.values())}
+    failed = {origin_of(row) for row in rows if row["status"] == "failed"}
+    kept = {origin_of(row) for row in (*recent, *{row["version"]: row for row in older}.values())}
     begins = live = None
     for row in older:
-        if row["status"] != "failed" and _origin(row) not in failed:
+        if row["status"] != "failed" and origin_of(row) not in failed:
             if live is None or (live["status"], live["version"]) != (row["status"], row["version"]):
                 begins = row
             live = row
-    kept |= {_origin(row) for row in (begins, live) if row is not None}
-    return [row for row in rows if _origin(row) in kept]
+    kept |= {origin_of(row) for row in (begins, live) if row is not None}
+    return [row for row in rows if origin_of(row) in kept]
 
 
-def _origin(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def origin_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Which event a row is of, or an event is: topic, partition and offset."""
     return tuple(row[name] for name in ORIGIN)
 
 

@@ -13,26 +13,28 @@ from documents import row as sheet_row
 from documents import sheets
 
 from headrace.api.documents import Documents
-from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, Store
+from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENT_ROWS, DOCUMENT_EVENTS, DOCUMENT_ROWS, Store
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents import chunk as splits
 from headrace.documents import parse as parsing
-from headrace.documents import processed, unsplit
+from headrace.documents import processed, unparsed, unsplit
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parsing import Parsing
 from headrace.documents.pieces import pieces
 from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets, Turns
-from headrace.documents.put import put_document
+from headrace.documents.put import announce, event, put_document
 from headrace.documents.splitting import Splitting
+from headrace.documents.unparsed import UnparsedEvents
 from headrace.documents.unsplit import UnsplitVersions
 from headrace.documents.view import Document, DocumentView
 from headrace.ingest.land import land
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings, TenantLimits
 from headrace.storage.meter import Meter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
 
 LIMITS = ParseLimits.from_settings(Inference())
@@ -158,7 +160,7 @@ def workbook(monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 def beside(runner: Runner, state: Parsing) -> int:
     """A pass that waits for no slow document; returns how many events are left."""
-    left: int = runner.run(parsing.parse, limits=LIMITS, seconds=60.0, parsing=state, gives_way=bool).left
+    left: int = runner.run(parsing.parse, limits=LIMITS, seconds=60.0, parsing=state, waits=False).left
     return left
 
 
@@ -206,6 +208,55 @@ def test_a_slow_document_that_another_process_parsed_is_stopped(runner: Runner, 
         assert beside(runner, state) == 0
         assert not parsers()
     assert parsed(runner, "slow-d", "swift") == ["s0.xlsx", "t0.md"]
+
+
+@pytest.fixture
+def few_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass takes two events of each tenant, and reads no others whole."""
+    for name, value in {"_TOGETHER": 1, "_LEAST": 2, "_FEW": 3, "_GAP": 0}.items():
+        monkeypatch.setattr(unparsed, name, value)
+
+
+@pytest.mark.usefixtures("few_in_a_pass")
+def test_a_pass_takes_few_of_the_events_that_wait(runner: Runner) -> None:
+    many = [f"u{n}.md" for n in range(6)]
+    put(runner, heaping=many[:4], modest=["v0.md"])
+    put(runner, heaping=many[4:], modest=["v1.md", "v2.md"])
+    offsets = ProcessedOffsets(reader(runner, DOCUMENT_ROWS).snapshot_property(PROCESSED_OFFSETS))
+    waiting = UnparsedEvents(reader(runner, DOCUMENT_EVENT_ROWS).state(), offsets, None, every=False)
+    assert [event["uri"] for event in waiting.first] == ["u0.md", "u1.md", "v0.md", "v1.md"]
+    assert (waiting.left, waiting.more) == (5, {"heaping", "modest"})
+    left, rounds = 9, 0
+    with closing(Parsing()) as state:
+        while left:
+            now = runner.run(parsing.parse, limits=LIMITS, seconds=60.0, parsing=state).left
+            assert left - 4 <= now < left
+            left, rounds = now, rounds + 1
+    assert rounds > 2
+    assert parsed(runner, "heaping", "modest") == [*many, "v0.md", "v1.md", "v2.md"], "none is lost, none is there twice"
+    assert not ahead(runner, DOCUMENT_ROWS)
+
+
+@pytest.mark.usefixtures("few_in_a_pass")
+def test_events_that_are_sent_again_do_not_hold_up_those_behind_them(runner: Runner) -> None:
+    sent = event("heard", "x0.md", "put", sha256="0" * 64)
+    announce(runner.open(TopicWriter, DOCUMENT_EVENTS, stage="put"), [sent] * 6)
+    put(runner, heard=["x1.md"])
+    with closing(Parsing()) as state:
+        while runner.run(parsing.parse, limits=LIMITS, seconds=60.0, parsing=state).left:
+            pass
+    assert parsed(runner, "heard") == ["x1.md"]
+    assert reader(runner, DOCUMENT_ROWS).read(("uri",), "uri = 'x0.md'").num_rows == 1
+
+
+def test_what_a_tenant_has_does_not_wait_for_all_that_another_has(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "_SOON_S", 0.0)
+    put(runner, hoarding=[f"y{n}.md" for n in range(5)], frugal=["z0.md"])
+    with closing(Parsing(EachTakesASecond())) as state:
+        assert runner.run(parsing.parse, limits=LIMITS, seconds=600.0, parsing=state).left == 4, "the pass ends with its last"
+        assert parsed(runner, "hoarding", "frugal") == ["y0.md", "z0.md"]
+        assert runner.run(parsing.parse, limits=LIMITS, seconds=600.0, parsing=state, gives_way=bool).left == 3, "or as it comes"
+        assert not runner.run(parsing.parse, limits=LIMITS, seconds=600.0, parsing=state).left
 
 
 def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(
