@@ -6,16 +6,16 @@ Tenants take turns, so one may be ahead of others in a partition.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
-from pyiceberg.expressions import AlwaysTrue, BooleanExpression
-
-from headrace.storage.tables.handles import quoted
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, GreaterThanOrEqual, NotIn, Or
 
 PROCESSED_OFFSETS = "processed_offsets"
 """The snapshot property that holds `ProcessedOffsets`."""
+_Predicate = Callable[[str, Any], BooleanExpression]
+_equal, _at_least, _not_in = (cast("_Predicate", one) for one in (EqualTo, GreaterThanOrEqual, NotIn))
 _AHEAD = 200  # tenants at most: every snapshot of the table notes how far each of them is
 
 
@@ -101,18 +101,24 @@ def partition_name(event: Mapping[str, Any]) -> str:
     return f"{event['topic']}/{event['partition']}"
 
 
-def not_before(floors: Mapping[str, int]) -> str | BooleanExpression:
-    """The condition that rows with an origin are not below the offsets of their partitions; partitions not named begin at 0."""
+def not_before(floors: Mapping[str, int]) -> BooleanExpression:
+    """The condition that rows with an origin are not below the offsets of their partitions; partitions not named begin at 0.
+
+    An expression and not SQL, whose parsing takes longer than a small table's scan.
+    """
     partitions: dict[str, dict[int, int]] = {}
     for name, offset in floors.items():
         topic, partition = name.rsplit("/", 1)
         partitions.setdefault(topic, {})[int(partition)] = offset
-    conditions = [f"topic NOT IN ({', '.join(map(quoted, partitions))})"]
+    if not partitions:
+        return AlwaysTrue()
+    found = _not_in("topic", partitions.keys())
     for topic, offsets in partitions.items():
-        own = [f"partition NOT IN ({', '.join(map(str, offsets))})"]
-        own += [f"(partition = {partition} AND offset >= {offset})" for partition, offset in offsets.items()]
-        conditions.append(f"(topic = {quoted(topic)} AND ({' OR '.join(own)}))")
-    return " OR ".join(conditions) if partitions else AlwaysTrue()
+        own = _not_in("partition", offsets.keys())
+        for number, offset in offsets.items():
+            own = Or(own, And(_equal("partition", number), _at_least("offset", offset)))
+        found = Or(found, And(_equal("topic", topic), own))
+    return found
 
 
 class EventQueue:

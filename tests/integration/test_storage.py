@@ -58,6 +58,7 @@ from headrace.storage.stream.reader import TopicReader
 from headrace.storage.stream.topic import Record
 from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.tables.iceberg import avro_readers
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader, IndexWriter
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
 from headrace.training import manifest
@@ -353,6 +354,20 @@ def test_another_scan_reads_what_was_added_since(table: TableWriter, endpoints: 
     recent = reader.format._recent  # type: ignore[attr-defined]
     assert 3 not in {offset for batches in recent._rows.values() for rows in batches for offset in rows["offset"].to_pylist()}
     assert offsets(reader, where="offset > 4") == [5, 6]
+
+
+def test_readers_of_manifests_are_made_once(table: TableWriter, endpoints: Endpoints) -> None:
+    def read() -> list[int]:
+        """By a handle that has nothing in its cache."""
+        return offsets(TableReader(table.store, endpoints, Meter(Ledger(), "test")))
+
+    table.append(rows(1))
+    read()
+    before = dict(avro_readers._readers)
+    assert before, "pyiceberg resolves schemas elsewhere by now"
+    table.append(rows(2))
+    assert read() == [1, 2]
+    assert avro_readers._readers == before
 
 
 def test_rows_kept_of_a_table_are_bounded(table: TableWriter, monkeypatch: pytest.MonkeyPatch) -> None:

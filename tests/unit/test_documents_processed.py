@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
+from pyiceberg.expressions.visitors import bind
+from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids, expression_to_pyarrow
+from pyiceberg.schema import assign_fresh_schema_ids
 
-from headrace.documents.processed import EventQueue, ProcessedOffsets
+from headrace.catalog import DOCUMENT_EVENT_ROWS
+from headrace.documents.processed import EventQueue, ProcessedOffsets, not_before
 
 
 def event(offset: int, tenant: str = "acme", partition: int = 0, topic: str = "document-events") -> dict[str, Any]:
@@ -62,3 +67,19 @@ def test_a_topic_that_was_made_anew_counts_from_its_newest_epoch() -> None:
     reached = [newest.reached("document-events", partition, tenant) for partition, tenant in ((0, "a"), (0, "a/b"), (1, "a"))]
     assert reached == [3, 5, 4]
     assert ProcessedOffsets(recorded).as_property() == recorded
+
+
+@given(
+    st.dictionaries(st.tuples(st.sampled_from(["head", "head@02", "it's"]), st.integers(0, 2)), st.integers(0, 9), max_size=5),
+    st.lists(st.tuples(st.sampled_from(["head", "head@02", "it's"]), st.integers(0, 2), st.integers(0, 9)), max_size=20),
+)
+def test_rows_below_the_offset_of_their_partition_are_left_out(
+    floors: dict[tuple[str, int], int], origins: list[tuple[str, int, int]]
+) -> None:
+    schema = pa.schema([DOCUMENT_EVENT_ROWS.columns.field(name) for name in ("topic", "partition", "offset")])
+    rows = pa.RecordBatch.from_pylist([dict(zip(schema.names, origin, strict=True)) for origin in origins], schema)
+    where = not_before({f"{topic}/{partition}": offset for (topic, partition), offset in floors.items()})
+    iceberg = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(schema))
+    condition = expression_to_pyarrow(bind(iceberg, where, case_sensitive=True))
+    found = pa.Table.from_batches([rows]).filter(condition).to_pylist()
+    assert [tuple(row.values()) for row in found] == [origin for origin in origins if origin[2] >= floors.get(origin[:2], 0)]

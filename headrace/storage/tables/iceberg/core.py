@@ -38,6 +38,7 @@ from headrace.retry import backoff
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 from headrace.storage.reason import is_full, reason
+from headrace.storage.tables.iceberg.avro_readers import resolve_once
 from headrace.storage.tables.iceberg.catalog import connect
 from headrace.storage.tables.iceberg.metered_io import MeteredCatalog
 from headrace.storage.tables.iceberg.orphans import ReachableFiles
@@ -81,6 +82,7 @@ _PROPERTY = "headrace.property."
 _COMMIT = "headrace.commit"
 _TRIES = 12
 _JUST_S = 0.25
+resolve_once()
 PROPERTIES = {
     # The catalog writes a new metadata file at every commit and, with these settings, deletes old ones.
     "write.metadata.delete-after-commit.enabled": "true",
