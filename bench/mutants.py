@@ -1315,6 +1315,14 @@ MUTANTS = (
         "A pass takes some events of a tenant, and not the first.",
         ("tests/unit/test_documents_unparsed.py::test_a_rank_is_how_many_of_the_same_tenant_are_before",),
     ),
+    Mutant(
+        "Z42",
+        "headrace/storage/tables/iceberg/core.py",
+        "max(update.snapshot.timestamp_ms, metadata.last_updated_ms)",
+        "update.snapshot.timestamp_ms",
+        "A clock that was ahead stops all commits.",
+        ("tests/integration/test_storage.py::test_a_clock_that_was_hours_ahead_stops_no_commit",),
+    ),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -323,6 +325,19 @@ def test_a_handle_that_missed_a_commit_commits_after_it(table: TableWriter, endp
     with pytest.raises(LostRace, match=r"'next' of .* from 1 to 2"):
         table.append(rows(5), properties={"next": 2}, expected={"next": 1})
     assert offsets(table) == [1, 2, 3, 4]
+
+
+def test_a_clock_that_was_hours_ahead_stops_no_commit(table: TableWriter, endpoints: Endpoints) -> None:
+    """The catalog takes no snapshot that is earlier than the one before it: nothing landed for as many hours."""
+    table.append(rows(1))
+    with pytest.MonkeyPatch.context() as patch:
+        ahead = SimpleNamespace(**{**vars(time), "time": lambda: time.time() + 5 * 3600})
+        patch.setattr("pyiceberg.table.snapshots.time", ahead)
+        table.append(rows(2), properties={"next": 2})
+    table.append(rows(3), properties={"next": 3}, expected={"next": 2})
+    other = TableWriter(table.store, endpoints, Meter(Ledger(), "test"))
+    other.append(rows(4))
+    assert (offsets(table), table.snapshot_property("next")) == ([1, 2, 3, 4], 3)
 
 
 def test_another_scan_reads_what_was_added_since(table: TableWriter, endpoints: Endpoints) -> None:

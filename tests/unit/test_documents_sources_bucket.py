@@ -13,7 +13,7 @@ import pytest
 
 from headrace.catalog import SOURCES
 from headrace.documents.sources.bucket import find_objects
-from headrace.errors import BadDocument, WrongUsage
+from headrace.errors import BadDocument, Unavailable, WrongUsage
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -23,7 +23,7 @@ STAMP = "2026-01-01T00:00:00.000Z"
 
 
 class Bucket(ThreadingHTTPServer):
-    """An S3 server with one bucket; `sizes` lists some objects with another size than they have."""
+    """An S3 server with one bucket; `sizes` lists some objects with another size than they have, and one may be `denied`."""
 
     daemon_threads = True
 
@@ -31,6 +31,7 @@ class Bucket(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
         self.sizes: dict[str, int] = {}
+        self.denied = ""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -47,6 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if key.startswith(query.get("prefix", [""])[0])
             )
             self._send(f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode())
+        elif self.server.denied and self.path.endswith(self.server.denied):
+            self._send(b"<Error><Code>AccessDenied</Code></Error>", 403)
         elif (data := self.server.objects.get(unquote(address.path).split("/", 2)[2])) is not None:
             self._send(data)
         else:
@@ -120,6 +123,15 @@ def test_a_key_that_cannot_be_read_is_named(bucket: Bucket, reader: BucketReader
     with pytest.raises(WrongUsage, match=r"Bucket docs has an object whose key cannot be read") as named:
         find_objects("s3://docs", reader.of)
     assert repr(key) in str(named.value)
+
+
+def test_an_object_that_may_not_be_read_is_named(bucket: Bucket, reader: BucketReader) -> None:
+    """Nothing said which of a bucket's objects held up all of them: each may have an owner and a key of its own."""
+    bucket.objects, bucket.denied = {"good.md": b"good", "theirs.md": b"theirs"}, "theirs.md"
+    [good, theirs], _ = find_objects("s3://docs", reader.of)
+    assert good.read(100) == b"good"
+    with pytest.raises(Unavailable, match=r"s3://docs/theirs.md cannot be read: .* does not let this access key do that"):
+        theirs.read(100)
 
 
 def test_the_mark_of_a_folder_is_no_document(bucket: Bucket, reader: BucketReader) -> None:

@@ -138,6 +138,15 @@ def test_the_mount_of_a_path_is_the_longest_and_the_last_over_it(tmp_path: Path)
     assert mount_of(tmp_path, tmp_path / "no table") is None
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["my models/it's one", "x; touch y #", "$(id)"])
+def test_a_name_is_one_word_of_the_script(engine: str, name: str) -> None:
+    asked = replace(ASKED, served_model=name, mount=Path("/mnt") / name.replace("/", " "), capacity_bytes=10 * TB)
+    made = kv_config(engine, asked if engine == "dynamo" else replace(asked, capacity_bytes=None))
+    assert words(made)[:4] == ["vllm", "serve", name, "--kv-transfer-config"]
+    assert len(words(made)) == 5
+
+
 def test_the_command_prints_a_script_and_its_warnings_beside_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -290,11 +291,11 @@ def _unbounded(request: KvRequest, what: str) -> None:
 
 def _serve(request: KvRequest, connector: Mapping[str, Any]) -> str:
     gpus = f" --tensor-parallel-size {request.gpus}" if request.gpus > 1 else ""
-    return f"vllm serve {request.served_model}{gpus} \\\n  --kv-transfer-config {_quoted(connector)}"
+    return f"vllm serve {shlex.quote(request.served_model)}{gpus} \\\n  --kv-transfer-config {_quoted(connector)}"
 
 
 def _quoted(value: Mapping[str, Any]) -> str:
-    return "'" + json.dumps(value).replace("'", "'\\''") + "'"
+    return shlex.quote(json.dumps(value))
 
 
 ENGINES: Mapping[str, Callable[[KvRequest, int], KvConfig]] = {

@@ -29,7 +29,7 @@ from pyiceberg.exceptions import (
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
-from pyiceberg.table.update import AssertTableUUID, TableUpdate, update_table_metadata
+from pyiceberg.table.update import AddSnapshotUpdate, AssertTableUUID, TableUpdate, update_table_metadata
 from requests.exceptions import RequestException
 
 from headrace.catalog import Store
@@ -63,13 +63,25 @@ class QuickTransaction(Transaction):
         if self._updates:
             identity = AssertTableUUID(uuid=self._table.metadata.table_uuid)
             try:
-                self._table._do_commit(self._updates, (*self._requirements, identity))
+                updates = tuple(_no_earlier(update, self._table.metadata) for update in self._updates)
+                self._table._do_commit(updates, (*self._requirements, identity))
             except CommitFailedException:
                 for producer in self._snapshot_producers:
                     producer._clean_all_uncommitted()  # no snapshot names what it wrote
                 raise
         self._updates, self._requirements, self._snapshot_producers, self._seen = (), (), [], None
         return self._table
+
+
+def _no_earlier(update: TableUpdate, metadata: TableMetadata) -> TableUpdate:
+    """The update, its snapshot no earlier than the table's last change.
+
+    Catalogs reject any other: once a clock was hours ahead, of this machine or of one writer, nobody could commit for hours.
+    """
+    if not isinstance(update, AddSnapshotUpdate):
+        return update
+    at = max(update.snapshot.timestamp_ms, metadata.last_updated_ms)
+    return update.model_copy(update={"snapshot": update.snapshot.model_copy(update={"timestamp_ms": at})})
 
 
 Stage = Callable[[Table, Transaction, dict[str, str]], None]
