@@ -100,7 +100,7 @@ def index_documents(
     compare: bool = False,
     accept_deletions: bool = False,
 ) -> Indexed:
-    """Put the documents at `places` and bring the index up to date with everything on the head.
+    """Put the documents at `places` and bring the index up to date with all that the head says of documents.
 
     `readers`, `attributes`, `retry` and `accept_deletions` are as in `put`, `compare` as in `embed`.
     """
@@ -137,7 +137,7 @@ def put_documents(
     before: list[ParsedDocuments] = []
 
     def settle() -> None:
-        runner.run(land).require(DOCUMENT_EVENTS)
+        runner.run(land, only=(DOCUMENT_EVENTS,)).require(DOCUMENT_EVENTS)
         before.append(_beside_others(lambda: runner.run(parse, limits=ParseLimits.from_settings(settings))))
 
     was_put = runner.run(
@@ -165,7 +165,7 @@ def _beside_others(step: Callable[[], R]) -> R:
 
 
 def catch_up(runner: Runner, settings: Inference, *, compare: bool = False, after: After = _nothing) -> CaughtUp:
-    """Bring the index up to date with everything on the head; `compare` as in `embed`."""
+    """Bring the index up to date with all that the head says of documents; `compare` as in `embed`."""
     landed, parsed = take_in(runner, settings, after=after)
     return CaughtUp(landed, parsed, bring_up(runner, settings, compare=compare, after=after))
 
@@ -180,11 +180,11 @@ def take_in(
     gives_way: Callable[[Collection[str]], bool] | None = None,
     after: After = _nothing,
 ) -> tuple[Landed, ParsedDocuments]:
-    """Land what is on the head and parse the documents announced; `parse_s` is `seconds` of `parse`, the others are as there.
+    """Land the events of documents and parse those announced; `parse_s` is `seconds` of `parse`, the others are as there.
 
     Raises `OffsetsRefused` where a partition does not land.
     """
-    landed = runner.run(land)
+    landed = runner.run(land, only=(DOCUMENT_EVENTS,))
     landed.require(DOCUMENT_EVENTS)
     after("land")
     limits = ParseLimits.from_settings(settings)
@@ -277,7 +277,7 @@ def reindex(runner: Runner, settings: Inference, *, embedder: str = "") -> Reind
     own. Raises `NotFound` where nothing is indexed yet.
     """
     started = time.perf_counter()
-    runner.run(land).require(DOCUMENT_EVENTS)
+    runner.run(land, only=(DOCUMENT_EVENTS,)).require(DOCUMENT_EVENTS)
     runner.run(parse, limits=ParseLimits.from_settings(settings))
     own, served = runner.endpoints.embedder, runner.run(index_state)[0].serving
     if not embedder:

@@ -11,7 +11,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -110,8 +110,9 @@ def land(
     settings: LandingSettings = _DEFAULTS,
     following: Following | None = None,
     committed: Callable[[Commit], None] = lambda _: None,
+    only: Collection[Store] = (),
 ) -> Landed:
-    """Land every topic until the head is drained, or until `following` is stopped.
+    """Land every topic, or `only` some, until the head is drained, or until `following` is stopped.
 
     A partition whose head disagrees with its table does not land and is named in the result; the others do land.
     """
@@ -119,6 +120,7 @@ def land(
     lands = [
         _Lander(topic, table, dead_letters, divergences, burying, settings)
         for topic, table in zip(topics.values(), tables.values(), strict=True)
+        if not only or topic.store in only
     ]
 
     failed = threading.Event()
