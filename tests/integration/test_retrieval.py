@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +395,19 @@ def test_maintenance_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors:
     assert missed == 0
     assert not vectors.due()
     assert vectors.count() == 1000
+
+
+def test_maintenance_is_due_when_many_versions_are_old(vectors: VectorWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.storage.vectors.handles._VERSIONS", 4)
+    monkeypatch.setattr("headrace.storage.vectors.handles._SEVERAL", 3)
+    monkeypatch.setattr("headrace.storage.vectors.handles._KEPT", timedelta(0))
+    due = []
+    for number in range(8):
+        vectors.upsert(batch(CHUNKS.columns, [chunk(str(number), "acme", [])]))
+        due.append(vectors.due())
+    assert due == [False, False, False, True, False, False, True, False], "they are listed every third version"
+    vectors.maintain()
+    assert len(vectors._open().list_versions()) == 1
 
 
 def test_a_passage_that_is_purged_is_in_no_file_of_the_index(

@@ -50,7 +50,7 @@ _ROWS_AT_ONCE = 4096  # of an older index, in memory
 # Maintenance is due with this many unindexed rows (and this share of all), small fragments, or old versions.
 _UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
 _FRAGMENTS = 32
-_VERSIONS = 64
+_VERSIONS, _SEVERAL = 64, 16
 _KEPT = timedelta(hours=1)  # a version stays readable this long
 
 
@@ -373,9 +373,16 @@ class VectorWriter(VectorReader):
             figures = [table.index_stats(index.name) for index in table.list_indices()]
             if any(figure is not None and figure.num_unindexed_rows > bound for figure in figures):
                 return True
-            versions = table.list_versions()
-            old = [v for v in versions if datetime.now(v["timestamp"].tzinfo) - v["timestamp"] > _KEPT]
-            return len(old) > _VERSIONS
+            return self._has_old_versions(table)
+
+    def _has_old_versions(self, table: Any) -> bool:
+        """Whether many versions are past their time. Listing them reads each of them, so it is done every few versions."""
+        shared, number = self._shared_table, table.version
+        if number <= _VERSIONS or number - shared.listed_at < _SEVERAL:
+            return False
+        shared.listed_at = number
+        old = [v for v in table.list_versions() if datetime.now(v["timestamp"].tzinfo) - v["timestamp"] > _KEPT]
+        return len(old) > _VERSIONS
 
     def maintain(self) -> None:
         """Merge small fragments, index new rows, and remove versions older than an hour.
@@ -398,9 +405,10 @@ class VectorWriter(VectorReader):
         with self._faults():
             if table is None:
                 table = self._shared_table.create(_keyed(columns(self.store, width)))
-            if not table.schema.field(_KEY).metadata:  # an index from before the key was declared
+            known = table.schema
+            if not known.field(_KEY).metadata:  # an index from before the key was declared
                 table.set_unenforced_primary_key(_KEY)
-            if gained := [field for field in self.store.columns if field.name not in table.schema.names]:
+            if gained := [field for field in self.store.columns if field.name not in known.names]:
                 table.add_columns(gained)
         return table
 

@@ -204,6 +204,8 @@ class VectorTable:
 
     def __init__(self, name: str, uri: str, options: Mapping[str, str] | None) -> None:
         self.name, self._uri, self._options = name, uri, options
+        self.listed_at = 0
+        """The version at which a writer last listed all versions."""
         self._table: Any = None
         self._session: Any = None
         self._snapshots: Any = None  # a connection whose tables stay at the version they were opened at
