@@ -1309,11 +1309,11 @@ MUTANTS = (
     ),
     Mutant(
         "Z41",
-        "headrace/documents/unparsed.py",
+        "headrace/documents/queued.py",
         'np.argsort(codes, kind="stable")',
         "np.argsort(codes)[::-1]",
         "A pass takes some events of a tenant, and not the first.",
-        ("tests/unit/test_documents_unparsed.py::test_a_rank_is_how_many_of_the_same_tenant_are_before",),
+        ("tests/unit/test_documents_queued.py::test_a_rank_is_how_many_of_the_same_tenant_are_before",),
     ),
     Mutant(
         "Z42",
@@ -1322,6 +1322,30 @@ MUTANTS = (
         "update.snapshot.timestamp_ms",
         "A clock that was ahead stops all commits.",
         ("tests/integration/test_storage.py::test_a_clock_that_was_hours_ahead_stops_no_commit",),
+    ),
+    Mutant(
+        "Z43",
+        "headrace/documents/chunk.py",
+        "turn = [tenant for tenant in whose_turn(waiting, processed.ahead()) if tenant not in hold]",
+        "turn = whose_turn(waiting, processed.ahead())",
+        "Documents are split however many passages of their tenant wait.",
+        ("tests/integration/test_documents_turns.py::test_a_pass_splits_few_of_the_documents_that_wait",),
+    ),
+    Mutant(
+        "Z44",
+        "headrace/documents/embed.py",
+        "before = waiting.intakes[-1] if waiting.intakes else progress.read(version)",
+        "before = progress.read(version)",
+        "Each pass reads all passages that wait.",
+        ("tests/integration/test_retrieval.py::test_chunks_that_wait_are_kept_from_one_pass_to_the_next",),
+    ),
+    Mutant(
+        "Z45",
+        "headrace/documents/embedding.py",
+        "intake.waiting.difference_update(changed)",
+        "pass",
+        "A document that changes again and again keeps the index from ever being known to have all.",
+        ("tests/unit/test_documents_embedding.py::test_a_document_that_changed_is_waited_for_by_the_pass_that_sees_the_change",),
     ),
 )
 

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from contextlib import closing
 
 from headrace.core.runner import Runner
+from headrace.documents.embedding import Embedding
 from headrace.documents.index import bring_up, take_in
 from headrace.documents.parsing import Parsing
 from headrace.documents.splitting import Splitting
@@ -43,7 +44,7 @@ class IndexThread:
         self._arrived: set[str] = set()  # tenants that put or deleted something since the pass under way began
         self._parsing = Parsing()
         self._unfinished: frozenset[str] = frozenset()  # documents that the last pass left to be split or embedded
-        self._splitting = Splitting()
+        self._splitting, self._embedding = Splitting(), Embedding()
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
@@ -138,6 +139,7 @@ class IndexThread:
                 gives_way=self._gives_way,
                 split_s=_SPLIT_S,
                 splitting=self._splitting,
+                embedding=self._embedding,
                 compare=compare,
                 after=self._go_on,
             )

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -61,12 +61,13 @@ def chunk(
     give_up: GiveUp = refuse,
     seconds: float | None = None,
     splitting: Splitting | None = None,
+    hold: Collection[str] = frozenset(),
 ) -> Chunked:
     """Split every live document version that the chunks table has not processed; `window` is in word pieces.
 
     Tenants take turns by the time that their documents take, and a long document is split a slice at a time. After so many
     `seconds` the rest is left for another pass. `splitting`, which the caller keeps for that pass, knows whose turn it is and
-    what is split by then.
+    what is split by then. Nothing of the tenants to `hold` is split: enough of theirs waits to be embedded.
 
     A document that cannot be split is given up before the property moves past it, so that no kill in between loses the reason.
 
@@ -80,7 +81,7 @@ def chunk(
     processed = ProcessedOffsets(recorded)
     revision = lookup.follow()
     parsed = ProcessedOffsets(lookup.state.properties.get(PROCESSED_OFFSETS)).floors
-    unsplit = UnsplitVersions(documents, lookup.state, processed, since)
+    unsplit = UnsplitVersions(documents, lookup.state, processed, since, every=seconds is None)
     new = unsplit.rows
     answering = lookup.live(row["document_id"] for row in new)
     # A version put back after another one, or put twice, has its chunks already.
@@ -105,7 +106,7 @@ def chunk(
             give_up(tuple(unnoted))
             failed.extend(unnoted)
             unnoted.clear()
-        first = [*half.values(), *(event for queue in waiting.values() for event in queue.first())]
+        first = [*unsplit.next, *half.values(), *(event for queue in waiting.values() for event in queue.first())]
         # Above what is parsed of all tenants, rows of others may still come in front of these.
         processed.settle(last.values(), first, parsed)
         if (offsets := processed.as_property()) != (recorded or {}):
@@ -121,7 +122,9 @@ def chunk(
     def split_in_turn() -> Iterator[dict[str, Any]]:
         """Each document once it is done, those of a tenant in their order, until time is up."""
         while waiting:
-            turn = whose_turn(waiting, processed.ahead())
+            turn = [tenant for tenant in whose_turn(waiting, processed.ahead()) if tenant not in hold]
+            if not turn:
+                return
             while turn:
                 tenant = splitting.turns.next(turn)
                 document = half.pop(tenant, None) or next(iter(waiting[tenant]))
@@ -175,7 +178,7 @@ def chunk(
             commit()
     commit()
     left = [*half.values(), *(document for queue in waiting.values() for document in queue)]
-    unfinished = frozenset(document["document_id"] for document in left if to_split(document))
+    unfinished = unsplit.rest.union(document["document_id"] for document in left if to_split(document))
     return Chunked(count["documents"], count["chunks"], tuple(failed), unfinished)
 
 

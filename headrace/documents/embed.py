@@ -16,9 +16,10 @@ from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS, DOCUMENT_ROWS
 from headrace.core.launch import Batches
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
+from headrace.documents.embedding import Embedding, Intake, Waiting
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.generations import of_generation
-from headrace.documents.lookup import ChunkLookup, DocumentLookup, IndexProgress, follows
+from headrace.documents.lookup import ChunkLookup, DocumentLookup, IndexProgress, Progress, follows
 from headrace.errors import BadSettings, RequestRefused
 from headrace.models.client import Embedder, Vectors
 from headrace.models.connection import EndpointFailure, ErrorReply
@@ -141,18 +142,19 @@ def embed(
     give_up: GiveUp = refuse,
     compare: bool = False,
     unsplit: Collection[str] = frozenset(),
+    embedding: Embedding | None = None,
 ) -> Embedded:
     """Embed every chunk that answers and is missing in a generation of the vector store, then remove those that answer no more.
 
-    - What may be missing is found from what was committed to the tables since the pass before, which noted how far it came once
-      the index had all of it; so the next pass completes one that died. With `compare`, and where nothing is noted that still
+    - What may be missing is found from what was committed to the tables since the pass before. How far the index has all of it
+      is noted, so the next pass completes one that died. With `compare`, and where nothing is noted that still
       holds, it is found by comparing the stores as a whole, which also repairs an index that lost rows.
     - New versions go in before old ones are removed, and an old version answers until the new one is in as a whole.
     - Readers and attributes of a chunk are those that the documents table names now, not when the chunk was cut or when this pass
       began: of two passes at once, neither undoes what the other one read later.
     - Tenants take turns, a batch each. With `gives_way` a pass ends after a round in which one tenant was finished and others
       were not, or after which `gives_way`, called with the tenants that still wait, returns true. The rest is left for another
-      pass.
+      pass. `embedding`, which the caller keeps for that pass, has what waits.
     - The chunks of `unsplit` documents are not all in the table yet: what the index has of them stays until they are.
     - A document of which the embedder refuses a chunk is given up as a whole: half of it would answer as if it were all.
     """
@@ -162,9 +164,13 @@ def embed(
     if compare:
         lookup.rebuild()
         splits.rebuild()
-    progress = IndexProgress(metadata, vectors.name)
+    progress, embedding = IndexProgress(metadata, vectors.name), embedding or Embedding()
     reached = splits.follow(), lookup.follow()
-    before = None if compare else progress.read(vectors.table_version())
+    version = vectors.table_version()
+    waiting = embedding.take(vectors.name, version)
+    before: Intake | Progress | None = None
+    if not compare:
+        before = waiting.intakes[-1] if waiting.intakes else progress.read(version)
     if before is not None and not (follows(before.chunks, reached[0]) and follows(before.documents, reached[1])):
         before = None
     fresh = None if before is None else _fresh(splits.state, before.chunks, number)
@@ -181,38 +187,54 @@ def embed(
             break
     known = set(indexed["chunk_id"].to_pylist())
     if fresh is None:
-        missing = _sorted(_missing(chunks, answering, known, number))
+        missing = _missing(chunks, answering, known, number)
     else:
-        missing = _sorted(_missing_of(chunks, fresh, answering, indexed, splits, number))
+        missing = _missing_of(chunks, fresh, answering, indexed, splits, number)
     missing, reused = _reuse(vectors, missing, indexed, lookup)
-    waiting: list[pa.RecordBatch] = []
+    pairs = zip(indexed["document_id"].to_pylist(), indexed["version"].to_pylist(), strict=True)
+    outdated = {name for name, version in pairs if answering.get(name) != version}
+    if changed is None:
+        waiting = Waiting()
+    else:
+        waiting.forget(changed)
+    earlier = waiting.versions()
+    intake = Intake(reached[1], reached[0], before is None, set(missing["document_id"].to_pylist()))
+    missing = _sorted(waiting.take_in(intake, missing, outdated))
+    finished: list[pa.RecordBatch] = []
     done = text_bytes = 0
     failed: dict[str, Unfit] = {}
     fair = FairBatches(missing, gives_way)
-    finished = batches.map(fair, Embed, embedder, width)
-    for rows in bars.track(finished, "embed", total=missing.num_rows, of="chunks", size=True):
+    made = batches.map(fair, Embed, embedder, width)
+    for rows in bars.track(made, "embed", total=missing.num_rows, of="chunks", size=True):
         good = pc.equal(rows[_REFUSED], "")
         failed.update(_unfit(rows.filter(pc.invert(good))))
         rows = rows.filter(good).select([name for name in rows.schema.names if name != _REFUSED])
-        waiting.append(rows)
+        finished.append(rows)
         done += rows.num_rows
         text_bytes += pc.sum(pc.binary_length(rows["text"])).as_py() or 0
-        if sum(b.num_rows for b in waiting) >= _UPSERT_ROWS:
-            _insert(vectors, pa.Table.from_batches(waiting), lookup)
-            waiting = []
-    if waiting:
-        _insert(vectors, pa.Table.from_batches(waiting), lookup)
-    unfinished = fair.left()
+        if sum(b.num_rows for b in finished) >= _UPSERT_ROWS:
+            _insert(vectors, pa.Table.from_batches(finished), lookup)
+            finished = []
+    if finished:
+        _insert(vectors, pa.Table.from_batches(finished), lookup)
+    rest = fair.rest()
     if failed:
         give_up(list(failed.values()))
         lookup.follow()
         answering = {name: version for name, version in answering.items() if name not in failed} | lookup.live(failed)
-    pairs = zip(indexed["document_id"].to_pylist(), indexed["version"].to_pylist(), strict=True)
-    gone = ({d for d, version in pairs if answering.get(d) != version} - unfinished - set(unsplit)) | failed.keys()
-    vectors.delete({name: answering.get(name, "") for name in gone})
-    if not unfinished:
-        progress.note(reached[1], reached[0], vectors.table_version(), compared=before is None)
-    return Embedded(done, len(gone), reused, relabelled, unfinished - failed.keys(), tuple(failed.values()), text_bytes)
+        rest = rest.filter(pc.invert(pc.is_in(rest["document_id"], pa.array(failed, pa.string()))))
+    unfinished = frozenset(rest["document_id"].to_pylist())
+    replaced = (earlier.keys() & waiting.replacing) - unfinished - failed.keys()
+    # One of which the version was not inserted, since a newer one is there by now, is the next pass's.
+    now = {name: earlier[name] for name, version in lookup.live(replaced).items() if version == earlier[name]}
+    gone = ((outdated - unfinished - set(unsplit)) | failed.keys()) | now.keys()
+    vectors.delete({name: (answering | now).get(name, "") for name in gone})
+    settled = waiting.leave(rest)
+    version = vectors.table_version()
+    embedding.keep(vectors.name, version, waiting)
+    if settled is not None:
+        progress.note(settled.documents, settled.chunks, version, compared=settled.compared)
+    return Embedded(done, len(gone), reused, relabelled, unfinished, tuple(failed.values()), text_bytes)
 
 
 def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:
@@ -353,12 +375,12 @@ def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, lookup: 
 class FairBatches:
     """Batches of the chunks to embed, each of one tenant, the tenants in turn: those with the fewest chunks first.
 
-    A tenant's chunks keep the order of `missing`. `embed` says when it ends early; `left` then returns the documents with chunks
-    that were in no batch.
+    A tenant's chunks keep the order of `missing`. `embed` says when it ends early; `rest` then returns the chunks that were in no
+    batch.
     """
 
     def __init__(self, missing: pa.Table, gives_way: Callable[[Collection[str]], bool] | None = None) -> None:
-        self._gives_way = gives_way
+        self._gives_way, self._schema = gives_way, missing.schema
         names = pc.unique(missing["tenant"]).to_pylist()
         parts = {tenant: missing.filter(pc.equal(missing["tenant"], tenant)) for tenant in names}
         ordered = sorted(parts.items(), key=lambda part: (part[1].num_rows, part[0]))
@@ -375,8 +397,6 @@ class FairBatches:
             if self._gives_way is not None and self._waiting and (done or self._gives_way(self._waiting.keys())):
                 return
 
-    def left(self) -> frozenset[str]:
-        """The documents of which a chunk was in no batch."""
-        return frozenset(
-            name for batches in self._waiting.values() for rows in batches for name in rows.column("document_id").to_pylist()
-        )
+    def rest(self) -> pa.Table:
+        """The chunks that were in no batch."""
+        return pa.Table.from_batches((rows for batches in self._waiting.values() for rows in batches), self._schema)

@@ -14,6 +14,7 @@ from headrace.core.runner import Runner
 from headrace.core.stage import stage
 from headrace.documents.chunk import Chunked, chunk
 from headrace.documents.embed import Embedded, embed
+from headrace.documents.embedding import Embedding
 from headrace.documents.failed import GiveUp, Unfit, give_up, refuse
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.generations import begin, endpoint_for, finish_pass, index_state, resolve, serving, sweep, switch
@@ -200,6 +201,7 @@ def bring_up(
     gives_way: Callable[[Collection[str]], bool] | None = None,
     split_s: float | None = None,
     splitting: Splitting | None = None,
+    embedding: Embedding | None = None,
     compare: bool = False,
     after: After = _nothing,
 ) -> Filled:
@@ -216,6 +218,7 @@ def bring_up(
         gives_way=gives_way,
         split_s=split_s,
         splitting=splitting,
+        embedding=embedding,
         compare=compare,
         after=after,
     )
@@ -234,15 +237,24 @@ def fill(
     gives_way: Callable[[Collection[str]], bool] | None = None,
     split_s: float | None = None,
     splitting: Splitting | None = None,
+    embedding: Embedding | None = None,
     compare: bool = False,
     after: After = _nothing,
 ) -> Filled:
     """Bring one generation of the index up to date with the documents table.
 
     `failing` is called with documents that it cannot take in; `split_s` and `splitting` are `seconds` and `splitting` of
-    `chunk`. Raises `BadSettings` where the endpoint does not have the embedder of that generation.
+    `chunk`, `embedding` is that of `embed`. Raises `BadSettings` where the endpoint does not have that generation's embedder.
     """
-    chunked = runner.run(chunk, window=into.window, generation=into.number, give_up=failing, seconds=split_s, splitting=splitting)
+    chunked = runner.run(
+        chunk,
+        window=into.window,
+        generation=into.number,
+        give_up=failing,
+        seconds=split_s,
+        splitting=splitting,
+        hold=embedding.full() if embedding else frozenset(),
+    )
     after("chunk")
     made_by = endpoint_for(runner.endpoints.embedder, into.embedder)
     embedded = runner.run(
@@ -253,6 +265,7 @@ def fill(
         give_up=failing,
         compare=compare,
         unsplit=chunked.unfinished,
+        embedding=embedding,
     )
     after("embed")
     built = runner.run(index, into=into)

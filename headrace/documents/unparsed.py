@@ -1,8 +1,4 @@
-"""The landed events that wait to be parsed: of each tenant the first ones, whole, and of the others only where they are.
-
-Any number may wait: a tenant's documents come faster than they are parsed. A pass takes a few of each tenant, so it costs what it
-does, and not what waits.
-"""
+"""The landed events that wait to be parsed: of each tenant the first ones, whole, and of the others only where they are."""
 
 from __future__ import annotations
 
@@ -15,11 +11,10 @@ import pyarrow.compute as pc
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS
 from headrace.documents.processed import ProcessedOffsets, not_before
+from headrace.documents.queued import Queued
 from headrace.documents.versions import IN_ORDER, ORIGIN
 from headrace.storage.tables.handles import TableState, quoted
 
-_TOGETHER, _LEAST = 5_000, 10
-"""Events in a pass, of all tenants together, and of each at least."""
 _FEW = 10_000  # events that are read whole at once, waiting or not
 _RANGES, _GAP = 50, 1_000  # ranges of offsets in a filter, at most, and how many offsets are read rather than left out
 
@@ -39,53 +34,19 @@ class UnparsedEvents:
             count += some.num_rows
             if count > _FEW and not every:
                 break
-        if few := count <= _FEW or every:
-            waiting = _waiting(pa.Table.from_batches(whole, DOCUMENT_EVENT_ROWS.columns), processed)
-        else:
-            del whole
-            waiting = _waiting(events.read(("tenant", *ORIGIN), where, since=since), processed)
-        tenants = len(pc.unique(waiting["tenant"]))
-        first = (
-            _ranks(waiting["tenant"]) < max(_LEAST, _TOGETHER // max(1, tenants)) if not every else np.full(len(waiting), True)
+        few = count <= _FEW or every
+        rows = (
+            pa.Table.from_batches(whole, DOCUMENT_EVENT_ROWS.columns)
+            if few
+            else events.read(("tenant", *ORIGIN), where, since=since)
         )
-        chosen, rest = waiting.filter(pa.array(first)), waiting.filter(pa.array(~first))
-        self.first: list[dict[str, Any]] = (chosen if few else _whole(events, chosen, since)).to_pylist()
-        self.left = len(rest)
+        del whole
+        queued = Queued(rows, processed, every=every)
+        self.first: list[dict[str, Any]] = (queued.first if few else _whole(events, queued.first, since)).to_pylist()
+        self.left = len(queued.rest)
         """How many events wait behind the first ones."""
-        self.more: frozenset[str] = frozenset(pc.unique(rest["tenant"]).to_pylist())
-        """The tenants that have such."""
-        lowest = rest.group_by(["topic", "partition"]).aggregate([("offset", "min")])
-        self.next = [{**row, "offset": row["offset_min"]} for row in lowest.to_pylist()]
-        """The first of them in each partition: their origins."""
-
-
-def _waiting(rows: pa.Table, processed: ProcessedOffsets) -> pa.Table:
-    """The rows that are not processed, in their order."""
-    rows = rows.sort_by(IN_ORDER)
-    codes = np.zeros(len(rows), np.int64)
-    for name in ("topic", "partition", "tenant"):
-        values, own = np.unique(_codes(rows[name]), return_inverse=True)
-        codes = codes * max(1, len(values)) + own
-    _, places, kinds = np.unique(codes, return_index=True, return_inverse=True)
-    named = rows.select(["topic", "partition", "tenant"]).take(pa.array(places)).to_pylist()
-    reached = np.array([processed.reached(**row) for row in named], np.int64)
-    return rows.filter(pa.array(rows["offset"].to_numpy() >= reached[kinds]))
-
-
-def _ranks(tenants: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """For each row, how many of the same tenant are before it."""
-    codes = _codes(tenants)
-    order = np.argsort(codes, kind="stable")
-    ordered = codes[order]
-    ranks = np.empty(len(codes), np.int64)
-    ranks[order] = np.arange(len(codes)) - np.searchsorted(ordered, ordered)
-    return ranks
-
-
-def _codes(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """A number for each value."""
-    codes: np.ndarray[Any, np.dtype[np.int64]] = pc.index_in(column, pc.unique(column)).to_numpy().astype(np.int64)
-    return codes
+        self.more, self.next = queued.more, queued.next
+        """The tenants that have such, and the first of them in each partition."""
 
 
 def _whole(events: TableState, chosen: pa.Table, since: str | None) -> pa.Table:

@@ -12,33 +12,48 @@ from typing import Any
 
 import pyarrow as pa
 
+from headrace.catalog import DOCUMENT_ROWS
 from headrace.documents.processed import ProcessedOffsets, not_before
+from headrace.documents.queued import Queued
 from headrace.documents.versions import ORIGIN, origin_of
 from headrace.storage.tables.handles import TableReader, TableState, quoted
 
 _TEXT_CHARS = 30_000_000  # of the texts in memory
+_FEW = 5_000  # rows that are read with their texts
 _FIRST, _MOST = 16, 1_000  # documents whose texts are read together
 _TEXT = ("text", "parts")
 _COLUMNS = ("document_id", "version", "tenant", "uri", "status", "media", "title", "readers", *ORIGIN)
+
+_SCHEMA = pa.schema([DOCUMENT_ROWS.columns.field(name) for name in _COLUMNS])
 
 _Origin = tuple[Any, ...]
 
 
 class UnsplitVersions:
-    """Rows of the documents table at `state` that follow the events processed, in their order; `take` returns the text of one.
+    """The rows of the documents table at `state` that follow the events processed; `take` returns the text of one.
 
-    `since` is the revision of the table up to which every row is processed.
+    `rows` has the next ones of each tenant in their order; with `every` it has all. `since` is the revision of the table up to
+    which every row is processed.
     """
 
-    def __init__(self, documents: TableReader, state: TableState, processed: ProcessedOffsets, since: str | None) -> None:
+    def __init__(
+        self, documents: TableReader, state: TableState, processed: ProcessedOffsets, since: str | None, *, every: bool
+    ) -> None:
         self._documents, self._since = documents, since
         self._texts: dict[_Origin, dict[str, Any]] = {}
         self.characters = 0
         """Of the texts in memory."""
         self._together = _FIRST
-        rows = self._with_texts(state, processed)
+        self.rest: frozenset[str] = frozenset()
+        """The documents of the rows behind them."""
+        self.next: list[dict[str, Any]] = []
+        """The first of those in each partition: their origins."""
+        rows = self._with_texts(state, processed, every=every)
         if rows is None:  # more than fits
-            rows = [row for batch in self._scan(state, _COLUMNS, processed) for row in _new(batch, processed)]
+            scanned = pa.Table.from_batches(self._scan(state, _COLUMNS, processed), _SCHEMA)
+            queued = Queued(scanned, processed, every=every)
+            rows, self.next = queued.first.to_pylist(), queued.next
+            self.rest = frozenset(queued.rest["document_id"].to_pylist())
         self.rows = sorted(rows, key=origin_of)
         self._order: list[_Origin] = []
         self._wanted: set[_Origin] = set()
@@ -64,7 +79,7 @@ class UnsplitVersions:
     def _scan(self, state: TableState, columns: tuple[str, ...], processed: ProcessedOffsets) -> Iterable[pa.RecordBatch]:
         return state.scan(columns, not_before(processed.floors), since=self._since)
 
-    def _with_texts(self, state: TableState, processed: ProcessedOffsets) -> list[dict[str, Any]] | None:
+    def _with_texts(self, state: TableState, processed: ProcessedOffsets, *, every: bool) -> list[dict[str, Any]] | None:
         """All rows, their texts kept aside: one scan does where little waits. `None` once the texts are too many."""
         rows = []
         for batch in self._scan(state, (*_COLUMNS, *_TEXT), processed):
@@ -73,7 +88,7 @@ class UnsplitVersions:
                 rows.append(row)
                 if row["status"] == "parsed":
                     self._keep(origin_of(row), text)
-            if self.characters > _TEXT_CHARS:
+            if self.characters > _TEXT_CHARS or (len(rows) > _FEW and not every):
                 self._texts, self.characters = {}, 0
                 return None
         return rows

@@ -18,7 +18,7 @@ from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents import chunk as splits
 from headrace.documents import parse as parsing
-from headrace.documents import processed, unparsed, unsplit
+from headrace.documents import processed, queued, unparsed, unsplit
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
@@ -213,7 +213,9 @@ def test_a_slow_document_that_another_process_parsed_is_stopped(runner: Runner, 
 @pytest.fixture
 def few_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass takes two events of each tenant, and reads no others whole."""
-    for name, value in {"_TOGETHER": 1, "_LEAST": 2, "_FEW": 3, "_GAP": 0}.items():
+    for name, value in {"_TOGETHER": 1, "_LEAST": 2}.items():
+        monkeypatch.setattr(queued, name, value)
+    for name, value in {"_FEW": 3, "_GAP": 0}.items():
         monkeypatch.setattr(unparsed, name, value)
 
 
@@ -296,7 +298,7 @@ def test_the_texts_of_few_waiting_documents_are_in_memory(runner: Runner, monkey
     runner.run(parsing.parse, limits=LIMITS)
     offsets = ProcessedOffsets(reader(runner, CHUNK_ROWS).snapshot_property(PROCESSED_OFFSETS))
     documents = reader(runner, DOCUMENT_ROWS)
-    waiting = UnsplitVersions(documents, documents.state(), offsets, None)
+    waiting = UnsplitVersions(documents, documents.state(), offsets, None, every=True)
     ours = [row for row in waiting.rows if row["tenant"] in ("waiting", "patient") and row["uri"] in names]
     assert len(ours) == 14
     waiting.keep(ours)
@@ -305,6 +307,24 @@ def test_the_texts_of_few_waiting_documents_are_in_memory(runner: Runner, monkey
         assert waiting.characters <= 150
     runner.run(chunk, window=200)
     assert split(runner, "waiting", "patient") == sorted([*names, *names])
+
+
+def test_a_pass_splits_few_of_the_documents_that_wait(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where, name, value in ((queued, "_TOGETHER", 1), (queued, "_LEAST", 2), (unsplit, "_FEW", 3)):
+        monkeypatch.setattr(where, name, value)
+    put(runner, crowd=[f"k{n}.md" for n in range(5)], alone=["l.md"], held=["m.md"])
+    runner.run(parsing.parse, limits=LIMITS)
+    done = runner.run(chunk, window=200, seconds=60.0, hold={"held"})
+    assert (done.documents, len(done.unfinished)) == (3, 4), "two of the crowd and one alone"
+    assert split(runner, "crowd", "alone", "held") == ["k0.md", "k1.md", "l.md"]
+    put(runner, alone=["n.md"])
+    runner.run(parsing.parse, limits=LIMITS)
+    done = runner.run(chunk, window=200, seconds=60.0)
+    assert (done.documents, len(done.unfinished)) == (4, 1)
+    assert not runner.run(chunk, window=200, seconds=60.0).unfinished
+    assert split(runner, "crowd", "alone", "held") == [*(f"k{n}.md" for n in range(5)), "l.md", "m.md", "n.md"]
+    assert not runner.run(chunk, window=200, seconds=60.0).documents
+    assert not ahead(runner, CHUNK_ROWS)
 
 
 @pytest.mark.soak(minutes=0.3)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,8 +29,10 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents import chunk as splits
 from headrace.documents.embed import Embed
+from headrace.documents.embedding import Embedding
 from headrace.documents.index import Indexed, bring_up, catch_up, index_documents, take_in
-from headrace.documents.put import put, put_document
+from headrace.documents.names import document_id
+from headrace.documents.put import delete, put, put_document
 from headrace.documents.splitting import Splitting
 from headrace.errors import Unavailable, WrongUsage
 from headrace.platform.address import brought, overlay
@@ -745,6 +748,63 @@ def test_an_earlier_version_answers_until_a_long_one_is_split(
     while bring_up(runner, SETTINGS, split_s=0.0, splitting=state).chunked.unfinished:
         pass
     assert "carps" in found(engine, tenant)["docs/a.md"]
+
+
+def test_chunks_that_wait_are_kept_from_one_pass_to_the_next(
+    runner: Runner, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.documents.embed._BATCH_ROWS", 2)
+    wanted: dict[str, set[str]] = {}
+    vectors = VectorReader(CHUNKS, runner.endpoints, METER)
+
+    def put_one(uri: str, text: str) -> None:
+        runner.run(put_document, tenant=tenant, uri=uri, data=text.encode())
+        wanted[document_id(tenant, uri)] = {hashlib.sha256(text.encode()).hexdigest()}
+
+    def a_pass(state: Embedding) -> Collection[str]:
+        """The documents that wait."""
+        take_in(runner, SETTINGS)
+        return bring_up(runner, SETTINGS, gives_way=lambda _: True, embedding=state).embedded.unfinished
+
+    def indexed() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for row in vectors.indexed().to_pylist():
+            if row["tenant"] == tenant:
+                found.setdefault(row["document_id"], set()).add(row["version"])
+        return found
+
+    def reads() -> int:
+        """How often the table of chunks was read in order to embed."""
+        read = ("embed", "chunks", "table", "read")
+        lines = runner.record.ledger.rows()
+        return sum(one.ops for one in lines if (one.stage, one.store, one.tier, one.direction) == read)
+
+    put_one("old.md", "The pond is deep, and so is the weir.")
+    a_pass(Embedding())
+    before = indexed()
+    assert before == wanted
+    for number in range(40):
+        put_one(f"d{number:02}.md", f"Pond {number} is shallow.")
+    put_one("old.md", "The pond is dry, and so is the weir in summer.")  # the longest, embedded last
+    state = Embedding()
+    waiting = a_pass(state)
+    assert 20 < len(waiting) < 40
+    once = reads()
+    waiting = a_pass(state)
+    assert reads() == once, "nothing is new, so nothing is read"
+    assert indexed().items() > before.items(), "the earlier version answers"
+    changed, gone = [name for number in range(40) if document_id(tenant, name := f"d{number:02}.md") in waiting][:2]
+    put_one(changed, "This pond was filled in.")
+    runner.run(delete, tenant=tenant, uri=gone, versions=())
+    del wanted[document_id(tenant, gone)]
+    assert a_pass(state)
+    assert a_pass(Embedding()), "another process takes over"
+    while a_pass(state):
+        assert document_id(tenant, gone) not in indexed()
+    assert indexed() == wanted
+    once = reads()
+    assert not a_pass(Embedding())
+    assert reads() == once, "the index is known to have all"
 
 
 def test_deletes_and_renames_follow(runner: Runner, engine: QueryEngine, closed: Shelf) -> None:
