@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
 import pytest
-from mcp.client.client import Client
-from mcp.client.stdio import StdioServerParameters
-from mcp_types import CallToolResult
 from traffic import until
+
+if TYPE_CHECKING:  # imported late: each process that collects tests would take most of a second for it
+    from mcp.client.client import Client
+    from mcp_types import CallToolResult
 
 LANTERN = "# Lantern\n\nThe lantern of the eastern lock is green and burns for 40 hours.\n"
 BELL = "# Bell\n\nThe bell is silver.\n"
 READING = {"search", "ask", "list_documents", "read_document", "ledger", "runs", "sizing", "lineage", "status"}
 WRITING = {"judge", "put_document", "delete_document"}
 
-Work = Callable[[Client], Coroutine[Any, Any, None]]
+Work = Callable[["Client"], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,9 @@ def acme(api: Any) -> httpx.Client:
 
 def drive(work: Work, *options: str, env: dict[str, str]) -> None:
     """Run `headrace mcp` as an assistant does, and work with it."""
+    from mcp.client.client import Client
+    from mcp.client.stdio import StdioServerParameters
+
     command = StdioServerParameters(command=sys.executable, args=["-m", "headrace.cli", *options], env=env)
 
     async def session() -> None:
