@@ -22,6 +22,7 @@ HeadraceError
 │   └── RequestRefused      a model endpoint rejected the request itself (4xx)
 └── Transient               the same call may succeed later
     ├── Unavailable         an endpoint is down or does not answer in time
+    │   └── AccessDenied    an endpoint does not allow it with these credentials
     ├── Overloaded          an endpoint returned 429 or 503
     └── LostRace            another writer committed first
 """
@@ -172,6 +173,10 @@ class RequestRefused(Permanent):
 
 class Unavailable(Transient):
     """An endpoint is down or does not answer in time."""
+
+
+class AccessDenied(Unavailable):
+    """An endpoint knows the credentials, and they do not allow this."""
 
 
 class Overloaded(Transient):

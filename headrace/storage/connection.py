@@ -32,6 +32,8 @@ class Fault(Exception):
 
     message: str
     hint: str
+    denied: bool = False
+    """The credentials are known, and do not allow it."""
 
     def __str__(self) -> str:
         return self.message
@@ -92,6 +94,7 @@ def s3_fault(error: BaseException, *, endpoint: str, bucket: str) -> Fault | Non
             return Fault(
                 f"{endpoint} does not let this access key do that in bucket {bucket}.",
                 "Allow it s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on that bucket.",
+                denied=True,
             )
     address = urlsplit(endpoint)
     if not found and address.hostname and "error sending request" in text:

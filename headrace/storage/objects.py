@@ -20,7 +20,7 @@ from obstore import exceptions as faults
 from obstore.store import S3Store
 
 from headrace.catalog import Store
-from headrace.errors import LostRace, NotFound, StorageFull, Unavailable, WrongUsage
+from headrace.errors import AccessDenied, LostRace, NotFound, StorageFull, Unavailable, WrongUsage
 from headrace.storage.connection import s3_fault
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
@@ -176,7 +176,7 @@ class ObjectReader(Metered):
         """Raise `Unavailable` with the setting to change, where the error is about the endpoint and not about one object."""
         fault = s3_fault(error, endpoint=self._endpoints.s3_endpoint, bucket=self._endpoints.bucket)
         if fault is not None:
-            raise Unavailable(fault.message, hint=fault.hint) from error
+            raise (AccessDenied if fault.denied else Unavailable)(fault.message, hint=fault.hint) from error
 
 
 class BucketReader(ObjectReader):
@@ -224,7 +224,7 @@ class BucketReader(ObjectReader):
             ) from None
         fault = s3_fault(error, endpoint=self._endpoints.s3_endpoint, bucket=self._bucket)
         if fault is not None:
-            raise Unavailable(fault.message, hint=fault.hint) from error
+            raise (AccessDenied if fault.denied else Unavailable)(fault.message, hint=fault.hint) from error
 
 
 class ObjectWriter(ObjectReader):

@@ -31,7 +31,7 @@ class Bucket(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
         self.sizes: dict[str, int] = {}
-        self.denied = ""
+        self.denied, self.denied_because = "", "AccessDenied"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
             self._send(f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode())
         elif self.server.denied and self.path.endswith(self.server.denied):
-            self._send(b"<Error><Code>AccessDenied</Code></Error>", 403)
+            self._send(f"<Error><Code>{self.server.denied_because}</Code></Error>".encode(), 403)
         elif (data := self.server.objects.get(unquote(address.path).split("/", 2)[2])) is not None:
             self._send(data)
         else:
@@ -125,12 +125,15 @@ def test_a_key_that_cannot_be_read_is_named(bucket: Bucket, reader: BucketReader
     assert repr(key) in str(named.value)
 
 
-def test_an_object_that_may_not_be_read_is_named(bucket: Bucket, reader: BucketReader) -> None:
-    """Nothing said which of a bucket's objects held up all of them: each may have an owner and a key of its own."""
+def test_an_object_that_may_not_be_read_fails_alone(bucket: Bucket, reader: BucketReader) -> None:
+    """It held up all of its bucket: each object may have an owner and a key of its own."""
     bucket.objects, bucket.denied = {"good.md": b"good", "theirs.md": b"theirs"}, "theirs.md"
     [good, theirs], _ = find_objects("s3://docs", reader.of)
     assert good.read(100) == b"good"
-    with pytest.raises(Unavailable, match=r"s3://docs/theirs.md cannot be read: .* does not let this access key do that"):
+    with pytest.raises(BadDocument, match="this access key may not read it"):
+        theirs.read(100)
+    bucket.denied_because = "RequestTimeTooSkewed"
+    with pytest.raises(Unavailable, match=r"s3://docs/theirs.md cannot be read: .* disagree about the time"):
         theirs.read(100)
 
 

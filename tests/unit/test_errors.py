@@ -25,7 +25,7 @@ def test_the_tree_drawn_is_the_tree_there_is() -> None:
     for line in (errors.__doc__ or "").splitlines():
         if match := re.match(r"[├└]── (\w+)", line):
             branch = match[1]
-        elif match := re.match(r"[│ ] +[├└]── (\w+)", line):
+        elif match := re.match(r"[│ ][│ ]+[├└]── (\w+)", line):
             drawn[match[1]] = branch
     assert drawn == {c.__name__: "Permanent" if issubclass(c, Permanent) else "Transient" for c in LEAVES}
 

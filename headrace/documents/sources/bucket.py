@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from headrace.documents.names import composed
-from headrace.errors import BadDocument, NotFound, Unavailable, WrongUsage
+from headrace.errors import AccessDenied, BadDocument, NotFound, Unavailable, WrongUsage
 from headrace.storage.objects import BucketReader
 
 _SCHEME = "s3://"
@@ -47,7 +47,9 @@ class FoundObject:
                 data, self.etag, self.length = self.bucket.get_up_to(self.key, most_bytes)
             except NotFound:
                 raise BadDocument(self.uri, "it was deleted while it was listed") from None
-            except Unavailable as error:  # perhaps of this object alone: each may have an owner and a key of its own
+            except AccessDenied:  # of this object alone, since the bucket was listed: it may have an owner and a key of its own
+                raise BadDocument(self.uri, "this access key may not read it: allow it s3:GetObject") from None
+            except Unavailable as error:
                 raise Unavailable(f"s3://{self.uri} cannot be read: {error.message}", hint=error.hint) from error
         if self.length > most_bytes:
             raise BadDocument(self.uri, f"larger than the limit of {most_bytes / 1e6:,.0f} MB")
