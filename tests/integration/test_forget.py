@@ -267,6 +267,7 @@ def test_bytes_that_another_document_has_stay_its_own(world: World) -> None:
     world.documents({"one.md": text, "two.md": text}, tenant="twins")
     proof = forget(world.runner, Subject(DOCUMENT, "twins", "one.md"), who=WHO)
     (key,) = remaining(proof, "documents (object)")["keys"]
+    assert "puts the file again" in remaining(proof, "the folder or bucket it was in")["why"]
     assert world.objects(DOCUMENTS).get(key) == text.encode()
     assert {row["uri"] for row in world.rows(CHUNK_ROWS, tenant="twins")} == {"two.md"}
 

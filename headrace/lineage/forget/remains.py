@@ -154,6 +154,12 @@ def remains(
     if subject.kind == DOCUMENT:
         why = "LanceDB keeps uncommitted files for a week, since their writer may be slow"
         say("chunks (vector)", "files of a writer that died, if any", why, "a week later")
+        say(
+            "the folder or bucket it was in",
+            "the file itself, unless it is deleted there too",
+            "Headrace reads sources and changes none; the next indexing or following puts the file again",
+            "it is deleted there",
+        )
     say(
         str(SUPPRESSIONS),
         "the name",
