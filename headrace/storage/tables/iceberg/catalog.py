@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import threading
+from collections import OrderedDict
 from functools import lru_cache
 
 from pyiceberg.catalog.rest import Endpoints as Paths
 from pyiceberg.catalog.rest import RestCatalog, TableResponse
 from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Identifier
 
 from headrace.catalog import Store
@@ -28,9 +32,9 @@ class MeteredRestCatalog(MeteredCatalog, RestCatalog):
         self._metered = (store, meter)
 
     def load_table(self, identifier: str | Identifier) -> Table:
-        """The current table. As pyiceberg's, but a response that was seen before is not parsed again.
+        """The current table. As pyiceberg's, but metadata that this process has read or committed is not parsed again.
 
-        Each stage asks several times for tables that hardly change, and parsing takes almost half of the client's time for it.
+        Each stage asks for tables that hardly change, and parsing takes almost half of the client's time for it.
         """
         path = self.url(Paths.load_table, prefixed=True, **self._split_identifier_for_path(identifier))
         response = self._session.get(path)
@@ -43,10 +47,31 @@ class MeteredRestCatalog(MeteredCatalog, RestCatalog):
         """Do nothing: the sockets belong to the connection, which others use."""
 
 
-@lru_cache(maxsize=16)
+_KEPT = 16
+"""About one for each table of the catalog."""
+_metadata: OrderedDict[tuple[str, str], TableMetadata] = OrderedDict()
+"""What metadata files hold, by the table's id and the file's location: these files do not change."""
+_noting = threading.Lock()
+
+
+def note_metadata(location: str, metadata: TableMetadata) -> None:
+    """Note what a metadata file holds."""
+    with _noting:
+        _metadata[str(metadata.table_uuid), location] = metadata
+        while len(_metadata) > _KEPT:
+            _metadata.popitem(last=False)
+
+
+@lru_cache(maxsize=_KEPT)
 def _table_response(body: bytes) -> TableResponse:
-    """About one for each table of the catalog."""
-    return TableResponse.model_validate_json(body)
+    told = json.loads(body)
+    known = _metadata.get((told["metadata"].get("table-uuid"), told.get("metadata-location")))
+    if known is not None and known.last_updated_ms == told["metadata"].get("last-updated-ms"):
+        return TableResponse.model_validate({**told, "metadata": known})  # the configuration beside it may be another one
+    response = TableResponse.model_validate_json(body)
+    if response.metadata_location:
+        note_metadata(response.metadata_location, response.metadata)
+    return response
 
 
 @lru_cache(maxsize=4)

@@ -39,7 +39,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 from headrace.storage.reason import is_full, reason
 from headrace.storage.tables.iceberg.avro_readers import resolve_once
-from headrace.storage.tables.iceberg.catalog import connect
+from headrace.storage.tables.iceberg.catalog import connect, note_metadata
 from headrace.storage.tables.iceberg.metered_io import MeteredCatalog
 from headrace.storage.tables.iceberg.orphans import ReachableFiles
 
@@ -69,6 +69,7 @@ class QuickTransaction(Transaction):
                 for producer in self._snapshot_producers:
                     producer._clean_all_uncommitted()  # no snapshot names what it wrote
                 raise
+            note_metadata(self._table.metadata_location, self._table.metadata)
         self._updates, self._requirements, self._snapshot_producers, self._seen = (), (), [], None
         return self._table
 
