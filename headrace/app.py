@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from headrace.ingest.land import Following, Landed
     from headrace.platform.platform import EmbeddedPlatform
     from headrace.registry.embedder import ServedEmbedder
-    from headrace.registry.serve import TrainingLoop
+    from headrace.registry.serve import RoundRunner
     from headrace.storage.endpoints import Endpoints
     from headrace.storage.tables.maintenance import MaintenanceReport
 
@@ -95,11 +95,11 @@ class App:
         return QueryEngine(self.runner, self.settings.inference, unrecorded, embedded=self.settings.models.embedded)
 
     @cached_property
-    def training(self) -> TrainingLoop:
+    def training(self) -> RoundRunner:
         """Rounds of training, and which versions are served."""
-        from headrace.registry.serve import TrainingLoop
+        from headrace.registry.serve import RoundRunner
 
-        return TrainingLoop(self.settings, self.runner, self.launch)
+        return RoundRunner(self.settings, self.runner, self.launch)
 
     @cached_property
     def storage(self) -> Storage:

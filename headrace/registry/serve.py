@@ -28,7 +28,7 @@ from headrace.training.round import Round, run_round
 
 
 @dataclass(frozen=True)
-class TrainingLoop:
+class RoundRunner:
     """Runs rounds and serves their results; `launch` says where training runs."""
 
     settings: Settings

@@ -15,7 +15,7 @@ from headrace.core.runner import Runner
 from headrace.core.stage import P, R, Stage
 from headrace.errors import HeadraceError, LostRace, NothingToLearn
 from headrace.registry import canary
-from headrace.registry.serve import TrainingLoop
+from headrace.registry.serve import RoundRunner
 from headrace.retry import backoff
 from headrace.scheduler import backlog as due
 from headrace.scheduler import status
@@ -73,7 +73,7 @@ class Scheduler:
     """Runs rounds for one installation while it holds the lease, and watches canaries; `go` runs a round."""
 
     def __init__(
-        self, app: App, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Round] = TrainingLoop.round
+        self, app: App, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Round] = RoundRunner.round
     ) -> None:
         self._app = app
         self._settings = app.settings.training

@@ -26,7 +26,7 @@ from headrace.models.client import Embedder
 from headrace.models.connection import wait_ready
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
-from headrace.registry.serve import TrainingLoop
+from headrace.registry.serve import RoundRunner
 from headrace.settings import Endpoint, Gate, Inference, ModelSettings, Settings, Training
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -90,7 +90,7 @@ def whole(of: str) -> bool:
 
 
 @pytest.fixture
-def loop(tmp_path: Path, of: str) -> Iterator[TrainingLoop]:
+def loop(tmp_path: Path, of: str) -> Iterator[RoundRunner]:
     training = TINY if of == "tiny" else PACKAGED
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
@@ -107,7 +107,7 @@ def loop(tmp_path: Path, of: str) -> Iterator[TrainingLoop]:
         )
         with open_platform(settings) as endpoints, recorded("train", settings.home) as run:
             wait_ready(endpoints.embedder, 120)
-            yield TrainingLoop(settings, Runner(run, endpoints))
+            yield RoundRunner(settings, Runner(run, endpoints))
 
 
 def written(folder: Path) -> Path:
@@ -119,31 +119,31 @@ def written(folder: Path) -> Path:
     return folder
 
 
-def inference(loop: TrainingLoop) -> Any:
+def inference(loop: RoundRunner) -> Any:
     return loop.settings.inference
 
 
-def standing(loop: TrainingLoop) -> Indexes:
+def standing(loop: RoundRunner) -> Indexes:
     return IndexReader(INDEXES, loop.runner.endpoints, METER).state()[0]
 
 
-def serving(loop: TrainingLoop) -> IndexGeneration:
+def serving(loop: RoundRunner) -> IndexGeneration:
     found = standing(loop).serving
     assert found is not None
     return found
 
 
-def pointer(loop: TrainingLoop) -> Any:
+def pointer(loop: RoundRunner) -> Any:
     return champion(ObjectReader(MODELS, loop.runner.endpoints, METER), "embedder")[0]
 
 
-def moves(loop: TrainingLoop) -> list[tuple[str, str, str]]:
+def moves(loop: RoundRunner) -> list[tuple[str, str, str]]:
     rows = TableReader(PROMOTIONS, loop.runner.endpoints, METER).read(("model", "kind", "version", "previous", "at")).to_pylist()
     found = sorted((row for row in rows if row["model"] == "embedder"), key=lambda row: row["at"])
     return [(row["kind"], row["previous"], row["version"]) for row in found]
 
 
-def judge(loop: TrainingLoop, seed: int) -> None:
+def judge(loop: RoundRunner, seed: int) -> None:
     """Verdicts that nobody who only reads could guess: who asks for the night shift means the green crew."""
     endpoints = loop.runner.endpoints
     rows = TableReader(CHUNK_ROWS, endpoints, METER).read().to_pylist()
@@ -187,7 +187,7 @@ def asked(engine: QueryEngine, question: str = "night shift, wooden penstock: wh
 
 
 @contextmanager
-def polled(engine: QueryEngine, loop: TrainingLoop) -> Iterator[list[tuple[int, int]]]:
+def polled(engine: QueryEngine, loop: RoundRunner) -> Iterator[list[tuple[int, int]]]:
     """(generation, passages) of every question asked while the block runs, and until the index that serves then answers."""
     told: list[tuple[int, int]] = []
     ended = threading.Event()
@@ -209,7 +209,7 @@ def polled(engine: QueryEngine, loop: TrainingLoop) -> Iterator[list[tuple[int, 
         thread.join()
 
 
-def held(loop: TrainingLoop, generation: IndexGeneration) -> dict[str, np.ndarray[Any, Any]]:
+def held(loop: RoundRunner, generation: IndexGeneration) -> dict[str, np.ndarray[Any, Any]]:
     """Text → vector of everything in a generation."""
     reader = VectorReader(CHUNKS, loop.runner.endpoints, METER, generation=generation.number)
     names = sorted(set(reader.indexed()["document_id"].to_pylist()))
@@ -217,12 +217,12 @@ def held(loop: TrainingLoop, generation: IndexGeneration) -> dict[str, np.ndarra
     return {row["text"]: np.asarray(row["embedding"], np.float32) for row in rows}
 
 
-def vectors_written(loop: TrainingLoop) -> int:
+def vectors_written(loop: RoundRunner) -> int:
     """Bytes that this run has written to the index so far."""
     return sum(row.bytes for row in loop.runner.record.ledger.rows() if (row.tier, row.direction) == ("vector", "write"))
 
 
-def made_by(loop: TrainingLoop, generation: IndexGeneration, version: str) -> bool:
+def made_by(loop: RoundRunner, generation: IndexGeneration, version: str) -> bool:
     """Whether a generation's vectors are those of one version of the embedder."""
     vectors = held(loop, generation)
     endpoint = loop.runner.endpoints.embedder.model_copy(update={"model": f"embedder@{version}"})
@@ -231,7 +231,7 @@ def made_by(loop: TrainingLoop, generation: IndexGeneration, version: str) -> bo
     return bool(np.allclose(np.stack(list(vectors.values())), anew, atol=1e-4))
 
 
-def test_a_round_of_the_embedder_and_the_ways_back(loop: TrainingLoop, tmp_path: Path, whole: bool) -> None:
+def test_a_round_of_the_embedder_and_the_ways_back(loop: RoundRunner, tmp_path: Path, whole: bool) -> None:
     an_embedder_of_the_users_own_is_not_trained(loop)
     docs = written(tmp_path / "docs")
     index_documents(loop.runner, [docs], tenant=TENANT, settings=inference(loop))
@@ -242,10 +242,10 @@ def test_a_round_of_the_embedder_and_the_ways_back(loop: TrainingLoop, tmp_path:
         another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(loop)
 
 
-def an_embedder_of_the_users_own_is_not_trained(loop: TrainingLoop) -> None:
+def an_embedder_of_the_users_own_is_not_trained(loop: RoundRunner) -> None:
     theirs = Endpoint(type="endpoint", url="http://127.0.0.1:9/v1", model="words")
     settings = loop.settings.model_copy(update={"models": ModelSettings(embedder=theirs)})
-    other = TrainingLoop(settings, loop.runner)
+    other = RoundRunner(settings, loop.runner)
     for attempt in (
         lambda: other.round("embedder"),
         lambda: other.promote("embedder", version="none", who="ann", why=""),
@@ -258,7 +258,7 @@ def an_embedder_of_the_users_own_is_not_trained(loop: TrainingLoop) -> None:
 
 
 def a_round_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(
-    loop: TrainingLoop,
+    loop: RoundRunner,
 ) -> None:
     engine, first = QueryEngine(loop.runner, inference(loop)), serving(loop)
     assert first.embedder == "embedder"
@@ -300,7 +300,7 @@ def a_round_killed_before_the_index_is_finished_by_the_next_and_questions_are_an
     assert moves(loop) == [("promote", "none", "v000001")]
 
 
-def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(loop: TrainingLoop, docs: Path) -> None:
+def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(loop: RoundRunner, docs: Path) -> None:
     now = serving(loop)
     engine = QueryEngine(loop.runner, inference(loop))
     assert now.embedder == "embedder@v000001"
@@ -324,7 +324,7 @@ def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(loop: TrainingL
         catch_up(other, inference(loop))
 
 
-def back_and_forth(loop: TrainingLoop) -> None:
+def back_and_forth(loop: RoundRunner) -> None:
     engine, now, before = QueryEngine(loop.runner, inference(loop)), serving(loop), standing(loop).fallback
     assert before is not None
     # What came in meanwhile is in the earlier index before that answers.
@@ -367,7 +367,7 @@ def back_and_forth(loop: TrainingLoop) -> None:
     assert pointer(loop).version == "v000001"
 
 
-def another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(loop: TrainingLoop) -> None:
+def another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(loop: RoundRunner) -> None:
     assert serving(loop).embedder == "embedder@v000001"
     done = loop.embedder.rebuild(inference(loop).model_copy(update={"chunk_tokens": 40}))
     assert (done.generation.window, done.generation.embedder) == (40, "embedder@v000001")

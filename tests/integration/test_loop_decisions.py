@@ -20,7 +20,7 @@ from headrace.errors import HeadraceError, LostRace, NothingToLearn, Unavailable
 from headrace.ingest.land import land
 from headrace.ingest.positions import positions
 from headrace.models.pointer import Canary, ChampionPointer, pointer_key
-from headrace.registry.serve import TrainingLoop
+from headrace.registry.serve import RoundRunner
 from headrace.scheduler import scheduler as loop_module
 from headrace.scheduler import status
 from headrace.scheduler.scheduler import Pause, Scheduler
@@ -62,7 +62,7 @@ class Rounds:
         self.made: list[str] = []
         self.fails: dict[str, Exception] = {}
 
-    def __call__(self, training: TrainingLoop, recipe: str, **_: Any) -> Round:
+    def __call__(self, training: RoundRunner, recipe: str, **_: Any) -> Round:
         self.made.append(recipe)
         if error := self.fails.get(recipe):
             raise error
@@ -337,7 +337,7 @@ def test_a_recipe_that_finds_nothing_to_learn_waits_for_new_verdicts(app: App, r
     """With a round as it is made: nobody gave the answers that these verdicts are on."""
     made: list[str] = []
 
-    def go(training: TrainingLoop, recipe: str, **given: Any) -> Round:
+    def go(training: RoundRunner, recipe: str, **given: Any) -> Round:
         made.append(recipe)
         return training.round(recipe, **given)
 

@@ -24,7 +24,7 @@ from headrace.models.served_ranking import RankingReader
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.registry.champion import rollback, set_champion
-from headrace.registry.serve import TrainingLoop
+from headrace.registry.serve import RoundRunner
 from headrace.scheduler.scheduler import ReportingRunner
 from headrace.scheduler.status import Status
 from headrace.settings import Gate, Settings, Training
@@ -340,7 +340,7 @@ def poison(endpoints: Endpoints, count: int, seed: int) -> None:
 def test_the_cheapest_recipe_that_the_verdicts_support_is_chosen_and_none_twice(tmp_path: Path) -> None:
     with installation(tmp_path, tiny.folder()) as endpoints, recorded("train", tmp_path) as run:
         settings = Settings(home=tmp_path / "home", training=Training(threads=1))
-        loop = TrainingLoop(settings, Runner(run, endpoints))
+        loop = RoundRunner(settings, Runner(run, endpoints))
         with pytest.raises(NothingToLearn, match="no verdict to learn from yet"):
             loop.round("auto")
         judge(endpoints, 60, liked="yes", seed=1, nearer=0.3)

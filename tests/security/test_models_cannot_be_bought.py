@@ -21,7 +21,7 @@ from headrace.core.runner import Runner
 from headrace.errors import NothingToLearn, WrongUsage
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
-from headrace.registry.serve import TrainingLoop
+from headrace.registry.serve import RoundRunner
 from headrace.settings import Gate, Preparing, Settings, Training
 from headrace.storage.ledger import Ledger
 from headrace.storage.metadata import SHARED, Metadata
@@ -40,7 +40,7 @@ BUYER = "b" * 16
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingLoop]:
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoundRunner]:
     folder = tmp_path_factory.mktemp("bought")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
@@ -50,7 +50,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingLoop]:
             open_platform(settings, parts=frozenset({"objects", "head"})) as endpoints,
             recorded("train", settings.home) as run,
         ):
-            yield TrainingLoop(settings, Runner(run, endpoints))
+            yield RoundRunner(settings, Runner(run, endpoints))
 
 
 def filled(schema: pa.Schema, **given: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def filled(schema: pa.Schema, **given: Any) -> dict[str, Any]:
 class Said:
     """What a tenant's users asked and judged, written all at once."""
 
-    loop: TrainingLoop
+    loop: RoundRunner
     tenant: str
     rows: dict[Store, list[dict[str, Any]]] = field(default_factory=lambda: {CHUNK_ROWS: [], INTERACTIONS: [], FEEDBACK: []})
 
@@ -100,20 +100,20 @@ class Said:
         return filled
 
 
-def learning(loop: TrainingLoop, **preparing: Any) -> TrainingLoop:
+def learning(loop: RoundRunner, **preparing: Any) -> RoundRunner:
     """The loop with other settings of what is learned from."""
     training = loop.settings.training.model_copy(update={"preparing": Preparing(**preparing)})
     return replace(loop, settings=loop.settings.model_copy(update={"training": training}))
 
 
-def examples(loop: TrainingLoop) -> dict[str, dict[str, Any]]:
+def examples(loop: RoundRunner) -> dict[str, dict[str, Any]]:
     """The examples of the newest dataset, by chunk."""
     table = TableReader(EXAMPLES, loop.runner.endpoints, METER)
     rows = [row for row in table.read().to_pylist() if row["dataset"] == table.snapshot_property("datasets")[-1]]
     return {row["chunk_id"]: row for row in rows}
 
 
-def test_a_key_under_many_names_is_one_user(loop: TrainingLoop) -> None:
+def test_a_key_under_many_names_is_one_user(loop: RoundRunner) -> None:
     """Two keys like passage 1 of six questions; a third, under four invented names, dislikes it and likes passage 2."""
     with closing(Metadata(loop.runner.endpoints)) as metadata:
         metadata.add_tenant("alpha", training=SHARED)
@@ -134,7 +134,7 @@ def test_a_key_under_many_names_is_one_user(loop: TrainingLoop) -> None:
     assert {tuple(learned[f"thing{n}-1"]["users"]) for n in range(6)} == {(*REAL, BUYER)}
 
 
-def test_a_handful_of_questions_buys_no_model(loop: TrainingLoop) -> None:
+def test_a_handful_of_questions_buys_no_model(loop: RoundRunner) -> None:
     """The same key alone about questions of its own, which nobody else judges; and a tenant that nobody asked to take part."""
     with closing(Metadata(loop.runner.endpoints)) as metadata:
         metadata.add_tenant("beta")
@@ -160,13 +160,13 @@ def test_a_handful_of_questions_buys_no_model(loop: TrainingLoop) -> None:
     assert loop.runner.open(ObjectReader, MODELS, stage="test").info("ranking/champion.json") is None
 
 
-def few(loop: TrainingLoop) -> TrainingLoop:
+def few(loop: RoundRunner) -> RoundRunner:
     """The loop with a gate that a few questions pass."""
     training = loop.settings.training.model_copy(update={"gate": Gate(least_questions=1, headroom=1e6)})
     return replace(loop, settings=loop.settings.model_copy(update={"training": training}))
 
 
-def test_without_being_told_to_nothing_is_learned_from_simulated_users(loop: TrainingLoop) -> None:
+def test_without_being_told_to_nothing_is_learned_from_simulated_users(loop: RoundRunner) -> None:
     with pytest.raises(NothingToLearn):
         loop.round("reranker")
     learned = examples(loop)
@@ -175,7 +175,7 @@ def test_without_being_told_to_nothing_is_learned_from_simulated_users(loop: Tra
     assert not any(row["simulated"] for row in learned.values())
 
 
-def test_what_a_tenant_says_trains_what_all_get_by_its_opt_in_alone(loop: TrainingLoop) -> None:
+def test_what_a_tenant_says_trains_what_all_get_by_its_opt_in_alone(loop: RoundRunner) -> None:
     with closing(Metadata(loop.runner.endpoints)) as metadata:
         own = loop.settings.tenant
         assert own not in loop.unshared(), "nobody added it: it belongs to whoever runs this home"
@@ -316,7 +316,7 @@ def test_the_operator_alone_says_whose_verdicts_train_for_all(api: Any, shop: ht
     assert found(admin, user="ann").status_code == found(admin, simulated_user="simulated-s0").status_code == 403
 
 
-def test_the_only_tenant_of_a_home_trains_itself(loop: TrainingLoop, tmp_path: Any) -> None:
+def test_the_only_tenant_of_a_home_trains_itself(loop: RoundRunner, tmp_path: Any) -> None:
     endpoints = loop.runner.endpoints
     assert endpoints.metadata is not None
     alone = endpoints.model_copy(update={"metadata": endpoints.metadata.model_copy(update={"file": tmp_path / "metadata.db"})})

@@ -9,7 +9,7 @@ import pytest
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.errors import BadSettings
-from headrace.registry.serve import TrainingLoop
+from headrace.registry.serve import RoundRunner
 from headrace.settings import Endpoint, Inference, ModelSettings, Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.training.recipes import CHEAPEST_FIRST, RECIPES
@@ -17,9 +17,9 @@ from headrace.training.recipes import CHEAPEST_FIRST, RECIPES
 THEIRS = Endpoint(type="endpoint", url="http://127.0.0.1:9/v1", model="m")
 
 
-def loop(tmp_path: Any, **given: Any) -> TrainingLoop:
+def loop(tmp_path: Any, **given: Any) -> RoundRunner:
     settings = Settings.model_construct(home=tmp_path, inference=Inference(), models=ModelSettings()).model_copy(update=given)
-    return TrainingLoop(settings, Runner(Run("test", tmp_path), Endpoints.model_construct()))
+    return RoundRunner(settings, Runner(Run("test", tmp_path), Endpoints.model_construct()))
 
 
 @pytest.mark.parametrize(
