@@ -1347,6 +1347,14 @@ MUTANTS = (
         "A document that changes again and again keeps the index from ever being known to have all.",
         ("tests/unit/test_documents_embedding.py::test_a_document_that_changed_is_waited_for_by_the_pass_that_sees_the_change",),
     ),
+    Mutant(
+        "Z46",
+        "headrace/models/kv/cache.py",
+        '"readers": readers_id, ',
+        "",
+        "Cached tokens show those of other readers whether they guessed what a closed document says.",
+        ("tests/unit/test_models_kv_cache.py::test_a_key_commits_to_model_tenant_readers_and_every_token_before",),
+    ),
 )
 
 

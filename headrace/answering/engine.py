@@ -138,7 +138,7 @@ class QueryEngine:
         quoted = self.mode(options.mode) == "extractive"
         if intent != "question":
             aside = Answer(question, tenant, user, (), NONE, NONE, intent, simulated=simulated, answer_id=answer_id or new_id())
-            stream = self._replied(aside, history, options, watched, kv_cache_bytes, given_up)
+            stream = self._replied(aside, history, options, watched, kv_cache_bytes, given_up, readers)
             quoted = intent == "small_talk" or self._embedded
         else:
             retrieved, embedder = self._passages(question, tenant, user, simulated, readers, filters, history, answer_id)
@@ -146,7 +146,7 @@ class QueryEngine:
             if quoted:
                 stream = self._extracted(retrieved, embedder, options)
             else:
-                stream = self._generated(retrieved, options, watched, kv_cache_bytes, given_up)
+                stream = self._generated(retrieved, options, watched, kv_cache_bytes, given_up, readers)
         first = 0.0
         stream = limited(stream, options, counted=quoted)  # a generator counts its tokens itself
         while True:
@@ -200,6 +200,7 @@ class QueryEngine:
         watched: Ledger,
         kv_cache_bytes: int | None,
         given_up: Callable[[], bool],
+        readers: Sequence[str],
     ) -> _AnswerStream:
         """Stream the generator's text, its sentences cited; return the answer."""
         passages = retrieved.passages[: self._settings.passages]
@@ -209,7 +210,7 @@ class QueryEngine:
         def pieces() -> Iterator[str]:
             nonlocal completion
             chat = prompt(retrieved.in_full, passages, options.instructions)
-            completion = yield from self._written(retrieved, chat, options, watched, kv_cache_bytes, given_up)
+            completion = yield from self._written(retrieved, chat, options, watched, kv_cache_bytes, given_up, readers)
 
         text = ""
         refused = not passages or (retrieved.similarity is not None and retrieved.similarity < self._settings.least_similarity)
@@ -259,12 +260,13 @@ class QueryEngine:
         watched: Ledger,
         kv_cache_bytes: int | None,
         given_up: Callable[[], bool],
+        readers: Sequence[str],
     ) -> _AnswerStream:
         """Stream a reply to small talk or to a client's task, by rules, or by the generator if it is the user's own."""
         if aside.kind == "task" and not self._embedded:
             system = [{"role": "system", "content": options.instructions}] if options.instructions else []
             chat = [*system, *chat_of(history), {"role": "user", "content": aside.question}]
-            completion = yield from self._written(aside, chat, options, watched, kv_cache_bytes, given_up, stop=())
+            completion = yield from self._written(aside, chat, options, watched, kv_cache_bytes, given_up, readers, stop=())
             assert completion is not None  # a generator's stream ends with it
             text, ended = completion.text.strip(), completion.finish_reason
             return replace(aside, mode="generated", text=text, completion=completion, finish_reason=ended)
@@ -281,6 +283,7 @@ class QueryEngine:
         watched: Ledger,
         kv_cache_bytes: int | None,
         given_up: Callable[[], bool],
+        readers: Sequence[str],
         stop: Sequence[str] = STOP,
     ) -> abc.Generator[str, None, Completion | None]:
         """Stream what the generator writes; return its completion. Raises `GivenUp`."""
@@ -293,6 +296,7 @@ class QueryEngine:
             kv_cache_bytes=kv_cache_bytes,
             sampling=SamplingParameters(**{"temperature": self._settings.temperature, **options.sampling}),
             answer_id=answer.answer_id,
+            readers=readers,
             stop=(*stop, *options.stop)[:_STOPS],
         )
         completion = None

@@ -26,9 +26,13 @@ def generate(
     kv_cache_bytes: int | None = None,
     sampling: SamplingParameters = GREEDY,
     answer_id: str = "",
+    readers: Sequence[str] = (),
     stop: Sequence[str] = STOP,
 ) -> abc.Generator[str | Completion, None, None]:
-    """Stream what the generator writes, then the `Completion`. `answer_id` decides between the champion and a canary."""
+    """Stream what the generator writes, then the `Completion`. `answer_id` decides between the champion and a canary.
+
+    `readers` are those on whose behalf the passages were found.
+    """
     stream = generator.stream(
         chat,
         max_tokens=most_tokens,
@@ -37,6 +41,7 @@ def generate(
         sampling=sampling,
         kv_cache_bytes=kv_cache_bytes,
         answer_id=answer_id,
+        readers=readers,
     )
     for piece in stream:
         if isinstance(piece, Completion):

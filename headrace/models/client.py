@@ -7,10 +7,11 @@ They are synchronous, safe to share between threads, and keep connections alive.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -238,6 +239,11 @@ class Reranker(_Client):
             ) from None
 
 
+def _digest(readers: Collection[str]) -> str:
+    """The same for the same readers, whatever the order: sha256 in hex. The endpoint need not know their names."""
+    return hashlib.sha256(json.dumps(sorted(set(readers))).encode()).hexdigest()
+
+
 class Generator(_Client):
     """Writes answers at `/v1/chat/completions`."""
 
@@ -247,6 +253,7 @@ class Generator(_Client):
         *,
         max_tokens: int,
         tenant: str = "",
+        readers: Collection[str] = (),
         stop: Sequence[str] = (),
         sampling: SamplingParameters = GREEDY,
         cache: bool = True,
@@ -256,8 +263,9 @@ class Generator(_Client):
     ) -> Iterator[str | Completion]:
         """Yield the answer's text as it arrives, then one `Completion`. Closing the iterator stops the generator.
 
-        `version` is one of the embedded generator ("none": the packaged one); without it the champion answers, or a canary
-        chosen by `answer_id`. Raises `Unavailable`, `Overloaded`, `RequestRefused` or `MissingPart`.
+        Only prompts of the same tenant and `readers` share blocks of the KV cache. `version` is one of the embedded generator
+        ("none": the packaged one); without it the champion answers, or a canary chosen by `answer_id`. Raises `Unavailable`,
+        `Overloaded`, `RequestRefused` or `MissingPart`.
         """
         body: dict[str, Any] = {
             "model": self.endpoint.model if version is None else f"{self.endpoint.model}@{version}",
@@ -268,6 +276,8 @@ class Generator(_Client):
             "stream_options": {"include_usage": True},
             "headrace": {"tenant": tenant, "cache": cache},
         }
+        if readers:
+            body["headrace"]["readers_id"] = _digest(readers)
         if answer_id:
             body["headrace"]["answer_id"] = answer_id
         if kv_cache_bytes is not None:

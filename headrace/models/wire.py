@@ -115,6 +115,8 @@ class ChatExtras(ModelRequest):
     """The answer's id: it decides whether the champion or a canary writes it."""
     tenant: str = Field(default="", pattern=TENANT)
     """The tenant of the prompt: tenants never share cached blocks."""
+    readers_id: str = Field(default="", max_length=64)
+    """A digest of the readers on whose behalf it is asked: others of the tenant share no blocks with them."""
     cache: bool = True
     """Whether blocks of the prompt are read from and written to the KV cache."""
     kv_cache_bytes: Annotated[int, Field(ge=0)] | None = None

@@ -157,14 +157,24 @@ def test_a_key_does_only_what_its_scopes_say(api: Any, globex: httpx.Client) -> 
     assert writer.get("/v1/models").status_code == 403
 
 
+def _chat(question: str) -> dict[str, Any]:
+    return {"model": "headrace", "messages": [{"role": "user", "content": question}]}
+
+
 def test_the_generator_is_told_whose_prompt_it_reads(api: Any, acme: httpx.Client, globex: httpx.Client) -> None:
-    """By that it keeps the keys and values of one tenant from the others (test_models_server.py)."""
+    """By that it keeps the keys and values of one tenant from the others, and of some readers from the others of a tenant
+    (test_models_server.py)."""
     for tenant, client, question in (("acme", acme, QUESTION), ("globex", globex, "Is lunch soup on Mondays?")):
         before = len(api.models.chats)
-        chat = {"model": "headrace", "messages": [{"role": "user", "content": question}]}
         client.post("/v1/ask", json={"question": question}).raise_for_status()
-        client.post("/v1/chat/completions", json=chat).raise_for_status()
+        client.post("/v1/chat/completions", json=_chat(question)).raise_for_status()
         assert [body["headrace"]["tenant"] for body in api.models.chats[before:]] == [tenant] * 2
+    for client, question, named in ((acme, QUESTION, ["hr", "eng"]), (acme, QUESTION, ["eng", "hr"]), (acme, QUESTION, ["ann"])):
+        client.post("/v1/ask", json={"question": question, "readers": named}).raise_for_status()
+        client.post("/v1/chat/completions", json={**_chat(question), "headrace": {"readers": named}}).raise_for_status()
+    told = [body["headrace"].get("readers_id", "") for body in api.models.chats[-8:]]
+    assert [told.index(one) for one in told] == [0, 0, 2, 2, 2, 2, 6, 6]
+    assert not told[0], "without readers"
 
 
 def test_what_was_asked_and_keys_are_in_no_log(api: Any, acme: httpx.Client, answer: dict[str, Any]) -> None:

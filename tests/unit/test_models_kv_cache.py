@@ -101,9 +101,9 @@ def blocks(folder: Path) -> dict[str, Path]:
     return {path.name.split(".")[0]: path for path in (folder / "kv-cache").rglob("*.safetensors")}
 
 
-def test_a_key_commits_to_model_tenant_and_every_token_before() -> None:
-    def keys(tokens: list[int], *, model: str = "m", tenant: str = "t", shape: Shape = SHAPE) -> list[str]:
-        return block_keys(tokens, identity=model, tenant=tenant, shape=shape, secret=SECRET)
+def test_a_key_commits_to_model_tenant_readers_and_every_token_before() -> None:
+    def keys(tokens: list[int], *, model: str = "m", tenant: str = "t", shape: Shape = SHAPE, readers_id: str = "") -> list[str]:
+        return block_keys(tokens, identity=model, tenant=tenant, shape=shape, secret=SECRET, readers_id=readers_id)
 
     tokens = list(range(3 * BLOCK))
     base = keys(tokens)
@@ -114,7 +114,7 @@ def test_a_key_commits_to_model_tenant_and_every_token_before() -> None:
     assert keys([*tokens[:-1], 0])[2] != base[2]
     changed = [9, *tokens[1:]]
     others = [keys(changed), keys(tokens, model="n"), keys(tokens, tenant="u"), keys(tokens, shape=Shape(2, 2, 4))]
-    others.append(keys(tokens[BLOCK:]))
+    others += [keys(tokens[BLOCK:]), keys(tokens, readers_id="ab12")]
     assert not {key for other in others for key in other} & set(base)
 
 

@@ -1,9 +1,12 @@
 """Attention keys and values of prompt prefixes, stored in blocks, so that a prefix is prefilled once.
 
 A prompt is cut into blocks of `BLOCK` tokens. A block's key is a hash over the home's secret, the identity of the representation
-(weights, adapter, tokenizer, positions, attention, libraries), the tenant, every token before the block and its own tokens. Equal
-keys therefore mean equal prefixes, no tenant can find another's block, several homes may share a directory, and a file name
-reveals nothing about a question.
+(weights, adapter, tokenizer, positions, attention, libraries), the tenant, the readers it was made for, every token before the
+block and its own tokens. Equal keys therefore mean equal prefixes, no tenant can find another's block, several homes may share a
+directory, and a file name reveals nothing about a question.
+
+Whether a block is there can be seen: by the tokens that an answer says were cached, and by its time. So it is found only by those
+who ask as the same readers, for whom nothing is in a prompt that they may not read; others could try what closed documents say.
 
 Values are stored in two bytes (float16), or in four if the generator is `exact`. The generator rounds them (`Shape.rounded`)
 before it reads them itself, and prefills in the same blocks either way. So an answer from restored blocks equals the answer
@@ -62,9 +65,11 @@ class Shape:
         return np.clip(values, -largest, largest).astype(self.dtype)
 
 
-def block_keys(tokens: Sequence[int], *, identity: str, tenant: str, shape: Shape, secret: bytes) -> list[str]:
+def block_keys(
+    tokens: Sequence[int], *, identity: str, tenant: str, shape: Shape, secret: bytes, readers_id: str = ""
+) -> list[str]:
     """The key of each full block of `tokens`, as 64 hex digits; each commits to everything before it."""
-    root = {"format": _FORMAT, "identity": identity, "tenant": tenant, "block": BLOCK, **asdict(shape)}
+    root = {"format": _FORMAT, "identity": identity, "tenant": tenant, "readers": readers_id, "block": BLOCK, **asdict(shape)}
     previous = hmac.digest(secret, json.dumps(root, sort_keys=True).encode(), "sha256")
     keys = []
     for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
@@ -102,7 +107,7 @@ def _mark(key: str, values: npt.NDArray[np.floating[Any]], secret: bytes) -> str
 
 
 class KvCache:
-    """The blocks of one tenant and model in a block store, limited in bytes over all tenants and optionally for this one.
+    """The blocks of one tenant, its readers and a model in a block store, limited in bytes over all tenants and for this one.
 
     `identity` names all that keys and values depend on besides the tokens; without one, nothing is read or stored. A block that
     cannot be read is a miss: damaged or missing storage costs time and never changes an answer.
@@ -118,11 +123,13 @@ class KvCache:
         secret: bytes,
         limit_bytes: int,
         share_bytes: int | None = None,
+        readers_id: str = "",
     ) -> None:
         self._blocks = blocks
         self._secret = secret
         self._identity = identity
         self._tenant = tenant
+        self._readers_id = readers_id
         self._shape = shape
         self._limit = limit_bytes
         self._share = limit_bytes if share_bytes is None else min(share_bytes, limit_bytes)
@@ -167,7 +174,14 @@ class KvCache:
     def _keys(self, tokens: Sequence[int]) -> list[str]:
         if not self._share or not self._identity:
             return []
-        return block_keys(tokens, identity=self._identity, tenant=self._tenant, shape=self._shape, secret=self._secret)
+        return block_keys(
+            tokens,
+            identity=self._identity,
+            tenant=self._tenant,
+            shape=self._shape,
+            secret=self._secret,
+            readers_id=self._readers_id,
+        )
 
     def _name(self, position: int, key: str) -> str:
         return f"{tenant_prefix(self._tenant)}{key[:2]}/{key}.{position}.safetensors"

@@ -60,6 +60,7 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
                 secret=models.secret,
                 limit_bytes=stored[1],
                 share_bytes=extras.kv_cache_bytes,
+                readers_id=extras.readers_id,
             )
         pieces = model.generate(
             generation.prompt_tokens,
