@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from headrace.errors import StorageFull
+from headrace.errors import Permanent, StorageFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -42,11 +42,17 @@ def replacing(path: Path, *, mode: int = 0o600, temporary: Path | None = None, s
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a file atomically. Raises `StorageFull` if the disk is full, else `OSError`."""
+    """Write a file atomically, and missing folders above it.
+
+    Raises `StorageFull` if the disk is full, else `Permanent` with the reason.
+    """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, mode=mode, sync_folder=False) as file:
             file.write(data)
     except OSError as error:
         if error.errno in FULL:
             raise StorageFull(f"No space left to write {path}.", hint="Free some space and run again.") from None
-        raise
+        raise Permanent(
+            f"{path} cannot be written: {error.strerror or error}.", hint="Check the directory and its mode."
+        ) from None

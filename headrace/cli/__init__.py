@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -25,6 +26,9 @@ from headrace.terminal import Harmless, harmless
 
 # The exit code by which Typer reports Ctrl-C; with standalone_mode=False there is no other sign.
 _INTERRUPTED = 130
+
+# A path is not this user's to read or write, or a part of it is a file.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
 
 def main() -> None:
@@ -68,9 +72,14 @@ def main() -> None:
         if error.hint:
             err.print(error.hint, highlight=False)
         sys.exit(error.exit_code)
-    except Exception as error:  # a bug: still one line, and how to see more
+    except Exception as error:
         if common.debug:
             raise
+        if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:  # a folder that was named, or the home
+            err.print(f"{os.fsdecode(error.filename)}: {error.strerror}.", style="red", highlight=False)
+            err.print("Check the path, who owns it, and its mode.", highlight=False)
+            sys.exit(1)
+        # A bug: still one line, and how to see more.
         err.print(f"Unexpected error: {type(error).__name__}: {error}", style="red")
         err.print("Run it again as `headrace --debug …` for the traceback.")
         sys.exit(1)

@@ -21,7 +21,12 @@ cli.add_typer(documents, name="documents", rich_help_panel="Inference")
 @cli.command(rich_help_panel="Inference")
 def index(
     places: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH|s3://BUCKET/PREFIX...", help="Files, folders and prefixes of a bucket.")
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH|s3://BUCKET/PREFIX...",
+            help="Files, folders and prefixes of a bucket. A document is named by its folder and its path in it"
+            " (handbook/pump.md), a file that is named alone by its name (pump.md): as a document of its own.",
+        ),
     ] = None,
     tenant: Tenant = None,
     reader: Annotated[
@@ -101,6 +106,10 @@ def index(
         print_json(asdict(done))
     else:
         say_indexed(out, done)
+        if places and not (done.put.put or done.put.unchanged or done.put.refused):
+            out.print(
+                "  No file was found there; hidden ones are left out, and links to folders are not followed.", highlight=False
+            )
     failed = done.parsed.failed or done.put.failed_before
     if failed and not done.parsed.parsed and done.put.unchanged <= len(done.put.failed_before):
         raise typer.Exit(1)

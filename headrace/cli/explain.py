@@ -145,7 +145,6 @@ def _exported(output: Path | None, text: str, what: str) -> None:
     if output is None:
         sys.stdout.write(text)
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, text.encode(), mode=0o644)
     out.print(f"Wrote {what} to {output}.", highlight=False)
 

@@ -97,13 +97,13 @@ def forget(
         metadata.note([line])
         app.runner.run(audit)
         app.storage.archive()
-    if output is not None:
-        write_atomically(output, json.dumps(proof, indent=1, ensure_ascii=False).encode())
-        err.print(f"Wrote {output}.", highlight=False)
     if as_json:
         print_json(proof)
     else:
         _say(subject, proof)
+    if output is not None:  # last: where it cannot be written, the lines above say what was done, and where the proof is kept
+        write_atomically(output, json.dumps(proof, indent=1, ensure_ascii=False).encode())
+        err.print(f"Wrote {output}.", highlight=False)
 
 
 def _verify(path: Path, *, as_json: bool) -> None:

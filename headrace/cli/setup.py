@@ -22,14 +22,10 @@ def init(
     """Write a headrace.toml with every setting, its description and its default, all commented out."""
     from headrace.atomic import write_atomically
     from headrace.cli.render.settings import template
-    from headrace.errors import Permanent
 
     if file.exists() and not force:
         raise WrongUsage(f"{file} exists already.", hint="Edit it, name another file, or replace it with --force.")
-    try:
-        write_atomically(file, template().encode())  # for its owner alone: it may come to hold keys
-    except OSError as error:
-        raise Permanent(f"{file} cannot be written: {error.strerror}.", hint="Check the directory and its mode.") from None
+    write_atomically(file, template().encode())  # for its owner alone: it may come to hold keys
     said = f"{file} is written; every line is a comment. Uncomment what you bring, then: headrace doctor"
     out.print(said, highlight=False, soft_wrap=True)
 

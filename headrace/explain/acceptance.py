@@ -51,7 +51,6 @@ class Chapter:
 def write_document(report: CheckReport, path: Path, changes: Sequence[Change] | None = None) -> None:
     """Write the report as FILE.md or FILE.pdf, with what changed since a baseline. Raises `WrongUsage` for another suffix."""
     check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     render = _pdf if path.suffix == ".pdf" else _markdown
     write_atomically(path, render(parts(report, changes)), mode=0o644)
 

@@ -68,7 +68,7 @@ def stored(home: Path) -> dict[str, Any]:
 def write(home: Path, state: dict[str, Any]) -> None:
     """Replace the file atomically, with this process's id; errors (a full disk) are ignored, so that training goes on."""
     state = {**state, "pid": os.getpid(), "process_started": began(os.getpid())}
-    with contextlib.suppress(OSError, HeadraceError):
+    with contextlib.suppress(HeadraceError):
         write_atomically(home / FILE, json.dumps({**state, "at": now()}, indent=1, default=str).encode())
 
 

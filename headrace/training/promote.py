@@ -69,7 +69,10 @@ def promote(
     promoted, why = decide(model, evaluation, alarmed, settings.gate)
     version = f"v{manifest.name(plan.round)}"
     if manifest.plan(rounds, plan.round) != plan:
-        raise LostRace("The plan of this round was withdrawn.", hint="Run the command again: it plans a new round.")
+        raise LostRace(
+            "The plan of this round was withdrawn: some of what it would learn from was forgotten or excluded meanwhile.",
+            hint="Run the command again: it plans a new round.",
+        )
     files: list[dict[str, Any]] = []
     if promoted:
         known = {"version": version, "round": plan.round, "model": model, "recipe": plan.recipe, **evaluation.card}

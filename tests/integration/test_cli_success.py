@@ -150,6 +150,9 @@ def test_index_says_what_it_did_and_everybody_opens_what_was_closed(headrace: He
     headrace("index", secret, "--everybody")
     assert found()
     assert found("--as", "bob")
+    (empty := headrace.folder / "empty").mkdir()
+    assert "No file was found there" in headrace("index", empty)
+    assert "No file was found there" not in headrace("index", secret)
 
 
 def test_documents_are_listed_shown_and_deleted_and_a_failure_is_said_each_time(headrace: Headrace, voices: Voices) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.atomic import replacing, write_atomically
-from headrace.errors import StorageFull
+from headrace.errors import Permanent, StorageFull
 
 
 def test_a_file_takes_the_place_of_the_old_one_whole_and_private(tmp_path: Path) -> None:
@@ -49,3 +49,19 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(StorageFull, match="No space left to write"):
         write_atomically(tmp_path / "a.json", b"x")
     assert os.listdir(tmp_path) == []
+
+
+def test_folders_above_a_file_are_made(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a" / "b" / "c.svg", b"x")
+    assert (tmp_path / "a" / "b" / "c.svg").read_bytes() == b"x"
+
+
+def test_a_file_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(Permanent, match=r"folder cannot be written: Is a directory\. Check the directory and its mode\."):
+        write_atomically(tmp_path / "folder", b"x")
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(Permanent, match=r"file/a\.svg cannot be written: "):
+        write_atomically(tmp_path / "file" / "a.svg", b"x")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert (tmp_path / "file").read_bytes() == b"old"

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from child import as_another_user
 from conftest import Imported
 from measured_run import journal
 
@@ -140,6 +141,20 @@ def test_debug_shows_where_it_happened(run) -> None:  # type: ignore[no-untyped-
         assert out == ""
         assert "Traceback (most recent call last)" in err
         assert err.splitlines()[-2:] == ["Nothing has run in this home yet.", "Try `headrace demo`."]
+
+
+def test_a_home_that_may_not_be_read_is_named(run) -> None:  # type: ignore[no-untyped-def]
+    run("ask", "why?")  # imports what the other user may not
+
+    def ask(folder: Path) -> None:
+        os.chdir(folder)
+        (folder / ".headrace").mkdir(mode=0)
+        code, out, err = run("ask", "why?")
+        assert (code, out) == (1, "")
+        assert ".headrace/objects: Permission denied." in err
+        assert "Check the path, who owns it, and its mode." in err
+
+    as_another_user(ask)
 
 
 def test_what_nobody_foresaw_is_a_sentence_too(run, home: Path) -> None:  # type: ignore[no-untyped-def]

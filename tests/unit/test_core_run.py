@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from headrace.atomic import write_atomically
 from headrace.catalog import DOCUMENTS
 from headrace.core import run as run_module
 from headrace.core.run import ended_runs, journal_of, recorded, runs, set_aside
@@ -170,15 +168,3 @@ def test_a_home_in_which_nothing_ran(tmp_path: Path) -> None:
     assert runs(tmp_path) == []
     with pytest.raises(NotFound, match="Nothing has run"):
         journal_of(tmp_path, None)
-
-
-def test_a_file_is_written_whole_private_and_without_rests(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_atomically(path, b"one")
-    write_atomically(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write_atomically(tmp_path / "folder", b"x")
-    assert sorted(os.listdir(tmp_path)) == ["a.json", "folder"]

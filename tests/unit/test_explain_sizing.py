@@ -239,6 +239,12 @@ def test_a_run_measures_the_quantities_that_it_counted() -> None:
         assert (one.run, one.command) == (JOURNAL["run"], "headrace demo")
 
 
+@pytest.mark.parametrize(("questions", "said"), [(1, True), (20, False)])
+def test_a_few_questions_measure_the_opening_of_the_index_which_is_said(questions: int, said: bool) -> None:
+    found = {one.name: one for one in measured_by({**JOURNAL, "counts": {**JOURNAL["counts"], "questions": questions}})}
+    assert ("the first, which opens the index" in found["vector_bytes_per_question"].note) is said
+
+
 @pytest.mark.parametrize("missing", ["counts", "detail"])
 def test_what_a_run_did_not_count_is_not_measured(missing: str) -> None:
     journal = {name: value for name, value in JOURNAL.items() if name != missing}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from headrace.cli.render.results import counted
 from headrace.explain.diagram.format import human_bytes, human_s
 from headrace.explain.kv.curve import enough
 from headrace.explain.kv.engines import KvConfig
@@ -83,7 +84,7 @@ def _conclusion(storage: KvStorage, replays: Sequence[Replayed]) -> str:
     length = storage.break_even_tokens
     if length is None:
         return "Not worth it: this storage reads keys and values more slowly than the model computes them."
-    sentence = f"Loading is faster than prefilling from {max(1, round(length)):,} tokens on."
+    sentence = f"Loading is faster than prefilling from {counted(max(1, round(length)), 'token')} on."
     if not unbounded.token_hit_rate:
         return f"{sentence} No two prompts share a prefix: a KV cache saves nothing."
     found = enough(bounded, unbounded)

@@ -73,15 +73,16 @@ def draw(
     """
     path = Path(path)
     if (text := TEXTS.get(path.suffix.lower())) is not None:
-        _write(path, text(diagram, triggers))
+        write_atomically(path, text(diagram, triggers), mode=0o644)
         return
     backend = _backend(path, (*SCENES, *TEXTS))
-    _write(path, backend(scene_for(diagram, view=view, detail=detail, palette=palette, triggers=triggers)))
+    scene = scene_for(diagram, view=view, detail=detail, palette=palette, triggers=triggers)
+    write_atomically(path, backend(scene), mode=0o644)
 
 
 def draw_scene(scene: Scene, path: Path) -> None:
     """Draw any scene into a file, as `draw` does."""
-    _write(path, _backend(path, tuple(SCENES))(scene))
+    write_atomically(path, _backend(path, tuple(SCENES))(scene), mode=0o644)
 
 
 def _backend(path: Path, suffixes: Sequence[str]) -> Callable[[Scene], bytes]:
@@ -93,8 +94,3 @@ def _backend(path: Path, suffixes: Sequence[str]) -> Callable[[Scene], bytes]:
             hint=f"Name a file that ends in {', '.join(others)} or {last}.",
         )
     return found
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, data, mode=0o644)
