@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 from transformers import DeepseekV3Config, GptOssConfig, LlamaConfig
 
 from headrace.errors import WrongUsage
@@ -251,3 +253,20 @@ def test_what_a_run_did_not_count_is_not_measured(missing: str) -> None:
     names = {one.name for one in measured_by(journal)}
     assert names == ({"checkpoint_bytes"} if missing == "counts" else names - {"checkpoint_bytes"})
     assert not list(measured_by({**JOURNAL, "rows": [], "detail": {}}))
+
+
+_NUMBERS = [name for name, field in SizingParameters.model_fields.items() if field.annotation in (float, int)]
+
+
+@given(
+    some.dictionaries(
+        some.sampled_from(_NUMBERS), some.sampled_from([1e-300, 1e-9, 0.5, 1, 10**6, 1e18, 1e200, 1e308]), max_size=6
+    )
+)
+def test_whatever_is_given_is_sized_or_refused(values: dict[str, Any]) -> None:
+    """Numbers out of all proportion were a server error."""
+    try:
+        sizing = sized(**values)
+    except WrongUsage:
+        return
+    json.loads(json.dumps(sizing.model_dump(mode="python"), allow_nan=False, default=str))

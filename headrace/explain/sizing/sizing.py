@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from headrace.errors import WrongUsage
 from headrace.explain.sizing import formulas
 from headrace.explain.sizing.events import event_figures
 from headrace.explain.sizing.figure import Figure, Role
@@ -105,8 +106,26 @@ class Sizing(BaseModel):
 def size(parameters: SizingParameters, measured: Sequence[Measurement] = ()) -> Sizing:
     """The sizing for these parameters; `measured` is passed on.
 
-    Raises `WrongUsage` for an unknown model, and where the parameters contradict each other.
+    Raises `WrongUsage` for an unknown model, and where the parameters contradict each other or are out of all proportion.
     """
+    try:
+        found = _sized(parameters, measured)
+    except (OverflowError, ZeroDivisionError):
+        raise _out_of_proportion() from None
+    demands = (value for tier in found.tiers for value in (tier.capacity, tier.read, tier.write, tier.peak_read, tier.peak_write))
+    if not all(map(math.isfinite, (*demands, *(figure.value for figure in found.figures)))):
+        raise _out_of_proportion()
+    return found
+
+
+def _out_of_proportion() -> WrongUsage:
+    return WrongUsage(
+        "With these parameters the figures are too large, or too small, to compute with.",
+        hint="Compare their units: headrace size --list.",
+    )
+
+
+def _sized(parameters: SizingParameters, measured: Sequence[Measurement]) -> Sizing:
     model = model_of(parameters.model)
     figures = [
         *kv_figures(parameters, model),
