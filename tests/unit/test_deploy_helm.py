@@ -1,0 +1,292 @@
+"""The Helm chart, rendered by the real helm: what it makes is valid Kubernetes, closed, and read by Headrace as meant."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import headrace
+from headrace import catalog
+from headrace.catalog import Store, Tier
+from headrace.cli import cli
+from headrace.settings import PostgreSQL, Settings
+from tests.chart import CHART, OWN, ROOT, SMALL, SWITCHES, Manifest, Values, merged, one, rendered, run
+from tests.chart import helm as helm
+
+CRDS = Path(os.environ.get("HEADRACE_CRDS", ROOT.parent / "shared" / "data" / "crds"))
+KUBERNETES = ("1.27", "1.37")
+OPERATORS = {"apps.nvidia.com", "kafka.strimzi.io", "ray.io"}
+SIZES = ("small", "medium", "large")
+
+
+def everything(helm: str) -> list[Manifest]:
+    """All that the chart can make at once, but for what excludes each other."""
+    values = copy.deepcopy(OWN)
+    for switch, over in SWITCHES.items():
+        if switch not in ("claim", "no training"):
+            values = merged(values, over)
+    return rendered(helm, values)
+
+
+def strict(schema: Any) -> Any:
+    """The schema of a custom resource, without the fields that it does not name."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: strict(value) for name, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        closed.setdefault("additionalProperties", False)
+    if schema.get("x-kubernetes-int-or-string"):
+        closed.pop("type", None)
+    return closed
+
+
+def require_valid(manifests: list[Manifest]) -> None:
+    """Check each against the schemas of Kubernetes, or of the operator that its kind belongs to; skip where one is absent."""
+    absent = set()
+    for manifest in manifests:
+        group, _, version = manifest["apiVersion"].rpartition("/")
+        if group not in OPERATORS:
+            for kubernetes in KUBERNETES:
+                kubernetes_validate.validate(manifest, kubernetes, strict=True)
+            continue
+        file = CRDS / f"{manifest['kind'].lower()}s.{group}.json"
+        if not file.is_file():
+            absent.add(manifest["kind"])
+            continue
+        versions = {each["name"]: each["schema"]["openAPIV3Schema"] for each in json.loads(file.read_text())["spec"]["versions"]}
+        schema = strict(versions[version])
+        # Kubernetes' own, which the operators' schemas leave open.
+        schema["properties"] |= {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
+        jsonschema.Draft202012Validator(schema).validate(manifest)
+    if absent:
+        pytest.skip(f"no schema of {', '.join(sorted(absent))} in {CRDS}; HEADRACE_CRDS names another folder")
+
+
+def loaded(manifests: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings as the container reads them: the file of the ConfigMap, and an environment whose Secrets hold `secret-…`."""
+    file = tmp_path / "headrace.toml"
+    file.write_text(next(each["data"]["headrace.toml"] for each in manifests if "headrace.toml" in each.get("data", {})))
+    container = one(manifests, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+    for variable in container["env"]:
+        value = variable.get("value", "secret-" + "0" * 32).replace("$(POD_IP)", "10.1.2.3")
+        monkeypatch.setenv(variable["name"], value)
+    assert os.environ["HEADRACE_SETTINGS"] in [mount["mountPath"] for mount in container["volumeMounts"]]
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(file))
+    return Settings.load()
+
+
+def of_size(size: str) -> Values:
+    values: Values = yaml.safe_load((CHART / f"values-{size}.yaml").read_text())
+    return merged(values, SMALL if size == "small" else OWN)
+
+
+def test_lint_finds_nothing(helm: str) -> None:
+    done = run(helm, "lint --strict", SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not re.search(r"\[(WARNING|ERROR)\]", done.stdout), done.stdout
+
+
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == headrace.__version__
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_size_renders_valid_manifests_and_settings(
+    helm: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = of_size(size)
+    manifests = rendered(helm, values)
+    settings = loaded(manifests, tmp_path, monkeypatch)
+    assert settings.limits.documents == values["settings"]["limits"]["documents"]
+    assert isinstance(settings.metadata, PostgreSQL) == (size != "small")
+    require_valid(manifests)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_switch_renders_valid_manifests_and_settings(
+    helm: str, switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifests = rendered(helm, merged(OWN, SWITCHES[switch]))
+    loaded(manifests, tmp_path, monkeypatch)
+    # No schema of a ServiceMonitor is at hand; the page says so.
+    require_valid([manifest for manifest in manifests if manifest["kind"] != "ServiceMonitor"])
+
+
+def test_a_manifest_with_an_unknown_field_is_invalid(helm: str) -> None:
+    manifests = everything(helm)
+    wrong = copy.deepcopy(one(manifests, "StatefulSet"))
+    wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
+        require_valid([wrong])
+    for kind, name in {"NIMService": "generator", "NIMCache": "generator", "KafkaTopic": "feedback", "RayCluster": "ray"}.items():
+        wrong = copy.deepcopy(one(manifests, kind, name))
+        wrong["spec"]["nonsense"] = 1
+        with pytest.raises(jsonschema.ValidationError, match="nonsense"):
+            require_valid([wrong])
+
+
+def pods(manifests: list[Manifest]) -> list[dict[str, Any]]:
+    """The specification of every pod that the chart itself describes."""
+    found = [one(manifests, "StatefulSet")["spec"]["template"]["spec"]]
+    for cluster in (each for each in manifests if each["kind"] == "RayCluster"):
+        groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+        found += [group["template"]["spec"] for group in groups]
+    return found
+
+
+def test_no_pod_has_rights_that_it_does_not_need(helm: str) -> None:
+    manifests = everything(helm)
+    assert "hostPath" not in yaml.safe_dump_all(manifests)
+    assert len(pods(manifests)) == 3
+    for pod in pods(manifests):
+        assert pod["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"requests", "limits"} <= container["resources"].keys()
+    assert one(manifests, "ServiceAccount")["automountServiceAccountToken"] is False
+
+
+def test_what_is_kept_is_on_claims(helm: str) -> None:
+    manifests = rendered(helm, SMALL)
+    pod = one(manifests, "StatefulSet")["spec"]["template"]["spec"]
+    assert {volume["name"] for volume in pod["volumes"] if "emptyDir" in volume} == {"tmp"}
+    claim = one(manifests, "PersistentVolumeClaim")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "11Gi", "the cache's 10 GiB and a tenth"
+    mounted = {volume["name"]: volume for volume in pod["volumes"]}["kv-cache"]
+    assert mounted["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    named = rendered(helm, merged(OWN, SWITCHES["claim"]))
+    assert not [each for each in named if each["kind"] == "PersistentVolumeClaim"]
+
+
+def test_secrets_are_references_alone(helm: str) -> None:
+    manifests = everything(helm)
+    assert not [each for each in manifests if each["kind"] == "Secret"]
+    for pod in pods(manifests):
+        secret = {each["name"] for each in pod["containers"][0]["env"] if "secretKeyRef" in each.get("valueFrom", {})}
+        assert secret >= {
+            "HEADRACE_OBJECTS__ACCESS_KEY",
+            "HEADRACE_OBJECTS__SECRET_KEY",
+            "HEADRACE_METADATA__URL",
+            "HEADRACE_HEAD__SIGNING_KEY",
+            "HEADRACE_HEAD__PROPERTIES__sasl.password",
+            "HEADRACE_TABLES__PROPERTIES__token",
+        }
+
+
+def test_secret_properties_and_own_addresses_reach_the_settings(
+    helm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = merged(merged(OWN, SWITCHES["kafka with security"]), SWITCHES["TLS"])
+    settings = loaded(rendered(helm, own), tmp_path, monkeypatch)
+    assert settings.head.type == "kafka"
+    assert settings.head.properties == {
+        "security.protocol": "SASL_SSL",
+        "sasl.username": "headrace",
+        "sasl.password": "secret-" + "0" * 32,
+    }
+    assert {"acme-headrace", "acme-headrace.rag.svc", "10.1.2.3", "rag.example.net"} <= set(settings.api.hosts)
+    assert settings.api.certificate == Path("/etc/headrace/tls/tls.crt")
+    assert settings.models.generator.type == "endpoint"
+    assert settings.models.generator.api_key is not None
+
+
+def test_probes_ask_the_routes_that_need_no_key(helm: str) -> None:
+    from headrace.api.middleware import OPEN
+
+    for values, scheme in ((OWN, "HTTP"), (merged(OWN, SWITCHES["TLS"]), "HTTPS")):
+        container = one(rendered(helm, values), "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+        for probe, path in (("startup", "/health/live"), ("liveness", "/health/live"), ("readiness", "/health/ready")):
+            asked = container[f"{probe}Probe"]["httpGet"]
+            assert (asked["path"], asked["scheme"]) == (path, scheme)
+            assert asked["httpHeaders"] == [{"name": "Host", "value": "localhost"}], "other hosts get a 421"
+            assert path in OPEN
+
+
+def test_the_network_is_closed_but_for_what_is_named(helm: str) -> None:
+    policy = one(rendered(helm, SMALL), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == [{"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": "api"}]}]
+    assert [{port["port"] for port in rule["ports"]} for rule in policy["egress"]] == [{53}], "DNS alone"
+    nims = one(rendered(helm, merged(OWN, SWITCHES["NIMs"])), "NetworkPolicy")["spec"]["egress"]
+    reached = [rule["to"][0]["podSelector"]["matchLabels"]["app"] for rule in nims if "podSelector" in rule["to"][0]]
+    assert reached == ["acme-headrace-embedder", "acme-headrace-generator", "acme-headrace-reranker"]
+
+
+def test_topics_are_those_of_the_catalog(helm: str) -> None:
+    topics = {store.name for store in vars(catalog).values() if isinstance(store, Store) and store.tier is Tier.STREAM}
+    manifests = rendered(helm, merged(OWN, SWITCHES["topics"]))
+    made = [each["metadata"] for each in manifests if each["kind"] == "KafkaTopic"]
+    assert {each["name"] for each in made} == topics
+    assert {each["namespace"] for each in made} == {"kafka"}
+
+
+def test_the_dashboard_is_the_one_beside_the_chart(helm: str) -> None:
+    shown = one(rendered(helm, merged(OWN, SWITCHES["monitoring"])), "ConfigMap", "dashboard")["data"]["headrace.json"]
+    assert json.loads(shown) == json.loads((ROOT / "deploy" / "grafana" / "headrace.json").read_text())
+
+
+def test_every_value_has_a_default_and_a_place_in_the_schema() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def compare(value: Any, known: dict[str, Any], path: str) -> None:
+        known = schema["$defs"][known["$ref"].rpartition("/")[2]] if "$ref" in known else known
+        if "properties" in known and path not in ("settings", "demand"):
+            assert known["additionalProperties"] is False, path
+            assert set(value) == set(known["properties"]), path
+            for name in value:
+                compare(value[name], known["properties"][name], f"{path}.{name}".lstrip("."))
+
+    compare(values, schema, "")
+    sections = set(schema["properties"]["settings"]["properties"])
+    assert sections | {"home", "objects", "tables", "head", "files", "metadata", "models", "api"} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_figures_of_a_size_are_those_that_its_command_computes(size: str, tmp_path: Path) -> None:
+    text = (CHART / f"values-{size}.yaml").read_text()
+    (command,) = re.findall(r"^#   (headrace size .*)$", text, re.MULTILINE)
+    done = CliRunner().invoke(cli, ["--home", str(tmp_path), *shlex.split(command)[1:], "--json"])
+    assert done.exit_code == 0, done.output
+    sized = json.loads(done.stdout)
+    tiers = {tier["tier"]: tier for tier in sized["tiers"]}
+    values = yaml.safe_load(text)
+    assert values["demand"] == {
+        name: {
+            "capacity": round(tier["capacity"]),
+            "read": round(tier["peak_read"]),
+            "write": round(tier["peak_write"]),
+        }
+        for name, tier in tiers.items()
+    }
+    (documents,) = [each["value"] for each in sized["figures"] if each["name"] == "documents_capacity"]
+    assert values["settings"]["limits"] == {"documents": sized["parameters"]["documents"], "stored_bytes": round(documents)}
+    gib = 1 << 30
+    if size == "small":
+        embedded = sum(tiers[name]["capacity"] for name in ("stream", "object", "table", "vector"))
+        assert values["home"]["gib"] == -(-embedded // gib)
+        assert values["kvCache"]["gib"] == -(-tiers["file"]["capacity"] // gib)
+    else:
+        assert values["strimzi"]["replicas"] == sized["parameters"]["head_replicas"]
+        assert values["strimzi"]["retentionHours"] == sized["parameters"]["head_h"]
