@@ -53,6 +53,7 @@ NIM: Values = {
 SWITCHES: dict[str, Values] = {
     "nothing": {},
     "replicas": {"replicas": 3},
+    "autoscaling": {"autoscaling": {"enabled": True, "maxReplicas": 6}},
     "no training": {"train": False},
     "claim": {"kvCache": {"existingClaim": "kv"}},
     "new claim": {"kvCache": {"storageClass": "nfs", "gib": 15}},

@@ -27,6 +27,7 @@ from tests.chart import helm as helm
 CRDS = Path(os.environ.get("HEADRACE_CRDS", ROOT.parent / "shared" / "data" / "crds"))
 KUBERNETES = ("1.27", "1.37")
 OPERATORS = {"apps.nvidia.com", "kafka.strimzi.io", "ray.io"}
+PAGE = ROOT / "docs" / "how-to" / "deploy.md"
 SIZES = ("small", "medium", "large")
 
 
@@ -113,6 +114,7 @@ def test_each_size_renders_valid_manifests_and_settings(
     settings = loaded(manifests, tmp_path, monkeypatch)
     assert settings.limits.documents == values["settings"]["limits"]["documents"]
     assert isinstance(settings.metadata, PostgreSQL) == (size != "small")
+    assert settings.training.threads == settings.models.threads == int(values["resources"]["requests"]["cpu"])
     require_valid(manifests)
 
 
@@ -261,6 +263,36 @@ def test_every_value_has_a_default_and_a_place_in_the_schema() -> None:
     compare(values, schema, "")
     sections = set(schema["properties"]["settings"]["properties"])
     assert sections | {"home", "objects", "tables", "head", "files", "metadata", "models", "api"} == set(Settings.model_fields)
+
+
+def examples() -> list[tuple[str, Values]]:
+    """The page's examples of values: the size that each is for, with what comes before it where it is an addition."""
+    found: list[tuple[str, Values]] = []
+    sites: dict[str, Values] = {}
+    blocks = re.findall(r"^```yaml\n# (add to )?site\.yaml for values-(\w+)\.yaml\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    for addition, size, text in blocks:
+        values = merged(sites[size], yaml.safe_load(text)) if addition else yaml.safe_load(text)
+        sites.setdefault(size, values)
+        found.append((size, values))
+    return found
+
+
+def test_the_examples_of_the_page_render(helm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PAGE.read_text().count("```yaml") == len(examples()) > len(SIZES)
+    for size, values in examples():
+        with monkeypatch.context() as patch:
+            loaded(rendered(helm, values, "--values", str(CHART / f"values-{size}.yaml")), tmp_path, patch)
+
+
+def test_the_page_has_what_the_chart_has() -> None:
+    page = PAGE.read_text()
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert f"Kubernetes {re.search(r'[0-9]+[.][0-9]+', chart['kubeVersion'])[0]}" in page  # type: ignore[index]
+    assert f"headrace:{chart['appVersion']} " in page
+    assert f"schemas of Kubernetes {' and '.join(KUBERNETES)}" in page
+    for size in SIZES:
+        replicas = yaml.safe_load((CHART / f"values-{size}.yaml").read_text())["replicas"]
+        assert re.search(rf"^\| `values-{size}\.yaml` .* {replicas} \|$", page, re.M), size
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -20,7 +20,17 @@ REFUSED: dict[str, tuple[Values, str]] = {
     ),
     "embedded replicas": (
         merged(SMALL, {"replicas": 2}),
-        "set objects.endpoint, kafka.bootstrap, metadata.secret.name, or replicas to 1",
+        "set objects.endpoint, kafka.bootstrap, metadata.secret.name, or have one replica",
+    ),
+    "embedded replicas later": (merged(SMALL, {"autoscaling": {"enabled": True}}), "or have one replica"),
+    "fewer at most": (
+        merged(OWN, {"replicas": 5, "autoscaling": {"enabled": True}}),
+        "autoscaling.maxReplicas is below replicas",
+    ),
+    "nothing to scale up from": (merged(OWN, {"replicas": 0, "autoscaling": {"enabled": True}}), "nothing scales up"),
+    "a share of nothing": (
+        merged(OWN, {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": ""}}}),
+        "set resources.requests.cpu",
     ),
     "no keys": (merged(OWN, {"objects": {"secret": {"name": ""}}}), "set objects.secret.name to a Secret"),
     "catalog alone": (
@@ -78,7 +88,7 @@ UNKNOWN: dict[str, Values] = {
     "a secret": {"objects": {"secret": {"value": "x"}}},
     "a section that the chart writes": {"settings": {"objects": {"secret_key": "x"}}},
     "an address with a password": {"models": {"embedder": {"url": "http://user:password@e:8000/v1"}}},
-    "no replica": {"replicas": 0},
+    "fewer than no replicas": {"replicas": -1},
     "an unknown access mode": {"kvCache": {"accessMode": "ReadWriteOften"}},
 }
 

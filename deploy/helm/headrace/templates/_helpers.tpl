@@ -57,6 +57,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $_ := set $tree "metadata" (dict "type" "postgresql" "db_schema" .schema) }}
 {{- end }}{{ end }}
 {{- $models := dict }}
+{{- /* Without these, training takes every processor of the node, whatever the pod requests. */ -}}
+{{- $cpus := dig "requests" "cpu" "" $v.resources | toString }}
+{{- if regexMatch "^[1-9][0-9]*$" $cpus }}
+{{- $_ := set $models "threads" (int $cpus) }}
+{{- $_ := set $tree "training" (merge (default dict (get $tree "training")) (dict "threads" (int $cpus))) }}
+{{- end }}
 {{- range $role, $model := $v.models }}
 {{- if $model.nim.enabled }}
 {{- $url := printf "http://%s:8000/v1" (include "headrace.nimName" (dict "root" $ "role" $role)) }}
