@@ -103,7 +103,9 @@ def needed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if not older:
         return rows
     failed = {origin_of(row) for row in rows if row["status"] == "failed"}
-    kept = {origin_of(row) for row in (*recent, *{row["version"]: row for row in older}.values())}
+    # With the deletion itself: without it, the version before it would count as stored.
+    deletions = (row for row in older if row["status"] == "deleted")
+    kept = {origin_of(row) for row in (*recent, *deletions, *{row["version"]: row for row in older}.values())}
     begins = live = None
     for row in older:
         if row["status"] != "failed" and origin_of(row) not in failed:

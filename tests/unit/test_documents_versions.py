@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headrace.documents import versions
@@ -33,7 +33,11 @@ STEPS = st.one_of(
 )
 
 
+_FAILED = ("failed", "", "")
+
+
 @given(st.lists(STEPS, max_size=60))
+@example([("parsed", "w", ""), ("deleted", "", ""), _FAILED, ("parsed", "v", ""), *[_FAILED] * 5, ("parsed", "v", "")])
 def test_the_rows_needed_say_what_all_say(steps: list[tuple[str, Any, str]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(versions, "_RECENT", 6)
