@@ -311,7 +311,7 @@ class _Lander:
         Ends when the head is drained or, with `go_on`, when that returns False (called about twice a second). Raises
         `LostRace` if another lander moved a position.
         """
-        everyone, ahead = self._start(mine, follows=go_on is not None)
+        everyone, ahead = self._start(mine)
         signed_from = {partition: self._positions[partition].signed or 0 for partition in ahead}
         block, writing = _Block(self.table.begin()), _DONE
         reading: Future[_Piece] | None = None
@@ -347,7 +347,7 @@ class _Lander:
         old = time.monotonic() - block.since >= settings.commit_s
         return old or block.rows >= settings.commit_rows or block.bytes >= settings.commit_bytes
 
-    def _start(self, mine: set[int] | None, *, follows: bool) -> tuple[list[int], dict[int, int]]:
+    def _start(self, mine: set[int] | None) -> tuple[list[int], dict[int, int]]:
         """All partitions, and the start offset of each of ours that may land."""
         state = self.table.state()
         properties = state.properties
@@ -379,8 +379,7 @@ class _Lander:
             if unsigned_so_far:  # recorded before another event can arrive
                 self._note(partition)
             start[partition] = position.next
-            if span.end <= position.next and not follows:
-                continue  # nothing to skip
+            # Also where the head says that nothing is new: the end it reports may be too low.
             letters = self._dead_letters.snapshot_properties() if letters is None else letters
             named = origin(self.name, position.topic_epoch)
             self._skips |= {(partition, at): reason for at, reason in skipped(letters, named, partition).items()}
