@@ -147,8 +147,8 @@ def embed(
     """Embed every chunk that answers and is missing in a generation of the vector store, then remove those that answer no more.
 
     - What may be missing is found from what was committed to the tables since the pass before. How far the index has all of it
-      is noted, so the next pass completes one that died. With `compare`, and where nothing is noted that still
-      holds, it is found by comparing the stores as a whole, which also repairs an index that lost rows.
+      is noted, so the next pass completes one that died. With `compare`, and where nothing is noted that still holds, it is found
+      by comparing the stores as a whole, which also repairs an index that lost rows.
     - New versions go in before old ones are removed, and an old version answers until the new one is in as a whole.
     - Readers and attributes of a chunk are those that the documents table names now, not when the chunk was cut or when this pass
       began: of two passes at once, neither undoes what the other one read later.

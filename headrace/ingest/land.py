@@ -355,7 +355,7 @@ class _Lander:
         spans, identity = self.topic.spans(), self.topic.identity()
         start = {}
         self.divergences = {}
-        letters: Mapping[str, Any] | None = None
+        letters = self._dead_letters.snapshot_properties()
         self._skips = {}
         for partition, span in spans.items():
             if mine is not None and partition not in mine:
@@ -379,8 +379,6 @@ class _Lander:
             if unsigned_so_far:  # recorded before another event can arrive
                 self._note(partition)
             start[partition] = position.next
-            # Also where the head says that nothing is new: the end it reports may be too low.
-            letters = self._dead_letters.snapshot_properties() if letters is None else letters
             named = origin(self.name, position.topic_epoch)
             self._skips |= {(partition, at): reason for at, reason in skipped(letters, named, partition).items()}
         return list(spans), start

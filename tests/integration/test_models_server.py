@@ -383,7 +383,7 @@ def test_a_second_answer_reuses_the_prefix_and_is_the_same(server: Server, stora
         assert other.logprobs == plain.logprobs
     assert ask(server, tenant="another").reused_tokens == 0
     size = sum(path.stat().st_size for path in (storage.files_dir / KV_CACHE.name / "prefix").rglob("*.safetensors"))
-    # Whoever may read other documents cannot try what was in this prompt.
+    # Users with other readers cannot test guesses of this prompt.
     assert ask(server, tenant="prefix", readers=("hr", "eng")).reused_tokens == 0
     assert ask(server, tenant="prefix", readers=("eng", "hr")).reused_tokens == second.reused_tokens
     assert ask(server, tenant="prefix", readers=("ann",)).reused_tokens == 0

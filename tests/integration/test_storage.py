@@ -325,6 +325,9 @@ def test_a_handle_that_missed_a_commit_commits_after_it(table: TableWriter, endp
     with pytest.raises(LostRace, match=r"'next' of .* from 1 to 2"):
         table.append(rows(5), properties={"next": 2}, expected={"next": 1})
     assert offsets(table) == [1, 2, 3, 4]
+    other.append(rows(6), properties={"next": 3})
+    table.append(rows(7), properties={"next": 4}, expected={"next": 3})
+    assert offsets(table) == [1, 2, 3, 4, 6, 7]
 
 
 def test_a_clock_that_was_hours_ahead_stops_no_commit(table: TableWriter, endpoints: Endpoints) -> None:

@@ -1,4 +1,4 @@
-"""How far the index is behind a source, as it is told from changes, announcements and failures."""
+"""How far the index is behind a source: after changes, announcements and failures."""
 
 from __future__ import annotations
 

@@ -127,6 +127,9 @@ class IcebergCore:
         was committed, `Unavailable` if that is unknown.
         """
         commit = uuid.uuid4().hex
+        known = properties_in(table)
+        if any(known.get(name) != value for name, value in expected.items()):
+            table = self.reload()  # it was loaded a moment ago, and `expected` may be of a later one
         for attempt in range(tries):
             self._require(table, expected)
             current = properties_in(table)
