@@ -261,7 +261,7 @@ def test_totals_are_pushed(client: httpx.Client) -> None:
     )
     (moving,) = json.loads(pushed[3].data)["runs"]
     assert moving["run"] == before["run"]
-    assert ["feedback", "feedback", "stream", "write"] in [flow[:4] for flow in moving["flows"]]
+    assert ["put", "documents", "object", "write"] in [flow[:4] for flow in moving["flows"]], "the documents of `client`"
     assert json.loads(pushed[1].data)["state"] == "off"
     totals = [json.loads(event.data) for event in pushed if event.event == "totals"]
     assert {total["run"] for total in totals} == {before["run"]}
