@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import traceback
@@ -16,6 +17,7 @@ def in_child(work: Callable[[], None]) -> None:
     if (child := os.fork()) == 0:
         code = 1
         try:
+            gc.freeze()  # destructors of native objects of the parent wait for its threads, which are not here
             work()
             code = 0
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import shutil
@@ -135,6 +136,7 @@ def as_nobody(ask: Callable[[], bool]) -> bool:
     heard, told = os.pipe()
     if (child := os.fork()) == 0:
         answer = b"e"
+        gc.freeze()  # as in `child.in_child`
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
