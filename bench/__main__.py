@@ -1,9 +1,9 @@
 """Run every benchmark, or those named, and print one JSON document.
 
 python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [ranking] [tenants] [training]
-    [new] [scale] [peers] [mutants]
+    [new] [scale] [stores] [peers] [mutants]
 
-Four run only where they are named: `new` and `scale`, which build up to a million chunks first, `peers`, which installs packages
+Five run only where they are named: `new`, `scale` and `stores`, which first build up to ten million rows, `peers`, which installs packages
 beside the project, and `mutants`, which measures the tests.
 """
 
@@ -29,6 +29,7 @@ from bench import (
     scale,
     search,
     start,
+    stores,
     tenants,
     training,
 )
@@ -47,10 +48,11 @@ BENCHMARKS = {
     "demo": demo.measure,
     "new": new.measure,
     "scale": scale.measure,
+    "stores": stores.measure,
     "peers": peers.measure,
     "mutants": mutants.measure,
 }
-_NAMED_ONLY = {"new", "scale", "peers", "mutants"}
+_NAMED_ONLY = {"new", "scale", "stores", "peers", "mutants"}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from headrace.catalog import LEDGER, RUNS
 from headrace.check.provenance import measured_from
 from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.progress import ProgressBars
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 _MODELS_READY_S = 120.0
 _JOURNALS = 100  # so many are kept before a command copies them into tables
 LOCAL, RAY = "local", "ray"
+_OF_RUNS = re.compile(rf"\b({RUNS.table}|{LEDGER.table})\b", re.IGNORECASE)
 
 
 class App:
@@ -159,7 +162,7 @@ class App:
                 yield
             if journals_to_archive(settings.home) > _JOURNALS:
                 with suppress(HeadraceError):  # the command itself is done; the next one tries again
-                    self.storage.archive()
+                    self.storage.archive(every=False)
 
 
 @dataclass(frozen=True)
@@ -282,16 +285,21 @@ class Storage:
 
         return self.runner.run(maintain, settings=self.settings.maintenance, only_due=only_due)
 
-    def archive(self) -> Archived:
-        """Copy ended runs of this home into the `runs` and `ledger` tables."""
+    def archive(self, *, every: bool = True) -> Archived:
+        """Copy ended runs of this home into the `runs` and `ledger` tables, or without `every` some of the oldest."""
         from headrace.core.maintain import record
 
-        return self.runner.run(record, home=self.settings.home)
+        return self.runner.run(record, home=self.settings.home, every=every)
 
     def select(self, query: str) -> list[dict[str, Any]]:
-        """The rows of one SELECT over the tables. Raises `WrongUsage` for any other query."""
+        """The rows of one SELECT over the tables. Raises `WrongUsage` for any other query.
+
+        Ended runs are in the tables `runs` and `ledger` whenever a query names one of these.
+        """
         from headrace.storage.sql import select
 
+        if _OF_RUNS.search(query):
+            self.archive()
         return select(query, self.runner.endpoints, self.runner.record.ledger)
 
 

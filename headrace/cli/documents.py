@@ -101,7 +101,6 @@ def index(
             follow_sources(app, places or [], indexed, every_s=every, as_json=as_json)
             return
         done = indexed()
-        app.storage.archive()
     if as_json:
         print_json(asdict(done))
     else:
@@ -234,7 +233,6 @@ def delete_document(
         versions = view.only_of(settings.tenant, document.uri, view.versions_of(settings.tenant, document.uri))
         app.runner.run(delete, tenant=settings.tenant, uri=document.uri, versions=versions)
         app.documents.index([])
-        app.storage.archive()
     if as_json:
         print_json({"deleted": document.uri, "document_id": document.id})
     else:

@@ -44,7 +44,6 @@ def follow_sources(app: App, places: Sequence[str], index: IndexPass, *, every_s
                 _say(done, as_json=as_json, first=first)
                 follower.followed(found)
                 first = False
-                app.storage.archive()
             follower.succeeded()
         except (NotFound, WrongUsage, StorageFull, Transient) as error:
             # Only at the start are these the command's mistake: later, anyone who can write there could end it by adding a name.

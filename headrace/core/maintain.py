@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from headrace.catalog import LEDGER, ROUNDS, RUNS, Store, Tier, stores
 from headrace.core.run import ended_runs, set_aside
@@ -67,6 +67,7 @@ def retained_snapshots(rounds: ObjectReader) -> Callable[[], set[int]]:
 
 
 _ARCHIVED = "archived"
+_AT_ONCE = 500  # runs in one commit, whose journals are in memory together
 
 
 @dataclass(frozen=True)
@@ -77,23 +78,44 @@ class Archived:
 
 
 @stage("Copies ended runs and their ledgers into tables.")
-def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, LEDGER], home: Path) -> Archived:
-    """Archive every ended run of this home that is not in the tables yet.
+def record(
+    ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, LEDGER], home: Path, every: bool = True
+) -> Archived:
+    """Archive every ended run of this home that is not in the tables yet, or without `every` some of the oldest.
 
     `ledger` rows are committed first and `runs` last, so a run in the `runs` table is complete; a run whose ledger rows were
     written before a crash is recognised by its id and not written again.
     """
-    # Read both tables' properties before their rows: of two processes that archive at once, one commit then fails, and nothing
-    # is duplicated.
-    recorded = (ended.snapshot_property(_ARCHIVED), ledger.snapshot_property(_ARCHIVED))
-    new = ended_runs(home)
-    if not new:
-        return Archived(0)
-    newest = {_ARCHIVED: max(j["run"] for j in new) + secrets.token_hex(2)}
-    since = f"run >= {quoted(min(j['run'] for j in new))}"
-    archived = set(ledger.read(("run",), since)["run"].to_pylist())
+    count = 0
+    while True:
+        # Read both tables' properties before their rows: of two processes that archive at once, one commit then fails, and
+        # nothing is duplicated.
+        recorded = (ended.snapshot_property(_ARCHIVED), ledger.snapshot_property(_ARCHIVED))
+        new = ended_runs(home, _AT_ONCE)
+        if not new:
+            return Archived(count)
+        try:
+            count += _archive(ended, ledger, new, recorded)
+        except LostRace:
+            return Archived(count)  # the other process archives them; the next call archives the rest
+        set_aside(home, [j["run"] for j in new])
+        if not every:
+            return Archived(count)
+
+
+def _archive(
+    ended: TableWriter, ledger: TableWriter, new: Sequence[Mapping[str, Any]], recorded: tuple[str | None, str | None]
+) -> int:
+    """Copy these journals into the tables, where they are not there yet; returns the number of runs that were not.
+
+    `recorded` are the tables' properties as they were before that. Raises `LostRace`.
+    """
+    runs = sorted(j["run"] for j in new)
+    newest = {_ARCHIVED: runs[-1] + secrets.token_hex(2)}
+    among = f"run >= {quoted(runs[0])} AND run <= {quoted(runs[-1])}"
+    archived = set(ledger.read(("run",), among)["run"].to_pylist())
     rows = [{"run": j["run"], **row} for j in new if j["run"] not in archived for row in j["rows"]]
-    known = set(ended.read(("run",), since)["run"].to_pylist())
+    known = set(ended.read(("run",), among)["run"].to_pylist())
     lines = [
         {
             "run": j["run"],
@@ -106,12 +128,8 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
         for j in new
         if j["run"] not in known
     ]
-    try:
-        if rows:
-            ledger.append(batch(LEDGER.columns, rows), properties=newest, expected={_ARCHIVED: recorded[1]})
-        if lines:
-            ended.append(batch(RUNS.columns, lines), properties=newest, expected={_ARCHIVED: recorded[0]})
-    except LostRace:
-        return Archived(0)  # the other process archives them; the next call archives the rest
-    set_aside(home, [j["run"] for j in new])
-    return Archived(len(lines))
+    if rows:
+        ledger.append(batch(LEDGER.columns, rows), properties=newest, expected={_ARCHIVED: recorded[1]})
+    if lines:
+        ended.append(batch(RUNS.columns, lines), properties=newest, expected={_ARCHIVED: recorded[0]})
+    return len(lines)

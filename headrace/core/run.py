@@ -180,13 +180,15 @@ def under_way(home: Path) -> list[str]:
     return sorted(found)
 
 
-def ended_runs(home: Path) -> list[dict[str, Any]]:
-    """Journals of ended runs that are not archived yet."""
-    found = []
-    for path in (home / "runs").glob("*.json"):
-        with contextlib.suppress(ValueError, OSError):
-            found.append(json.loads(path.read_bytes()))
-    return [journal for journal in found if journal["state"] != "running"]
+def ended_runs(home: Path, most: int) -> list[dict[str, Any]]:
+    """Journals of ended runs that are not archived yet: so many at most, the oldest first."""
+
+    def journals() -> Iterator[dict[str, Any]]:
+        for path in sorted((home / "runs").glob("*.json")):
+            with contextlib.suppress(ValueError, OSError):
+                yield json.loads(path.read_bytes())
+
+    return list(islice((journal for journal in journals() if journal["state"] != "running"), most))
 
 
 def set_aside(home: Path, archived: Iterable[str]) -> None:

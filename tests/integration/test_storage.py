@@ -41,6 +41,7 @@ from headrace.catalog import (
     RUNS,
     Store,
 )
+from headrace.core import maintain
 from headrace.core.maintain import record
 from headrace.core.run import ended_runs, recorded, runs
 from headrace.core.runner import Runner
@@ -775,8 +776,9 @@ def test_a_round_is_begun_once_and_committed_once(endpoints: Endpoints, meter: M
     assert manifest.read(rounds, 1) == committed
 
 
-def test_runs_are_archived_exactly_once(endpoints: Endpoints, tmp_path: Path) -> None:
+def test_runs_are_archived_exactly_once(endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meter = Meter(Ledger(), "test")
+    monkeypatch.setattr(maintain, "_AT_ONCE", 1)
     with recorded("first", tmp_path) as run:
         run.detail["n"] = 1
         Runner(run, endpoints).run(record, home=tmp_path)  # itself still running: not archived yet
@@ -789,7 +791,12 @@ def test_runs_are_archived_exactly_once(endpoints: Endpoints, tmp_path: Path) ->
         for journal in (tmp_path / "runs" / "archived").glob("*-first-*.json"):
             journal.rename(tmp_path / "runs" / journal.name)
         assert runner.run(record, home=tmp_path).runs == 0
-        assert ended_runs(tmp_path) == []
+        assert ended_runs(tmp_path, 10) == []
+    for command in ("third", "fourth", "fifth"):
+        with recorded(command, tmp_path):
+            pass
+    assert runner.run(record, home=tmp_path, every=False).runs == 1, "the oldest, of four"
+    assert runner.run(record, home=tmp_path).runs == 3
     name = next(journal["run"] for journal in runs(tmp_path) if journal["command"] == "first")
     lines = TableReader(RUNS, endpoints, meter).read(where=f"run = '{name}'").to_pylist()
     assert [(line["command"], line["state"], json.loads(line["detail"])) for line in lines] == [("first", "done", {"n": 1})]

@@ -252,7 +252,15 @@ def test_the_home_may_stand_anywhere(run, home: Path) -> None:  # type: ignore[n
 
 
 def test_words_behind_two_dashes_are_left_alone() -> None:
-    assert cli._options_first(["ask", "--debug", "--", "--home", "x"]) == ["--debug", "ask", "--", "--home", "x"]
+    assert cli._options_first(["ask", "--debug", "--", "--home", "x"]) == (["--debug"], ["ask", "--", "--home", "x"])
+
+
+@pytest.mark.parametrize(("called", "commands", "groups"), [("runs", 1, 0), ("tenant", 0, 1)])
+def test_a_command_is_built_without_the_others(called: str, commands: int, groups: int) -> None:
+    chosen = cli._with_only([called])
+    assert (len(chosen.registered_commands), len(chosen.registered_groups)) == (commands, groups)
+    assert len(cli.cli.registered_commands) > 20, "the command line itself stays whole"
+    assert cli._with_only(["frobnicate"]) is cli._with_only([]) is cli.cli
 
 
 def test_runs_are_listed_newest_first_and_as_many_as_asked(run, home: Path) -> None:  # type: ignore[no-untyped-def]

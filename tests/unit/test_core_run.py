@@ -146,12 +146,12 @@ def test_archived_runs_are_set_aside_found_still_and_few(tmp_path: Path, monkeyp
         with recorded("ask", tmp_path):
             pass
     with recorded("up", tmp_path):
-        ended = ended_runs(tmp_path)
+        ended = ended_runs(tmp_path, 10)
         assert [one["command"] for one in ended] == ["ask"] * 3, "what still runs is not archived"
         before = [one["run"] for one in runs(tmp_path)]
         set_aside(tmp_path, [one["run"] for one in ended])
         set_aside(tmp_path, [one["run"] for one in ended])  # as by another process, meanwhile
-        assert ended_runs(tmp_path) == []
+        assert ended_runs(tmp_path, 10) == []
         assert [one["run"] for one in runs(tmp_path)] == before
         assert journal_of(tmp_path, None)["command"] == "up"
         assert journal_of(tmp_path, None, command="ask")["run"] == before[2]
