@@ -3,8 +3,8 @@
 python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [ranking] [tenants] [training]
     [new] [scale] [stores] [peers] [mutants]
 
-Five run only where they are named: `new`, `scale` and `stores`, which first build up to ten million rows, `peers`, which installs packages
-beside the project, and `mutants`, which measures the tests.
+Five run only where they are named: `new`, `scale` and `stores`, which first build up to ten million rows, `peers`, which installs
+packages beside the project, and `mutants`, which measures the tests.
 """
 
 from __future__ import annotations
