@@ -667,12 +667,12 @@ def test_totals_name_every_tier() -> None:
 
 
 def test_a_stage_both_pipelines_have_does_not_tell_them_apart(tmp_path: Path) -> None:
-    def drawn(*stages: str) -> list[str]:
-        return drawn_from([{"stage": stage} for stage in stages])
+    def drawn(*moved: str) -> list[str]:
+        return drawn_from([dict(zip(("stage", "direction", "bytes"), (*one.split(), 9), strict=True)) for one in moved])
 
-    assert drawn("land", "feedback", "answer") == []
-    assert drawn("land", "retrieve") == ["inference"]
-    assert drawn("land", "prepare", "finetune") == ["training"]
-    assert drawn("embed", "finetune") == ["inference", "training"]
+    assert drawn("land read", "feedback write", "answer write") == []
+    assert drawn("land read", "retrieve read") == ["inference"]
+    assert drawn("land read", "prepare read", "finetune read") == ["training"]
+    assert drawn("embed write", "finetune read") == ["inference", "training"]
     with pytest.raises(WrongUsage, match="inference, training"):
         measured(tmp_path, "nothing")

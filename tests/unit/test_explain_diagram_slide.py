@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.catalog import CHUNKS, Tier
 from headrace.catalog import STORES as CATALOG
-from headrace.catalog import Tier
+from headrace.core.run import Run
 from headrace.errors import NotFound
 from headrace.explain.diagram.diagram import Diagram, diagram_for
 from headrace.explain.diagram.flow import Flow
@@ -210,6 +211,27 @@ def test_a_command_that_only_touches_a_pipeline_is_not_drawn_for_it(tmp_path: Pa
     assert not diagram_of(tmp_path / "another", "inference").measured
     with pytest.raises(NotFound):
         diagram_of(tmp_path, "inference", run="nope")
+
+
+def test_a_pass_that_found_nothing_new_is_not_drawn(tmp_path: Path) -> None:
+    """`headrace up` begins with one, and hid what the demo had measured."""
+    (tmp_path / "runs").mkdir()
+    up = RUNS["tiny"] | {
+        "run": "20990101-000000-up-0000",
+        "command": "up",
+        "timeline": [],
+        "started": "2099-01-01T00:00:00+00:00",
+    }
+    looked = [row for row in RUNS["tiny"]["rows"] if (row["stage"], row["direction"]) == ("embed", "read")]
+    assert looked
+    for journal in (RUNS["tiny"], up | {"rows": looked}):
+        (tmp_path / "runs" / f"{journal['run']}.json").write_text(json.dumps(journal))
+    assert diagram_of(tmp_path, "inference").run_id == RUNS["tiny"]["run"]
+    live = Run("up", tmp_path / "runs", id="20990101-000000-up-0000")
+    live.ledger.count("embed", CHUNKS, Direction.READ, bytes=1_982, seconds=0.1)
+    assert diagram_of(tmp_path, "inference", live=live).run_id == RUNS["tiny"]["run"]
+    live.ledger.count("retrieve", CHUNKS, Direction.READ, bytes=40_000, seconds=0.1)
+    assert diagram_of(tmp_path, "inference", live=live).run_id == live.id, "it has been asked since"
 
 
 def test_the_storage_is_named_where_the_run_names_it() -> None:

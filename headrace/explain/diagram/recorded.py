@@ -13,11 +13,16 @@ from headrace.core.run import Run, journal_of, newest_first
 from headrace.core.stage import Pipeline
 from headrace.errors import NotFound, WrongUsage
 from headrace.explain.diagram.diagram import Diagram, diagram_for
+from headrace.storage.ledger import Direction
 from headrace.training.round import TRAINING
 
 PIPELINES = {pipeline.name: pipeline for pipeline in (INFERENCE, TRAINING)}
-_CORE = {INFERENCE.name: {"embed", "retrieve"}, TRAINING.name: {"finetune"}}
-"""Stages of which a run must have one, to be drawn without being asked for: a verdict alone is not a run of a pipeline."""
+_CORE = {
+    INFERENCE.name: {("embed", Direction.WRITE), ("retrieve", Direction.READ)},
+    TRAINING.name: {("finetune", Direction.READ)},
+}
+"""What a run must have moved, by stage and direction, to be drawn without being asked for. A verdict alone is not a run of a
+pipeline, and neither is a pass over documents that found nothing new: `headrace up` begins with one."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,8 @@ def diagram_of(home: Path, name: str, *, run: str | None = None, against: str | 
 
 def drawn_from(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The pipelines whose main work a run with these rows did, so that it is one to draw them from."""
-    stages = {row["stage"] for row in rows}
-    return [name for name in PIPELINES if stages & _CORE[name]]
+    moved = {(row["stage"], row["direction"]) for row in rows if row["bytes"]}
+    return [name for name in PIPELINES if moved & _CORE[name]]
 
 
 def measured(home: Path, name: str, *, run: str | None = None, live: Run | None = None) -> MeasuredRun:
@@ -79,16 +84,15 @@ def measured(home: Path, name: str, *, run: str | None = None, live: Run | None 
     pipeline = PIPELINES.get(name)
     if pipeline is None:
         raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"Choose from {', '.join(PIPELINES)}.")
-    own = _CORE[name]
     if live is not None:
         now = live.as_dict()
-        if run == live.id or (run is None and any(row["stage"] in own for row in now["rows"])):
+        if run == live.id or (run is None and name in drawn_from(now["rows"])):
             return MeasuredRun(pipeline, now)
     if run is not None:
         journal: Mapping[str, Any] | None = journal_of(home, run)
     else:
         past = (one for one in newest_first(home) if live is None or one["run"] != live.id)
-        journal = next((one for one in past if any(row["stage"] in own for row in one["rows"])), None)
+        journal = next((one for one in past if name in drawn_from(one["rows"])), None)
     if journal is None:
         first = "Ask something, or run `headrace index PATH`." if pipeline is INFERENCE else "Run `headrace train`."
         raise NotFound(f"The {name} pipeline has not run yet, so there is nothing to draw.", hint=first)
