@@ -33,7 +33,8 @@ def size(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter of --list; repeatable.")
     ] = None,
     run: Annotated[
-        str | None, typer.Option(help="Compare with this run; default: the newest that measured the same quantity.")
+        str | None,
+        typer.Option(help="Compare with this run; default: for each quantity, the one of the last 50 with the largest sample."),
     ] = None,
     show_all: Annotated[bool, typer.Option("--list", help="List models, recipes and parameters, and size nothing.")] = False,
     as_json: AsJson = False,

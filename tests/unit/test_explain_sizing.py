@@ -13,7 +13,7 @@ from transformers import DeepseekV3Config, GptOssConfig, LlamaConfig
 
 from headrace.errors import WrongUsage
 from headrace.explain.sizing import formulas
-from headrace.explain.sizing.measured import measured_by
+from headrace.explain.sizing.measured import measured_by, measurements
 from headrace.explain.sizing.models import PRESETS, TYPE_BYTES, from_config, model_of
 from headrace.explain.sizing.parameters import SizingParameters, parameters_of
 from headrace.explain.sizing.sizing import SUPERPOD, Sizing, choices, size
@@ -245,6 +245,33 @@ def test_a_run_measures_the_quantities_that_it_counted() -> None:
 def test_a_few_questions_measure_the_opening_of_the_index_which_is_said(questions: int, said: bool) -> None:
     found = {one.name: one for one in measured_by({**JOURNAL, "counts": {**JOURNAL["counts"], "questions": questions}})}
     assert ("the first, which opens the index" in found["vector_bytes_per_question"].note) is said
+
+
+def test_each_quantity_is_from_the_run_with_the_largest_sample_which_is_named(tmp_path: Path) -> None:
+    """The newest run was shown, though it had asked one question and the one before it 160."""
+    later = {
+        **JOURNAL,
+        "run": "20261130-120000-up-bbbb",
+        "command": "up",
+        "counts": {**JOURNAL["counts"], "questions": 1, "chunks": 7_000},
+        "rows": [one for one in JOURNAL["rows"] if one["stage"] != "land"],
+        "detail": {},
+    }
+    (tmp_path / "runs").mkdir()
+    for at, journal in enumerate((JOURNAL, later)):
+        stored = {**journal, "started": f"2026-11-{29 + at}T12:00:00+00:00"}
+        (tmp_path / "runs" / f"{journal['run']}.json").write_text(json.dumps(stored))
+    found = {one.name: one for one in measurements(tmp_path)}
+    question, chunk, event = (
+        found[name] for name in ("vector_bytes_per_question", "vector_bytes_per_chunk", "landing_bytes_per_event")
+    )
+    assert (question.run, question.sample) == (JOURNAL["run"], 20)
+    assert question.source == f"{JOURNAL['run']}, the largest sample of 2 runs"
+    assert (chunk.run, chunk.sample) == (later["run"], 7_000)
+    assert event.source == JOURNAL["run"], "no other run measured it"
+    assert found["kv_bytes_per_token"].run == later["run"], "of two equal ones the newer"
+    (only,) = (one for one in measurements(tmp_path, later["run"]) if one.name == question.name)
+    assert only.source == later["run"]
 
 
 @pytest.mark.parametrize("missing", ["counts", "detail"])

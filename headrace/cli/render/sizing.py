@@ -113,7 +113,7 @@ def _measured(measured: tuple[Measurement, ...]) -> Table:
     )
     table.columns[4].justify = "left"
     for one in measured:
-        how = Text(harmless(f"{one.how}, {one.run}"))
+        how = Text(harmless(f"{one.how}, {one.source}"))
         how.append(f"\n{one.formula}", style="dim")
         if one.note:
             how.append(f"\n{one.note}", style="dim italic")

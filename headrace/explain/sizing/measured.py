@@ -41,16 +41,29 @@ class Measurement(BaseModel):
     note: str
     run: str
     command: str
+    sample: int
+    """Number of things that the measured bytes were divided by."""
+    of_runs: int
+    """Number of runs that measured the same quantity; of these, this one has the largest sample."""
+
+    @property
+    def source(self) -> str:
+        """The run, and why it was chosen, in words."""
+        return self.run if self.of_runs == 1 else f"{self.run}, the largest sample of {self.of_runs} runs"
 
 
 def measurements(home: Path, run: str | None = None) -> tuple[Measurement, ...]:
-    """The newest measurement of each quantity in this home's last 50 runs, or those of one run. Raises `NotFound` for that."""
+    """Each quantity as the run with the largest sample measured it, of this home's last 50, the newer of two equal ones.
+
+    With `run`, those of that run. Raises `NotFound` for it.
+    """
     journals = [journal_of(home, run)] if run else islice(newest_first(home), _RUNS)
-    found: dict[str, Measurement] = {}
+    found: dict[str, list[Measurement]] = {}
     for journal in journals:
         for one in measured_by(journal):
-            found.setdefault(one.name, one)
-    return tuple(found[name] for name in _ORDER if name in found)
+            found.setdefault(one.name, []).append(one)
+    largest = {name: max(ones, key=lambda one: one.sample) for name, ones in found.items()}
+    return tuple(largest[name].model_copy(update={"of_runs": len(found[name])}) for name in _ORDER if name in found)
 
 
 def measured_by(journal: Mapping[str, Any]) -> Iterator[Measurement]:
@@ -79,7 +92,7 @@ class _Run:
         )
 
     def measurement(
-        self, name: str, tier: Tier, label: str, moved: float, count: float, estimated: float, **said: str
+        self, name: str, tier: Tier, label: str, moved: float, count: int, estimated: float, **said: str
     ) -> Measurement:
         measured = moved / count
         return Measurement(
@@ -90,6 +103,8 @@ class _Run:
             estimated=estimated,
             error=estimated / measured - 1 if measured else 0.0,
             unit="B",
+            sample=count,
+            of_runs=1,
             run=self.id,
             command=f"headrace {self.command}",
             **said,

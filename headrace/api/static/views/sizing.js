@@ -119,7 +119,7 @@ function needed(share) {
 function measured(rows) {
   if (!rows.length) return [quiet("This home has measured none of these yet: "), command("headrace demo")];
   const list = table("Measured by this home beside the same formulas", [
-    { name: "label", title: "Measured here", value: (one) => one.label, cell: (one) => [one.label, make("span", { class: "reason" }, `${one.how}, ${one.run}`)], wide: true },
+    { name: "label", title: "Measured here", value: (one) => one.label, cell: (one) => [one.label, make("span", { class: "reason" }, `${one.how}, ${one.run}${one.of_runs > 1 ? `, the largest sample of ${one.of_runs} runs` : ""}`)], wide: true },
     { name: "measured", title: "Measured", number: true, value: (one) => one.measured, cell: (one) => bytes(Math.round(one.measured)) },
     { name: "estimated", title: "Formula", number: true, value: (one) => one.estimated, cell: (one) => bytes(Math.round(one.estimated)) },
     { name: "error", title: "Off", number: true, value: (one) => Math.abs(one.error), cell: (one) => `${one.error < 0 ? "−" : "+"}${percent(Number(Math.abs(one.error).toFixed(2)))}` },
