@@ -142,7 +142,7 @@ def _say(subject: Any, proof: dict[str, Any]) -> None:
     if removed:
         out.print(rows_table(removed))
     for one in proof["remains"]:
-        out.print(Text(f"  remains: {one['where']}: {one['what']} ({one['why']})"), soft_wrap=True)
+        out.print(Text(printable(f"  remains: {one['where']}: {one['what']} ({one['why']})")), soft_wrap=True)
     for model in proof["learned"]:
         now = f"answers {model['share']:.0%} now" if model["served"] else "not served now"
         out.print(

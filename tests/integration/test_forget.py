@@ -270,6 +270,8 @@ def test_bytes_that_another_document_has_stay_its_own(world: World) -> None:
     assert "puts the file again" in remaining(proof, "the folder or bucket it was in")["why"]
     assert world.objects(DOCUMENTS).get(key) == text.encode()
     assert {row["uri"] for row in world.rows(CHUNK_ROWS, tenant="twins")} == {"two.md"}
+    copies = remaining(proof, "other documents")
+    assert (copies["what"], copies["documents"]) == ("passages word for word in two.md", {"two.md": 1})
 
 
 def test_what_nobody_knows_is_said(world: World) -> None:

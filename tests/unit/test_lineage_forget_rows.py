@@ -23,6 +23,7 @@ from headrace.catalog import (
     Store,
 )
 from headrace.lineage.forget.journal import EMPTIED, REMOVED, Journal
+from headrace.lineage.forget.remains import find_copies
 from headrace.lineage.forget.rows import find_document, find_user, strike_document, strike_user
 from headrace.lineage.forget.subject import DOCUMENT, USER, Subject
 from headrace.storage.endpoints import Endpoints, VastEndpoint
@@ -152,3 +153,31 @@ def test_rows_of_a_user_go_and_so_do_verdicts_of_others_on_the_user_s_answers(en
     assert [row["answer_id"] for row in held(endpoints, INTERACTION_ROWS)] == ["b", "c"]
     assert [(row["answer_id"], row["user"]) for row in held(endpoints, FEEDBACK_ROWS)] == [("b", "bob"), ("c", "ann")]
     assert [row["value"] for row in held(endpoints, DEAD_LETTERS)] == [b'{"user":"bob"}']
+
+
+def test_other_documents_with_the_same_passages_are_named_if_questions_find_them(endpoints: Endpoints) -> None:
+    """A copy under another name was left findable without a word."""
+    texts = {
+        ("pump.md", "1"): ["It turns.", "It hums.", "It leaks."],
+        ("copy.md", "1"): ["It turns.", "It hums."],
+        ("quote.md", "2"): ["It turns.", "It turns.", "Another."],
+        ("was.md", "1"): ["It turns."],  # its newer version has no such passage
+        ("broken.md", "1"): ["It hums."],  # its newer version could not be read
+        ("gone.md", "1"): ["It turns."],
+        ("weir.md", "1"): ["It falls."],
+    }
+    newest = {"was.md": ("2", "parsed"), "broken.md": ("2", "failed"), "gone.md": ("", "deleted")}
+    for (uri, version), passages in texts.items():
+        own = {"document_id": PUMP.document_id if uri == "pump.md" else uri, "uri": uri}
+        rows = [{**own, "version": version, "text": text} for text in passages]
+        fill(endpoints, CHUNK_ROWS, *rows, *({**row, "uri": f"apex-{uri}", "tenant": "apex"} for row in rows))
+        fill(endpoints, DOCUMENT_ROWS, dict(zip(("version", "status"), newest.get(uri, (version, "parsed")), strict=True)) | own)
+    journal = Journal("cli:ann", AT.isoformat())
+    find_copies(
+        known=TableWriter(DOCUMENT_ROWS, endpoints, Meter(Ledger(), "test")),
+        chunks=TableWriter(CHUNK_ROWS, endpoints, Meter(Ledger(), "test")),
+        subject=PUMP,
+        journal=journal,
+    )
+    assert journal.copies == {"copy.md": 2, "quote.md": 1, "broken.md": 1}
+    assert Journal.load(journal.dump(PUMP), "").copies == journal.copies

@@ -27,7 +27,15 @@ from headrace.ingest.trim import trim
 from headrace.lineage.forget.datasets import find_examples, strike_examples
 from headrace.lineage.forget.index import drop_copies, drop_kv, find_stored, still_indexed, strike_stored
 from headrace.lineage.forget.journal import Journal, close, newest_proof, note, open_journal
-from headrace.lineage.forget.remains import find_learned, find_named, in_head, kept_sources, remains, withdraw_unfinished
+from headrace.lineage.forget.remains import (
+    find_copies,
+    find_learned,
+    find_named,
+    in_head,
+    kept_sources,
+    remains,
+    withdraw_unfinished,
+)
 from headrace.lineage.forget.rows import find_document, find_user, purge, strike_document, strike_user, suppress, unread
 from headrace.lineage.forget.subject import USER, Subject
 
@@ -51,6 +59,8 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
         if before is not None:
             return before
         raise NotFound(f"Nothing is known about {subject}.", hint="Check --tenant, and upper and lower case.")
+    if subject.kind != USER:
+        runner.run(find_copies, subject=subject, journal=journal)
     journal.attempts += 1
     looked = datetime.now(UTC)
     purged: dict[str, Any] = {}

@@ -27,7 +27,8 @@ class Journal:
 
     `answers`, `origins`, `chunks` and `sources` identify further data, after the rows they came from are gone. `pieces` is what
     is removed, emptied or rewritten, by store: keys and digests. `datasets` are the datasets that had examples of it, with their
-    number by split. `first` is the earliest event and its time.
+    number by split. `first` is the earliest event and its time. `copies` is how many passages of the document other
+    documents have, by uri.
     """
 
     who: str
@@ -43,6 +44,7 @@ class Journal:
     datasets: dict[str, dict[str, int]] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
     withdrawn: set[int] = field(default_factory=set)
+    copies: dict[str, int] = field(default_factory=dict)
     etag: str = ""
 
     def take(self, store: Store, what: str, keys: Iterable[str], sha256: Iterable[str] = (), *, size: int = 0) -> bool:

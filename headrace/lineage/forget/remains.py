@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import pyarrow.compute as pc
+
 from headrace.catalog import (
     AUDIT,
     CHECKPOINTS,
+    CHUNK_ROWS,
     DEAD_LETTERS,
     DOCUMENT_EVENT_ROWS,
     DOCUMENT_ROWS,
@@ -21,6 +24,7 @@ from headrace.catalog import (
     Store,
 )
 from headrace.core.stage import each, stage
+from headrace.documents.versions import newest_versions
 from headrace.ingest.event import Event
 from headrace.lineage.forget.index import shared
 from headrace.lineage.forget.journal import Journal
@@ -28,8 +32,10 @@ from headrace.lineage.forget.subject import DOCUMENT, Subject
 from headrace.lineage.graph import LearnedVersion, ReleaseHistory
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.stream.reader import TopicReader
-from headrace.storage.tables.handles import TableReader
+from headrace.storage.tables.handles import TableReader, quoted
 from headrace.training import manifest
+
+_SHOWN = 5  # names of other documents in a line; all are listed beside it
 
 
 @stage("Finds the models that had learned from the forgotten data.")
@@ -80,6 +86,30 @@ def in_head(
 def kept_sources(known: Annotated[TableReader, DOCUMENT_ROWS], subject: Subject, journal: Journal) -> list[str]:
     """Keys of the source objects that are kept."""
     return sorted(shared(known, subject, journal))
+
+
+@stage("Finds the other documents that have passages of a document word for word.")
+def find_copies(
+    known: Annotated[TableReader, DOCUMENT_ROWS],
+    chunks: Annotated[TableReader, CHUNK_ROWS],
+    subject: Subject,
+    journal: Journal,
+) -> None:
+    """Note them in the journal: they are documents of their own, in which questions go on finding the text."""
+    mine = chunks.read(("text",), f"document_id = {quoted(subject.document_id)}")["text"].combine_chunks().unique()
+    if not len(mine):
+        return
+    current = newest_versions(known, subject.tenant)
+    copied: dict[str, set[str]] = {}
+    for rows in chunks.scan(("uri", "version", "text"), f"tenant = {quoted(subject.tenant)}"):
+        for row in rows.filter(pc.is_in(rows["text"], value_set=mine)).to_pylist():
+            newest = current.get(row["uri"])
+            if row["uri"] == subject.name or newest is None or newest.status == "deleted":
+                continue
+            # Where the newest version failed, an older one answers.
+            if newest.status == "failed" or newest.version == row["version"]:
+                copied.setdefault(row["uri"], set()).add(row["text"])
+    journal.copies.update({uri: len(texts) for uri, texts in copied.items()})
 
 
 def remains(
@@ -151,6 +181,12 @@ def remains(
     if sources:
         why = "another document has the same bytes"
         say(str(DOCUMENTS), f"{len(sources)} source objects", why, "that document is forgotten", keys=sources)
+    if journal.copies:
+        names = sorted(journal.copies, key=lambda uri: (-journal.copies[uri], uri))
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+        why = "they are documents of their own, in which questions go on finding the text until they are forgotten, too"
+        until = "each is forgotten, too: headrace forget --document NAME"
+        say("other documents", f"passages word for word in {shown}", why, until, documents=dict(sorted(journal.copies.items())))
     if subject.kind == DOCUMENT:
         why = "LanceDB keeps uncommitted files for a week, since their writer may be slow"
         say("chunks (vector)", "files of a writer that died, if any", why, "a week later")
