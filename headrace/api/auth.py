@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,10 +171,15 @@ def limits_with(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
     try:
         return TenantLimits.model_validate({**defaults.model_dump(), **quotas})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        faults = "; ".join(_quota_fault(fault) for fault in error.errors())
         raise WrongUsage(
             f"These quotas are wrong: {faults}.", hint=f"Known quotas: {', '.join(TenantLimits.model_fields)}."
         ) from None
+
+
+def _quota_fault(fault: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    return f"there is no quota {name!r}" if fault["type"] == "extra_forbidden" else f"{name}: {fault['msg']}"
 
 
 def check_key_scopes(scopes: Collection[str], readers: Collection[str] | None) -> None:

@@ -407,3 +407,13 @@ def test_a_round_is_not_made_beside_one_of_the_loop(run, home: Path) -> None:  #
     assert (code, said) == (1, "")
     assert "Round 3 (reranker): finetune, step 12 of 96, about 40 s left in this stage." in " ".join(told.split())
     assert "headrace loop" in told
+
+
+def test_an_unknown_quota_is_refused_with_the_known_ones(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    code, said, told = run("--home", str(home), "tenant", "add", "acme", "--quota", "speed=1", "--quota", "keys=0")
+    words = " ".join(told.split())
+    assert (code, said) == (2, "")
+    assert "there is no quota 'speed'" in words
+    assert "keys: Input should be greater than or equal to 1" in words
+    assert "Known quotas: requests_per_minute, questions, documents, " in words
+    assert not (home / "metadata.db").exists(), "nothing was added"
