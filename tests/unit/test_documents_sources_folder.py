@@ -64,6 +64,17 @@ def test_links_in_a_circle_end(folder: Path) -> None:
         read_file(folder / "self", "docs/self", 100)
 
 
+def test_a_link_to_nothing_is_said_to_be_one(folder: Path) -> None:
+    """ "No such file" was said of a file that everybody sees in the folder."""
+    (folder / "link.md").symlink_to("b/gone.md")
+    assert "docs/link.md" in names(folder)
+    with pytest.raises(BadDocument, match=r"a link to b/gone\.md, which does not exist"):
+        read_file(folder / "link.md", "docs/link.md", 100)
+    (folder / "away.md").symlink_to("/nowhere/gone.md")
+    with pytest.raises(BadDocument, match="a link to a file outside the folder"):
+        read_file(folder / "away.md", "docs/away.md", 100)
+
+
 def test_a_link_to_a_file_is_read(folder: Path) -> None:
     (folder / "link.md").symlink_to(folder / "a.md")
     assert "docs/link.md" in names(folder)

@@ -112,6 +112,8 @@ def read_file(path: Path, uri: str, most_bytes: int) -> bytes:
                 raise BadDocument(uri, "a link to a file outside the folder")
             if home := _home_of(path, root):
                 raise BadDocument(uri, f"a link into a home of Headrace ({home.name})")
+            if not os.path.lexists(path):
+                raise BadDocument(uri, f"a link to {_text(str(path.relative_to(root)))}, which does not exist")
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             os.listdir(path)  # raises why it could not be walked
