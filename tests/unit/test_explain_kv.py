@@ -154,6 +154,13 @@ def test_what_is_no_trace_is_refused_by_line(tmp_path: Path, lines: list[Any], s
         read_trace(tmp_path / "missing.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("prompts", "blocks"), [(("abcd", "abcd", "abxx"), [1.25, 2.5, 5]), (("ab", "cd"), [1, 2, 4]), (("a",), [1])]
+)
+def test_the_curve_begins_where_a_block_fits(prompts: tuple[str, ...], blocks: list[float]) -> None:
+    assert capacities(trace(*prompts), FAST) == [count * BLOCK for count in blocks]
+
+
 @pytest.mark.parametrize("prompts", [("abcd", "abcd", "abxx"), ("ab", "cd"), ("a",)])
 def test_the_curve_says_what_is_enough_and_its_words_stay_in_place(prompts: tuple[str, ...], tmp_path: Path) -> None:
     requests = trace(*prompts)

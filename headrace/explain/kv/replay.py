@@ -13,6 +13,7 @@ The cache is written through: every block that was not found is written once, wh
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -153,9 +154,13 @@ def prefixes(trace: Trace, storage: KvStorage, capacity_bytes: int) -> list[int]
 
 
 def capacities(trace: Trace, storage: KvStorage) -> list[int]:
-    """Capacities in bytes for a curve: those of all distinct blocks, of half of them, of a quarter …, the smallest first."""
-    whole = trace.distinct_blocks * storage.bytes_per_token * trace.block_tokens
-    return [round(whole / 2**step) for step in range(_STEPS, -1, -1)]
+    """Capacities in bytes for a curve: those of all distinct blocks, of half of them, of a quarter …, the smallest first.
+
+    None is below one block, which holds nothing.
+    """
+    block = storage.bytes_per_token * trace.block_tokens
+    blocks = max(1, trace.distinct_blocks)
+    return [math.ceil(blocks * block / 2**step) for step in range(_STEPS, -1, -1) if blocks >= 2**step]
 
 
 class _Cache:
