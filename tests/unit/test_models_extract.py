@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.models.extract import PASSAGES, WEIGHTS, Extract, SourceText, best, features, parts, quotes
+from headrace.models.extract import PASSAGES, WEIGHTS, Extract, Quote, SourceText, best, features, parts, quotes
 
 HARBOUR = SourceText(
     """Harbour rules › Moorings
@@ -135,6 +135,24 @@ max_guests = 1800       # guests at the same time
         "2026-01-01T10:00:01 host two has said something that is quite long here",
     ]
     assert all(wrapped.text[quote.start : quote.end] == quote.text for quote in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("The pump moves **42 litres** of ***clear*** water.", "The pump moves 42 litres of clear water."),
+        ("Call it with **names and 2**8, or f(**a, **b), or `**kept**`.",) * 2,
+        ("| **Lock** | **8 m** |", "Part: Lock; Width: 8 m"),
+        (
+            "Vectors are pre-\ncomputed, in short- and\nlong-term stores.",
+            "Vectors are pre-computed, in short- and long-term stores.",
+        ),
+        ("The two-\nand three-phase ones, of type A-\nB.", "The two- and three-phase ones, of type A- B."),
+    ],
+)
+def test_a_quote_is_shown_without_markup_and_with_its_words_whole(text: str, said: str) -> None:
+    over = "h\n| **Part** | Width |" if text.startswith("|") else "h"
+    assert Quote(0, 0, len(text), text, over, "").said == said
 
 
 def test_a_cell_without_a_column_is_shown_too_and_an_empty_one_is_not() -> None:
