@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow.compute as pc
+
 from headrace.catalog import AUDIT, DIVERGENCES, FEEDBACK, FEEDBACK_ROWS
 from headrace.core.runner import Runner
 from headrace.errors import NotFound
@@ -47,10 +49,11 @@ class RecordedEvents:
         rows = table.read(where=f"at >= {quoted(since.isoformat())}").to_pylist()
         return sorted(rows, key=lambda row: row["at"], reverse=True)[:_DIVERGENCES]
 
-    def audit(self, tenant: str | None, before: datetime | None, most: int) -> list[dict[str, Any]]:
+    def audit(self, tenant: str | None, before: datetime | None, most: int, *, reads: bool) -> list[dict[str, Any]]:
         """The newest lines of the audit before a time (of a tenant), newest first; none older than a month before it.
 
-        It looks back minutes first, and further where that was too little.
+        Without `reads`, those of GET requests that were answered are left out. It looks back minutes first, and further where
+        that was too little.
         """
         table = self._runner.open(TableReader, AUDIT, stage="page")
         until = before or datetime.now(UTC) + timedelta(minutes=1)
@@ -61,6 +64,9 @@ class RecordedEvents:
                 where += f" AND tenant = {quoted(tenant)}"
             rows = []
             for batch in table.scan(where=where):
+                if not reads:
+                    read = pc.and_(pc.starts_with(batch["action"], "GET "), pc.equal(batch["outcome"], "done"))
+                    batch = batch.filter(pc.invert(read))
                 rows = sorted([*rows, *batch.to_pylist()], key=lambda row: row["at"], reverse=True)[:most]
             if len(rows) >= most:
                 break

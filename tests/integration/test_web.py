@@ -383,6 +383,35 @@ def test_a_tenants_admin_sees_its_own_lines_of_the_audit(api: Any, client: httpx
     until(60, lambda: any(line["action"] == "GET /v1/documents" for line in lines()), lines)
     assert {line["tenant"] for line in lines()} == {"audited"}
     assert admin.get("/v1/audit", params={"tenant": "acme"}).status_code == 403
+
+
+def test_reads_that_were_answered_are_left_out_of_the_audit_where_nobody_asks_for_them(api: Any) -> None:
+    api.tenant("unread")
+    admin = api.client(api.mint("unread", "tenant-admin")[0])
+    admin.get("/v1/documents").raise_for_status()
+    assert admin.get("/v1/audit", params={"tenant": "acme"}).status_code == 403
+
+    def actions(reads: bool) -> set[tuple[str, str]]:
+        data = admin.get("/v1/audit", params={"reads": reads}).json()["data"]
+        return {(line["action"], line["outcome"]) for line in data}
+
+    refused = ("GET /v1/audit", "forbidden")
+    until(60, lambda: {refused, ("GET /v1/documents", "done")} <= actions(True), lambda: actions(True))
+    shown = actions(False)
+    assert refused in shown
+    assert not any(action.startswith("GET ") and outcome == "done" for action, outcome in shown)
+
+
+def test_the_audit_is_paged_by_time(api: Any, client: httpx.Client) -> None:
+    api.tenant("paged")
+    admin = api.client(api.mint("paged", "tenant-admin")[0])
+    for _ in range(6):
+        admin.get("/v1/documents").raise_for_status()
+
+    def audited() -> int:
+        return len(admin.get("/v1/audit").json()["data"])
+
+    until(60, lambda: audited() >= 6, audited)
     times = [line["at"] for line in client.get("/v1/audit", params={"limit": 5}).json()["data"]]
     assert len(times) == 5
     assert times == sorted(times, reverse=True)

@@ -249,6 +249,7 @@ async def audit(
         str | None, Query(max_length=63, description="Only this tenant's; with `tenant-admin` always the key's.")
     ] = None,
     before: Annotated[datetime | None, Query(description="Only lines before this time.")] = None,
+    reads: Annotated[bool, Query(description="Whether GET requests that were answered are among them.")] = True,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
 ) -> AuditList:
     """The newest lines of the audit, newest first; a line is there a few seconds after what it tells of."""
@@ -256,7 +257,7 @@ async def audit(
     whose = tenant if own is None else caller.tenant_for(tenant)
     # `max`: what is asked for lies months before, and no time is before the first.
     until = None if before is None else max(before if before.tzinfo else before.replace(tzinfo=UTC), _FIRST)
-    rows = await in_thread(lambda: service.events.audit(whose, until, limit))
+    rows = await in_thread(lambda: service.events.audit(whose, until, limit, reads=reads))
     return AuditList(data=[AuditLineResponse(**row) for row in rows])
 
 

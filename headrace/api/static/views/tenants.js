@@ -39,11 +39,12 @@ export function open(section) {
   const state = make("div", {}, loading("Loading tenants"));
   const audit = make("div", { class: "stack" }, loading("Loading the audit"));
   const whose = make("select", { id: "audit-tenant", onchange: () => loadAudit() }, make("option", { value: "" }, "everybody"));
+  const reads = make("input", { id: "audit-reads", type: "checkbox", onchange: () => loadAudit() });
   fill(
     section,
     make("div", { class: "view-head" }, make("div", {}, make("h1", {}, "Tenants"), make("p", {}, "Customers of this service. Each sees its own documents and answers only, within its quotas.")), make("button", { type: "button", class: "main", onclick: addTenant }, "Add a tenant")),
     card("Tenants and their quotas", state, list.element),
-    card("Audit", make("label", { class: "inline", for: "audit-tenant" }, "Of", whose), audit),
+    card("Audit", make("div", { class: "row" }, make("label", { class: "inline", for: "audit-tenant" }, "Of", whose), make("label", { class: "inline", for: "audit-reads" }, reads, "Also reads, such as this page's own")), audit),
   );
   const live = (one) => keys.filter((key) => key.tenant === one.tenant && !key.revoked_at);
 
@@ -71,9 +72,9 @@ export function open(section) {
   async function loadAudit(before) {
     const wanted = read();
     try {
-      const found = (await get("/v1/audit", { tenant: whose.value, before, limit: LINES })).data;
+      const found = (await get("/v1/audit", { tenant: whose.value, before, reads: reads.checked, limit: LINES })).data;
       if (!wanted()) return null;
-      if (!found.length && !before) return fill(audit, empty("Nothing yet", make("p", {}, "Each request with a key and each change is a line here, a few seconds after it happened.")));
+      if (!found.length && !before) return fill(audit, empty("Nothing yet", make("p", {}, "Each question, each change and each refused request is a line here, a few seconds after it happened; with the box ticked, each read is, too.")));
       const lines = table("Audit, newest first", [
         { name: "at", title: "When", cell: (one) => make("time", { dateTime: one.at, title: exactly(one.at) }, ago(one.at)) },
         { name: "tenant", title: "Tenant", cell: (one) => one.tenant || "–" },
