@@ -100,7 +100,8 @@ def tenant_list(as_json: AsJson = False) -> None:
         ]
         say_rows(out, shown)
     else:
-        out.print("There are no tenants yet. Add one: headrace tenant add NAME")
+        own = settings_of().tenant
+        out.print(f"Commands use the tenant {own!r}. No other was added yet: headrace tenant add NAME", highlight=False)
 
 
 @key_cli.command("create")

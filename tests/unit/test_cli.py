@@ -417,3 +417,8 @@ def test_an_unknown_quota_is_refused_with_the_known_ones(run, home: Path) -> Non
     assert "keys: Input should be greater than or equal to 1" in words
     assert "Known quotas: requests_per_minute, questions, documents, " in words
     assert not (home / "metadata.db").exists(), "nothing was added"
+
+
+def test_a_home_without_tenants_names_the_one_that_commands_use(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    code, said, _ = run("--home", str(home), "tenant", "list")
+    assert (code, said) == (0, "Commands use the tenant 'default'. No other was added yet: headrace tenant add NAME\n")

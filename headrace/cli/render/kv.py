@@ -21,8 +21,8 @@ from headrace.terminal import harmless
 def say_replays(console: Console, trace: Trace, model: str, storage: KvStorage, memory: int, replays: Sequence[Replayed]) -> None:
     """Print what was replayed, a row per capacity, and what follows from it; the last replay is that without a bound."""
     console.print(
-        f"{trace.name}: {len(trace.requests):,} requests in {human_s(trace.seconds)}, {trace.input_tokens:,} tokens of prompts, "
-        f"{trace.distinct_blocks:,} of {trace.blocks:,} blocks distinct.\n"
+        f"{trace.name}: {counted(len(trace.requests), 'request')} in {human_s(trace.seconds)}, {trace.input_tokens:,} tokens of "
+        f"prompts, {trace.distinct_blocks:,} of {trace.blocks:,} blocks distinct.\n"
         f"{model}: {storage.bytes_per_token:,.0f} B a token, prefills {storage.prefill_rate:,.0f} tokens/s; the storage reads "
         f"{human_bytes(round(storage.bandwidth))}/s after {storage.latency_s * 1e3:g} ms"
         f"{f', behind {human_bytes(memory)} of memory' if memory else ''}.",
