@@ -19,7 +19,7 @@ from headrace.answering.options import AnswerOptions
 from headrace.answering.record import Answer, Verdict
 from headrace.app import App
 from headrace.catalog import CHUNK_ROWS
-from headrace.cli.render.results import ledger_table, say_indexed, say_round, say_sources, tier_table
+from headrace.cli.render.results import counted, ledger_table, say_indexed, say_round, say_sources, tier_table
 from headrace.core.run import journal_of
 from headrace.core.stage import stage
 from headrace.errors import NotFound, Permanent
@@ -137,7 +137,12 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
             promoted = made.decision.promoted
         except Permanent as nothing:
             console.print(Text(f"No round: {nothing.message} {nothing.hint}", style="yellow"))
-        _head(console, "5  The same questions again", "inference, with the model that won")
+            if docs is not None:
+                said = f"These documents gave {counted(len(memories), 'question')} to judge; the demo's own give {questions:,}."
+                console.print(said, highlight=False)
+        _head(
+            console, "5  The same questions again", f"inference, with {'the model that won' if promoted else 'the same models'}"
+        )
         if promoted:
             _before_and_after(console, app, missed)
         _ask(console, app.answers, settings, questions_asked[:1])
@@ -151,18 +156,22 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         console.print(tier_table(rows))
         if any(row["estimated"] for row in rows):
             console.print("≈ estimated: that store's library hides its I/O (docs/explanation/ledger.md).", style="dim")
-    draw_run(settings.home, run.id, out_dir)
+    slides = draw_run(settings.home, run.id, out_dir)
     console.print()
     console.print(
         f"Diagrams drawn from this run: {out_dir}/inference.svg and {out_dir}/training.svg, each also as .png and .pptx,"
-        f" with every flow (-full.svg), and over time (-time.svg). Slides: {out_dir}/deck.pptx.",
+        f" with every flow (-full.svg), and over time (-time.svg)."
+        f" {f'Slides: {out_dir}/deck.pptx.' if slides else 'No slides: they show a round.'}",
         highlight=False,
     )
     console.print(f"The demo took {time.perf_counter() - started:.0f} s. Next: headrace up", highlight=False)
 
 
-def draw_run(home: Path, run: str, folder: Path) -> None:
-    """Draw both pipelines of a run, at slide level, with every flow, and over time; and make slides of it."""
+def draw_run(home: Path, run: str, folder: Path) -> bool:
+    """Draw both pipelines of a run, at slide level, with every flow, and over time; and make slides of it if it has a round.
+
+    Returns whether there are slides.
+    """
     for name in PIPELINES:
         diagram = measured(home, name, run=run).diagram()
         for suffix in (".svg", ".png", ".pptx"):
@@ -170,8 +179,9 @@ def draw_run(home: Path, run: str, folder: Path) -> None:
         draw(diagram, folder / f"{name}-full.svg", detail=Detail.FULL)
         draw(diagram, folder / f"{name}-time.svg", view=View.TIME)
     journal = journal_of(home, run)
-    if ran_both(journal):  # a demo whose documents gave nothing to learn from has no round
+    if slides := ran_both(journal):  # a demo whose documents gave nothing to learn from has no round
         write_deck(folder / "deck.pptx", build(journal))
+    return slides
 
 
 def _learning(settings: Settings) -> Settings:
