@@ -6,6 +6,7 @@ A new interpreter spends two seconds of processor time on imports before its fir
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -99,6 +100,7 @@ class ForkedProcess:
 
 
 def _run(link: Connection, work: Callable[..., object], given: tuple[Any, ...]) -> None:
+    gc.freeze()  # a collection writes to the headers of all objects, and so would copy the memory that is shared with the server
     try:
         work(link, *given)
     except SystemExit:
