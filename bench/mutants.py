@@ -692,8 +692,8 @@ MUTANTS = (
     Mutant(
         "T1",
         "headrace/training/checkpoint.py",
-        "steps = {found.training.checkpoint for found in committed}",
-        "steps = {committed[-1].training.checkpoint}",
+        "any(key == found.training.checkpoint for found in committed)",
+        "key == list(committed)[-1].training.checkpoint",
         "The last checkpoint of an older round goes.",
         (
             "tests/unit/test_training_tidy.py::test_a_training_that_a_manifest_names_keeps_its_last_checkpoint_and_its_weights_and_any_other_goes",
@@ -702,8 +702,8 @@ MUTANTS = (
     Mutant(
         "T2",
         "headrace/training/checkpoint.py",
-        "            checkpoints.delete(info.key)\n",
-        "",
+        "        checkpoints.delete(key)\n",
+        "        pass\n",
         "Nothing goes.",
         (
             "tests/unit/test_training_tidy.py::test_a_training_that_a_manifest_names_keeps_its_last_checkpoint_and_its_weights_and_any_other_goes",
@@ -712,8 +712,8 @@ MUTANTS = (
     Mutant(
         "T3",
         "headrace/training/checkpoint.py",
-        'info.key.startswith(f"{name}/")',
-        "info.key.startswith(name)",
+        "rpartition('/')[0]}/\")",
+        "rpartition('/')[0]}\")",
         "A training whose name begins like that of a named one stays.",
         (
             "tests/unit/test_training_tidy.py::test_a_training_that_a_manifest_names_keeps_its_last_checkpoint_and_its_weights_and_any_other_goes",
@@ -722,8 +722,8 @@ MUTANTS = (
     Mutant(
         "T4",
         "headrace/training/checkpoint.py",
-        "committed[-1].committed) - _GRACE",
-        "committed[-1].committed)",
+        "newest[-1].committed) - _GRACE",
+        "newest[-1].committed)",
         "What another process has just begun goes.",
         ("tests/unit/test_training_tidy.py::test_what_may_be_of_a_round_under_way_stays",),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,11 @@ from headrace.storage.timeline import ASKED
 
 
 def new_id() -> str:
-    """The id of a new answer."""
-    return uuid.uuid4().hex[:16]
+    """The id of a new answer: 24 hex digits, of which the first 8 are the time in seconds.
+
+    So the answers of a while have similar ids, and finding one by its id reads only the files of the table that are of its time.
+    """
+    return f"{int(time.time()):08x}{uuid.uuid4().hex[:16]}"
 
 
 @dataclass(frozen=True)

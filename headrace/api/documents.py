@@ -36,6 +36,10 @@ class Documents:
         self._putting: Counter[tuple[str, str]] = Counter()  # sources that are being stored, by tenant and version
         self._removing: Counter[tuple[str, str]] = Counter()  # and those that are being deleted
 
+    def waiting(self, tenant: str | None = None) -> tuple[int, float]:
+        """As `DocumentView.waiting`."""
+        return self._view.waiting(tenant)
+
     def put(
         self,
         tenant: str,

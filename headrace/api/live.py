@@ -32,11 +32,19 @@ from headrace.storage.vectors.handles import VectorReader
 class LiveRun:
     """The run of `headrace up`; safe to share between threads. `queue` says how many questions are answered and wait."""
 
-    def __init__(self, runner: Runner, home: Path, queue: Callable[[], tuple[int, int]], stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        home: Path,
+        queue: Callable[[], tuple[int, int]],
+        stopping: Callable[[], bool],
+        unindexed: Callable[[str], tuple[int, float]],
+    ) -> None:
         self._runner = runner
         self._home = home
         self._queue = queue
         self._stopping = stopping
+        self._unindexed = unindexed
         self._drawing = threading.Lock()
         self._drawn: dict[tuple[str, View, Detail, str], tuple[tuple[str, int], Scene]] = {}
 
@@ -85,7 +93,8 @@ class LiveRun:
         return [_with_pipelines(journal) for journal in islice(newest_first(self._home), most)]
 
     def index_status(self, caller: Caller, tenant: str) -> dict[str, Any]:
-        """How many passages of a tenant are indexed, and in which version of the index."""
+        """How many passages of a tenant are indexed, in which version of the index, and what waits to be."""
+        count, oldest_s = self._unindexed(tenant)
         indexes, vectors = self._index
         served = active_reader(indexes.recent(), vectors)
         return {
@@ -94,6 +103,8 @@ class LiveRun:
             "default_tenant": caller.tenant,
             "index_version": served.version(),
             "passages": served.count(f"tenant = {quoted(tenant)}"),
+            "waiting": count,
+            "lag_s": round(oldest_s, 1),
         }
 
     def diagram(self, name: str, run: str | None, view: View, detail: Detail, theme: str) -> bytes:

@@ -111,7 +111,7 @@ class ResponseRequest(OpenAIRequest):
     ]
     instructions: Annotated[str, AfterValidator(_short)] | None = None
     max_output_tokens: Tokens | None = None
-    previous_response_id: Annotated[str, Field(pattern=r"^resp_[0-9a-f]{16}$")] | None = None
+    previous_response_id: Annotated[str, Field(pattern=r"^resp_[0-9a-f]{16}([0-9a-f]{8})?$")] | None = None
 
     metadata: Annotated[dict[str, str] | None, BeforeValidator(_few_texts)] = None
 

@@ -90,6 +90,7 @@ class Service:
             lambda: self.readiness.recent(math.inf) or (),
             lambda: self.unrecorded_answers,
             self.followed_sources,
+            self.documents.waiting,
         )
         self._traces = traces or Traces.from_settings(settings.telemetry)
         self.questions = QuestionService(
@@ -101,7 +102,7 @@ class Service:
             app.documents.require_tenant,
             lambda: self.stopping,
         )
-        self.live = LiveRun(runner, settings.home, lambda: admission.counts, lambda: self.stopping)
+        self.live = LiveRun(runner, settings.home, lambda: admission.counts, lambda: self.stopping, self.documents.waiting)
         self._unrecorded = app.answers.unrecorded
         self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None
 

@@ -30,7 +30,8 @@ class ServiceMetrics:
     """The metrics of one service.
 
     `queue` returns how many questions are worked on and wait, `parts` the last known state of each part, and `unrecorded` how
-    many answers wait to be recorded; `followed` returns the sources that are followed.
+    many answers wait to be recorded; `followed` returns the sources that are followed, `unindexed` how many documents wait for
+    the index, and the age of the oldest in seconds.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ServiceMetrics:
         parts: Callable[[], Sequence[PartState]] = tuple,
         unrecorded: Callable[[], int] = int,
         followed: Callable[[], Sequence[FollowedSource]] = tuple,
+        unindexed: Callable[[], tuple[int, float]] = lambda: (0, 0.0),
     ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -61,7 +63,7 @@ class ServiceMetrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(_LiveMetrics(ledger, queue, parts, unrecorded, followed))
+        self._registry.register(_LiveMetrics(ledger, queue, parts, unrecorded, followed, unindexed))
 
     def answered(self, tenant: str, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -95,9 +97,10 @@ class _LiveMetrics:
         parts: Callable[[], Sequence[PartState]],
         unrecorded: Callable[[], int],
         followed: Callable[[], Sequence[FollowedSource]],
+        unindexed: Callable[[], tuple[int, float]],
     ) -> None:
         self._ledger, self._queue, self._parts, self._unrecorded = ledger, queue, parts, unrecorded
-        self._followed = followed
+        self._followed, self._unindexed = followed, unindexed
 
     def collect(self) -> Iterator[Metric]:
         queue = GaugeMetricFamily("headrace_queue", "Questions under way.", labels=["state"])
@@ -115,6 +118,11 @@ class _LiveMetrics:
         yield GaugeMetricFamily(
             "headrace_unrecorded_answers", "Answers that wait until the head takes them.", value=float(self._unrecorded())
         )
+        count, oldest_s = self._unindexed()
+        yield GaugeMetricFamily(
+            "headrace_unindexed_documents", "Documents put or deleted, not in the index so.", value=float(count)
+        )
+        yield GaugeMetricFamily("headrace_index_lag_seconds", "Age of the oldest of these.", value=oldest_s)
         behind = GaugeMetricFamily(
             "headrace_source_behind_seconds", "Age of the oldest change that no question finds yet.", labels=["place", "tenant"]
         )

@@ -75,7 +75,12 @@ def _not_beside_the_loop(home: Path) -> None:
 
 
 @cli.command(rich_help_panel="Training")
-def models(as_json: AsJson = False) -> None:
+def models(
+    last: Annotated[
+        int, typer.Option(help="Show so many versions of each model: the newest, and those that are served.", min=1)
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
     """List the released versions of every model, and which is served."""
     from headrace.app import App
     from headrace.catalog import MODELS, ROUNDS
@@ -83,37 +88,42 @@ def models(as_json: AsJson = False) -> None:
     from headrace.explain.diagram.format import human_bytes
     from headrace.storage.objects import ObjectReader
     from headrace.training import manifest
-    from headrace.training.promotions import champion, versions
+    from headrace.training.promotions import card, champion, version_names
 
     with App(settings_of(), "models", models=False, quiet=as_json) as app:
         store = app.runner.open(ObjectReader, MODELS, stage="models")
         pointers = {name: champion(store, name)[0] for name in MODEL_NAMES}
-        cards = [card for name in MODEL_NAMES for card in versions(store, name)]
+        names = {name: version_names(store, name) for name in MODEL_NAMES}
+        shown = {name: [v for v in known[:-last] if pointers[name].share(v)] + known[-last:] for name, known in names.items()}
+        cards = [card(store, name, version) for name, versions in shown.items() for version in versions]
         rounds = app.runner.open(ObjectReader, ROUNDS, stage="models")
         numbers = manifest.numbers(rounds)
         newest = manifest.read(rounds, numbers[-1]) if numbers else None
     rejected = newest if newest is not None and not newest.decision.promote else None
     rows = [
         {
-            "model": card.get("model", "reranker"),
-            "version": card["version"],
-            "round": card["round"],
-            "recipe": card.get("recipe", "reranker"),
-            "bytes": sum(file["bytes"] for file in card["files"]),
-            "share": pointers[card.get("model", "reranker")].share(card["version"]),
+            "model": stored.get("model", "reranker"),
+            "version": stored["version"],
+            "round": stored["round"],
+            "recipe": stored.get("recipe", "reranker"),
+            "bytes": sum(file["bytes"] for file in stored["files"]),
+            "share": pointers[stored.get("model", "reranker")].share(stored["version"]),
         }
-        for card in cards
+        for stored in cards
     ]
+    earlier = sum(map(len, names.values())) - len(rows)
     if as_json:
-        last = {"round": rejected.round, "recipe": rejected.recipe, **rejected.decision.model_dump()} if rejected else None
+        reason = {"round": rejected.round, "recipe": rejected.recipe, **rejected.decision.model_dump()} if rejected else None
         champions = {name: pointer.as_dict() for name, pointer in pointers.items()}
-        print_json({"models": rows, "champions": champions, "rejected": last})
+        print_json({"models": rows, "earlier": earlier, "champions": champions, "rejected": reason})
         return
     if rows:
         out.print(rows_table([{**row, "bytes": human_bytes(row["bytes"]), "share": _answers(row["share"])} for row in rows]))
-        for row, card in zip(rows, cards, strict=True):
-            if row["share"] and "ranking" in card:
-                weights = weights_line(card["ranking"]["weights"])
+        if earlier:
+            out.print(f"{earlier:,} earlier versions are not shown: headrace models --last N", style="dim", highlight=False)
+        for row, stored in zip(rows, cards, strict=True):
+            if row["share"] and "ranking" in stored:
+                weights = weights_line(stored["ranking"]["weights"])
                 out.print(f"{row['model']} {row['version']} weighs: {weights}", style="dim", highlight=False, soft_wrap=True)
         for name, pointer in pointers.items():
             if pointer.moves:

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,9 @@ from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableWriter, quoted
 from headrace.storage.tables.maintenance import MaintenanceReport
+
+_PLAN = ".plan.json"
+_REQUESTS = 16  # at a time, where all manifests are read
 
 
 @stage("Merges each table's small files, expires old snapshots that no round names, and removes orphaned files.")
@@ -51,17 +55,24 @@ def maintain(
 
 
 def retained_snapshots(rounds: ObjectReader) -> Callable[[], set[int]]:
-    """Returns a function that finds the snapshots named by rounds: all numbers in plans and manifests.
+    """Returns a function that finds the snapshots named by rounds: all numbers in manifests, and in plans without one.
 
-    Each file is read once, since they never change. Numbers that are not snapshots do no harm.
+    Each file is read once, since they never change, some at a time. Numbers that are not snapshots do no harm.
     """
-    numbers: dict[str, set[int]] = {}
+    known: set[str] = set()
+    snapshots: set[int] = set()
+
+    def read(key: str) -> set[int]:
+        return {int(digits) for digits in re.findall(rb"\d+", rounds.get(key))}
 
     def ask() -> set[int]:
-        for info in rounds.list():
-            if info.key not in numbers:
-                numbers[info.key] = {int(digits) for digits in re.findall(rb"\d+", rounds.get(info.key))}
-        return set().union(*numbers.values())
+        keys = {info.key for info in rounds.list()}
+        superseded = {key for key in keys if key.endswith(_PLAN) and f"{key.removesuffix(_PLAN)}.json" in keys}
+        new = sorted(keys - superseded - known)
+        with ThreadPoolExecutor(_REQUESTS) as threads:
+            snapshots.update(*threads.map(read, new))
+        known.update(new)
+        return snapshots
 
     return ask
 

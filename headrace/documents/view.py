@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from heapq import merge
 from itertools import islice
@@ -68,6 +68,8 @@ class Document:
     """Of how the index describes it; empty where the tables do not have it yet."""
     partition: int = -1
     offset: int = -1
+    put_at: datetime | None = None
+    """When this was put; `None` where `at` says so."""
 
     @property
     def id(self) -> str:
@@ -218,6 +220,18 @@ class DocumentView:
                 size = sum(sizes[v] * ((own.holders[v] + change[v] > 0) - there[v]) for v in change)
                 self._usage[tenant] = count, own.bytes + size
             return self._usage[tenant]
+
+    def waiting(self, tenant: str | None = None) -> tuple[int, float]:
+        """How many documents (of a tenant) were put or deleted and are not in the index so yet, and the age of the oldest in s.
+
+        As of the last look at the table, and of what was put or deleted here since.
+        """
+        with self.lock:
+            waiting = {(whose, uri): self._tenants[whose].documents[uri] for whose, uri in self._parsed.values()}
+            for whose, own in self._since.items():
+                waiting.update({(whose, uri): waiting.get((whose, uri), changes[0]) for uri, changes in own.items()})
+            put = [document.put_at or document.at for (whose, _), document in waiting.items() if tenant in (None, whose)]
+        return len(put), (datetime.now(UTC) - min(put)).total_seconds() if put else 0.0
 
     def stores(self, tenant: str, version: str, *, beside: str | None = None) -> bool:
         """Whether a version's source is stored for a document of the tenant (another one than `beside`)."""
@@ -410,5 +424,6 @@ def _shown(rows: Sequence[dict[str, Any]]) -> tuple[str, str, str, Document | No
             readers=tuple(newest["readers"] or ()),
             attributes=tuple(newest["attributes"] or ()),
             description_id=describe(rows)[name].id,
+            put_at=newest["put_at"],
         )
     return newest["tenant"], newest["uri"], name, document, versions

@@ -12,8 +12,10 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any, NewType, TypedDict
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.catalog import (
     CHUNK_ROWS,
@@ -86,23 +88,11 @@ class ReleaseHistory:
     @classmethod
     def load(cls, rounds: ObjectReader, models: ObjectReader) -> ReleaseHistory:
         """Read every manifest and every pointer."""
-        pointers = {model: read_pointer(models, model)[0] for model in _ROLES}
-        return cls({number: manifest.read(rounds, number) for number in manifest.numbers(rounds)}, pointers)
-
-    @cached_property
-    def by_version(self) -> dict[tuple[str, str], int]:
-        """The round that released each (model, version)."""
-        made = ((number, found.model, found.weights.version) for number, found in self.rounds.items())
-        return {(model, version): number for number, model, version in made if version}
+        return cls(manifest.read_all(rounds), {model: read_pointer(models, model)[0] for model in _ROLES})
 
     def share(self, model: str, version: str) -> float:
         """The share of answers that a version gives now."""
         return self.pointers[model].share(version)
-
-    def parent(self, number: int) -> tuple[str, str] | None:
-        """(model, version) of the weights a round began from; `None` for the packaged ones."""
-        model, _, version = self.rounds[number].start.partition("/")
-        return (model, version) if version else None
 
     def learned(self, examples: Mapping[str, Mapping[str, int]], known: Collection[tuple[str, str]] = ()) -> list[LearnedVersion]:
         """Released versions that learned from some examples, directly or through their initial weights, oldest first.
@@ -111,7 +101,7 @@ class ReleaseHistory:
         """
         tainted: dict[tuple[str, str], LearnedVersion] = {}
         for number, made in sorted(self.rounds.items()):
-            parent = self.parent(number)
+            parent = _parent(made)
             splits = examples.get(made.dataset.version, {})
             itself = any(splits.get(split) for split in learned_splits(made.model)) or (made.model, made.weights.version) in known
             if not made.weights.version or not (itself or parent in tainted):
@@ -158,9 +148,8 @@ def trace_answer(
     passages = row.pop("passages")
     if row["asked_as"] is None:
         del row["asked_as"]
-    verdicts = feedback.read(_VERDICT).to_pylist()
-    releases = ReleaseHistory.load(rounds, models)
-    followed = _Followed(releases, examples, datasets, {_address(v): v for v in verdicts}, _forgotten(suppressions))
+    verdicts = feedback.read(_VERDICT, f"answer_id = {quoted(answer_id)}").to_pylist()
+    followed = _Followed(rounds, models, examples, datasets, feedback, _forgotten(suppressions))
     generation = _generation(indexes.state()[0], row["index_version"])
     row["ranking_version"] = row["ranking_version"] or NONE  # answers from before rankings have none
     named = {
@@ -174,7 +163,7 @@ def trace_answer(
             "answer": {**_plain(row), "event": _address(row)},
             "index": generation,
             "passages": _documents(chunks, passages),
-            "verdicts": [_verdict(v) for v in verdicts if v["answer_id"] == answer_id],
+            "verdicts": [_verdict(v) for v in verdicts],
             "models": [followed.model(role, version) for role, version in named.items()],
         }
     )
@@ -212,15 +201,15 @@ def trace_event(
     touched = [
         example
         for rows in examples.scan((*_EXAMPLE, "dataset"))
-        for example in rows.to_pylist()
-        if event in example["origins"] or example["chunk_id"] in chunk_ids or _is_answer_of(example, answers)
+        for example in rows.filter(_touched(rows, event, chunk_ids, answers)).to_pylist()
     ]
     per_dataset: dict[str, Counter[str]] = {}
     for example in touched:
         per_dataset.setdefault(example["dataset"], Counter())[example["split"]] += 1
-    releases = ReleaseHistory.load(rounds, models)
     # Forgotten data is no longer in any example; the proofs name the models that had learned from it.
-    tainted = releases.learned(per_dataset, _learned_by_proof(proofs, {one["suppression_id"] for one in suppressed}))
+    by_proof = _learned_by_proof(proofs, {one["suppression_id"] for one in suppressed})
+    releases = ReleaseHistory.load(rounds, models) if per_dataset or by_proof else ReleaseHistory({}, {})
+    tainted = releases.learned(per_dataset, by_proof)
     counts = _answer_counts(landed[INTERACTION_ROWS], indexes.state()[0])
     return EventTrace(
         {
@@ -252,29 +241,30 @@ class _Followed:
 
     def __init__(
         self,
-        releases: ReleaseHistory,
+        rounds: ObjectReader,
+        models: ObjectReader,
         examples: TableReader,
         datasets: ObjectReader,
-        verdicts: Mapping[str, dict[str, Any]],
+        feedback: TableReader,
         forgotten: Mapping[str, str],
     ) -> None:
-        self._releases, self._examples, self._datasets = releases, examples, datasets
-        self._verdicts, self._forgotten = verdicts, forgotten
+        self._rounds, self._examples, self._datasets = rounds, examples, datasets
+        self._feedback, self._forgotten = feedback, forgotten
+        self._pointers = {model: read_pointer(models, model)[0] for model in _ROLES}
 
     def model(self, role: str, version: str) -> dict[str, Any]:
         """One model: its round, training data and verdicts, and the same for the weights it began from."""
-        number = self._releases.by_version.get((role, version))
-        share = self._releases.share(role, version)
+        found = self._released(role, version)
+        share = self._pointers[role].share(version)
         named: dict[str, Any] = {"model": role, "version": version, "share": share, "served": share > 0}
-        if number is None:
+        if found is None:
             return {**named, "round": None, "dataset": None, "examples": [], "verdicts": [], "parent": None}
-        found = self._releases.rounds[number]
         dataset = found.dataset
         rows = self._examples.read(_EXAMPLE, f"dataset = {quoted(dataset.version)}").to_pylist()
-        parent = self._releases.parent(number)
+        parent = _parent(found)
         return {
             **named,
-            "round": _round(number, found),
+            "round": _round(found.round, found),
             "dataset": {
                 **dataset.model_dump(),
                 "key": f"datasets/{dataset.version}/list.json",
@@ -284,6 +274,15 @@ class _Followed:
             "verdicts": self._behind(rows),
             "parent": self.model(*parent) if parent else None,
         }
+
+    def _released(self, role: str, version: str) -> Manifest | None:
+        """The manifest of the round that released a version, which is named by that round."""
+        number = version.removeprefix("v")
+        try:
+            found = manifest.read(self._rounds, int(number)) if number.isdigit() else None
+        except NotFound:
+            return None
+        return found if found is not None and (found.model, found.weights.version) == (role, version) else None
 
     def _gone(self, version: str) -> int:
         """The number of a dataset's examples forgotten since."""
@@ -296,9 +295,15 @@ class _Followed:
     def _behind(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The verdicts behind examples, in head order; for a removed one, only its address and the reason."""
         addresses = {Event.parse(origin) for row in rows for origin in row["origins"] if origin.startswith(FEEDBACK.name)}
+        wanted = pa.array([str(address) for address in addresses], pa.string())
+        verdicts = {
+            _address(row): row
+            for rows in (self._feedback.scan(_VERDICT) if addresses else ())
+            for row in rows.filter(pc.is_in(_addresses(rows), value_set=wanted)).to_pylist()
+        }
         behind = []
         for address in map(str, sorted(addresses)):
-            if (verdict := self._verdicts.get(address)) is not None:
+            if (verdict := verdicts.get(address)) is not None:
                 behind.append(_verdict(verdict))
             else:
                 behind.append({"event": address, "gone": self._forgotten.get(address, "not in the table")})
@@ -371,13 +376,24 @@ def _answers_with(interactions: TableReader, chunk_ids: Collection[str]) -> froz
     """Ids of answers made with one of these passages."""
     if not chunk_ids:
         return frozenset()
-    rows = (row for batch in interactions.scan(("answer_id", "passages")) for row in batch.to_pylist())
-    return frozenset(row["answer_id"] for row in rows if any(p["chunk_id"] in chunk_ids for p in row["passages"] if p))
+    wanted = pa.array(sorted(chunk_ids), pa.string())
+    found: set[str] = set()
+    for rows in interactions.scan(("answer_id", "passages")):
+        passages = rows.column("passages")
+        hit = pc.is_in(pc.struct_field(pc.list_flatten(passages), "chunk_id"), value_set=wanted)
+        found.update(rows.column("answer_id").take(pc.list_parent_indices(passages).filter(hit).unique()).to_pylist())
+    return frozenset(found)
 
 
-def _is_answer_of(example: Mapping[str, Any], answers: Collection[str]) -> bool:
-    """Whether an example comes from one of these whole answers, and so depends on all of the answer's passages."""
-    return example["kind"] == "answer" and example["answer_id"] in answers
+def _touched(rows: pa.RecordBatch, event: str, chunk_ids: Collection[str], answers: Collection[str]) -> pa.Array:
+    """Which examples come from an event, a passage of its document, or a whole answer, which depends on all its passages."""
+    origins = rows.column("origins")
+    named = pc.list_parent_indices(origins).filter(pc.equal(pc.list_flatten(origins), event)).unique()
+    direct = pc.is_in(pa.array(range(rows.num_rows), named.type), value_set=named)
+    passage = pc.is_in(rows.column("chunk_id"), value_set=pa.array(sorted(chunk_ids), pa.string()))
+    whole = pc.is_in(rows.column("answer_id"), value_set=pa.array(sorted(answers), pa.string()))
+    whole = pc.and_(whole, pc.fill_null(pc.equal(rows.column("kind"), "answer"), False))
+    return pc.or_(pc.or_(direct, passage), whole)
 
 
 def _answer_counts(interactions: TableReader, indexes: Indexes) -> Counter[tuple[str, str]]:
@@ -386,11 +402,12 @@ def _answer_counts(interactions: TableReader, indexes: Indexes) -> Counter[tuple
     made = {one.number: one.embedder.partition("@")[2] for one in (indexes.serving, indexes.fallback, indexes.building) if one}
     counts: Counter[tuple[str, str]] = Counter()
     for rows in interactions.scan(columns):
-        for row in rows.to_pylist():
-            counts[RERANKER, row["model_version"]] += 1
-            counts[RANKING, row["ranking_version"] or NONE] += 1
-            counts[GENERATOR, row["generator_version"]] += row["kind"] == "answer"
-            counts[EMBEDDER, made.get(_number(row["index_version"]) or 0, "")] += 1
+        for row in pa.Table.from_batches([rows]).group_by(columns).aggregate([([], "count_all")]).to_pylist():
+            count = row["count_all"]
+            counts[RERANKER, row["model_version"]] += count
+            counts[RANKING, row["ranking_version"] or NONE] += count
+            counts[GENERATOR, row["generator_version"]] += count if row["kind"] == "answer" else 0
+            counts[EMBEDDER, made.get(_number(row["index_version"]) or 0, "")] += count
     return counts
 
 
@@ -404,6 +421,17 @@ def _learned_by_proof(proofs: ObjectReader, suppressions: Iterable[str]) -> set[
     """The (model, version) pairs that had learned from the suppressed data, according to the proofs."""
     keys = [info.key for one in sorted(suppressions) for info in proofs.list(f"{one}/") if not info.key.endswith("/open.json")]
     return {(one["model"], one["version"]) for key in keys for one in json.loads(proofs.get(key))["learned"]}
+
+
+def _parent(made: Manifest) -> tuple[str, str] | None:
+    """(model, version) of the weights a round began from; `None` for the packaged ones."""
+    model, _, version = made.start.partition("/")
+    return (model, version) if version else None
+
+
+def _addresses(rows: pa.RecordBatch) -> pa.Array:
+    """The address of each row's event, as `_address`."""
+    return pc.binary_join_element_wise(*(rows.column(name).cast(pa.string()) for name in _ORIGIN), "/")
 
 
 def _address(row: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def pending_promotion(
 ) -> tuple[ChampionPointer, Manifest | None]:
     """The pointer, and that round's manifest. A pointer moved after a round's commit overrides that round."""
     pointer, _ = champion(models, EMBEDDER)
-    return pointer, newest(rounds, EMBEDDER, since=pointer.at)
+    return pointer, newest(rounds, models, EMBEDDER, since=pointer.at)
 
 
 @stage("Checks that a version of the embedder was released.")

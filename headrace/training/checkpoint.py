@@ -6,8 +6,9 @@ import io
 import json
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from headrace.core.stage import stage
 from headrace.errors import NotFound
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training import manifest
+from headrace.training.manifest import Manifest
 
 if TYPE_CHECKING:
     import torch
@@ -147,6 +149,7 @@ def _copied(value: Any) -> Any:
 
 
 _GRACE = timedelta(minutes=1)
+_ROUNDS = 20
 
 
 @stage("Removes checkpoints that no manifest names, once their round is over.")
@@ -154,20 +157,26 @@ def tidy(rounds: Annotated[ObjectReader, ROUNDS], checkpoints: Annotated[ObjectW
     """Remove them; returns their number.
 
     Of a training that a manifest names, the last checkpoint and the weights stay, and earlier steps are removed. Anything
-    written around or after the time of the newest manifest stays too: it may belong to a round running in another process.
+    written around or after the time of the newest manifest stays too: it may belong to a round running in another process. What
+    is older than the last rounds was looked at after each of these.
     """
     numbers = manifest.numbers(rounds)
     if not numbers or manifest.plan(rounds, numbers[-1] + 1) is not None:
         return 0
-    committed = [manifest.read(rounds, number) for number in numbers]
-    until = datetime.fromisoformat(committed[-1].committed) - _GRACE
-    steps = {found.training.checkpoint for found in committed}
-    trainings = {found.training.weights.rpartition("/")[0] for found in committed}
-    removed = 0
-    for info in list(checkpoints.list()):
-        _, is_step, _ = info.key.rpartition("/step-")
-        named = info.key in steps if is_step else any(info.key.startswith(f"{name}/") for name in trainings)
-        if not named and info.modified < until:
-            checkpoints.delete(info.key)
-            removed += 1
-    return removed
+    newest = [manifest.read(rounds, number) for number in numbers[-_ROUNDS:]]
+    until = datetime.fromisoformat(newest[-1].committed) - _GRACE
+    since = datetime.fromisoformat(newest[0].committed) + _GRACE if len(numbers) > _ROUNDS else datetime.min.replace(tzinfo=UTC)
+    unnamed = [info.key for info in checkpoints.list() if since < info.modified < until and not _named(info.key, newest)]
+    if len(numbers) > _ROUNDS and unnamed:  # earlier rounds name it where the store was restored, which makes all of it new
+        every = manifest.read_all(rounds).values()
+        unnamed = [key for key in unnamed if not _named(key, every)]
+    for key in unnamed:
+        checkpoints.delete(key)
+    return len(unnamed)
+
+
+def _named(key: str, committed: Iterable[Manifest]) -> bool:
+    """Whether one of these manifests names an object: the last checkpoint of its training, or another file of it."""
+    if "/step-" in key:
+        return any(key == found.training.checkpoint for found in committed)
+    return any(key.startswith(f"{found.training.weights.rpartition('/')[0]}/") for found in committed)

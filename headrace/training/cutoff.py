@@ -109,7 +109,7 @@ def parent_before(rounds: Annotated[ObjectReader, ROUNDS], model: str, before: M
 
     Everything that had landed when a round was planned counts as read, except what its own exclusions left out.
     """
-    manifests = {number: manifest.read(rounds, number) for number in manifest.numbers(rounds)}
+    manifests = manifest.read_all(rounds)
 
     def clean(number: int) -> bool:
         made = manifests.get(number)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -187,6 +188,7 @@ class Clock:
 
 
 _DIGITS = 6
+_REQUESTS = 16  # at a time, where all manifests are read
 
 
 def name(number: int) -> str:
@@ -210,6 +212,13 @@ def read(rounds: ObjectReader, number: int) -> Manifest:
             f"No round {number} has ended here.", hint="`headrace models` lists the versions that rounds made."
         ) from None
     return parse(Manifest, data, f"{ROUNDS.name}/{key}")
+
+
+def read_all(rounds: ObjectReader) -> dict[int, Manifest]:
+    """Every manifest by its number: one request each, some at a time."""
+    with ThreadPoolExecutor(_REQUESTS) as threads:
+        found = numbers(rounds)
+        return dict(zip(found, threads.map(lambda number: read(rounds, number), found), strict=True))
 
 
 def plan(rounds: ObjectReader, number: int) -> Plan | None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.stage import stage
-from headrace.errors import LostRace
+from headrace.errors import LostRace, NotFound
 from headrace.models.cards import CARDS
 from headrace.models.pointer import ChampionPointer
 from headrace.settings import Training
@@ -25,7 +25,7 @@ from headrace.training.evaluate import Evaluation
 from headrace.training.gate import alarms, decide
 from headrace.training.manifest import Clock, Manifest, Plan
 from headrace.training.names import EMBEDDER, RERANKER
-from headrace.training.promotions import PROMOTE, champion, move, record_move, start_canary
+from headrace.training.promotions import PROMOTE, champion, move, record_move, start_canary, version_names
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
 
@@ -125,7 +125,7 @@ def serve_promoted(models: ObjectWriter, rounds: ObjectReader, promotions: Table
     record_move(promotions, pointer)
     if model == EMBEDDER:
         return pointer
-    found = newest(rounds, model, since=pointer.at)
+    found = newest(rounds, models, model, since=pointer.at)
     if found is None:
         return pointer
     who, why, version = f"round {found.round}", found.decision.why, str(found.weights.version)
@@ -134,10 +134,16 @@ def serve_promoted(models: ObjectWriter, rounds: ObjectReader, promotions: Table
     return move(models, promotions, model, version, who=who, why=why, kind=PROMOTE)
 
 
-def newest(rounds: ObjectReader, model: str, since: str) -> Manifest | None:
-    """The manifest of the newest round that promoted a challenger of this model and was committed after `since` (ISO 8601)."""
-    for number in reversed(manifest.numbers(rounds)):
-        found = manifest.read(rounds, number)
+def newest(rounds: ObjectReader, models: ObjectReader, model: str, since: str) -> Manifest | None:
+    """The manifest of the newest round that promoted a challenger of this model and was committed after `since` (ISO 8601).
+
+    Only rounds that released a version of this model are read: a version is named by its round, and released before the manifest.
+    """
+    for version in reversed(version_names(models, model)):
+        try:
+            found = manifest.read(rounds, int(version.removeprefix("v")))
+        except NotFound:  # killed before it was committed, or withdrawn
+            continue
         if found.committed <= since:
             break
         if found.decision.promote and found.model == model:

@@ -45,8 +45,14 @@ def card(models: ObjectReader, model: str, version: str) -> dict[str, Any]:
 
 def versions(models: ObjectReader, model: str = RERANKER, *, newest: int | None = None) -> list[dict[str, Any]]:
     """The cards of all released versions of a model, or of so many of the newest, oldest first."""
-    names = sorted(info.key.split("/")[1] for info in models.list(f"{model}/") if info.key.endswith("/card.json"))
+    names = version_names(models, model)
     return [card(models, model, version) for version in (names if newest is None else names[-newest:])]
+
+
+def version_names(models: ObjectReader, model: str) -> list[str]:
+    """The names of a model's released versions, oldest first."""
+    names = [info.key.split("/")[1] for info in models.list(f"{model}/") if info.key.endswith("/card.json")]
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def move(

@@ -12,7 +12,7 @@ from headrace.lineage.graph import trace_answer, trace_event
 
 router = APIRouter()
 
-_ITEM = r"^([0-9a-f]{16}|[a-z][a-z0-9-]{0,62}/[0-9]{1,9}/[0-9]{1,18})$"
+_ITEM = r"^([0-9a-f]{16}([0-9a-f]{8})?|[a-z][a-z0-9-]{0,62}/[0-9]{1,9}/[0-9]{1,18})$"
 
 
 class LineageResponse(ApiResponse):

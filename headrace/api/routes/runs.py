@@ -101,13 +101,18 @@ class RunList(ApiResponse):
 
 
 class IndexedResponse(ApiResponse):
-    """How many passages of a tenant are indexed, and in which version of the index."""
+    """How many passages of a tenant are indexed, and in which version of the index.
+
+    `waiting` documents were put or deleted and are not in the index so yet, the oldest since `lag_s` seconds.
+    """
 
     run: str
     tenant: str
     default_tenant: str
     index_version: str
     passages: int
+    waiting: int
+    lag_s: float
 
 
 class LandingResponse(ApiResponse):

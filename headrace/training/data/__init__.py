@@ -29,6 +29,8 @@ from headrace.training.data.source import Source
 
 __all__ = ["Dataset", "dataset_version", "prepare"]
 
+_REMEMBERED = 100  # datasets of which the examples table says that it has them: a killed round is resumed before another
+
 
 @stage("Joins answers with the verdicts users gave them into a dataset of training examples.")
 def prepare(
@@ -65,5 +67,6 @@ def prepare(
     # The examples table serves lookups by offset; its property prevents a second write.
     written: list[str] = examples.snapshot_property("datasets") or []
     if version not in written:
-        examples.append(made.lookup(), properties={"datasets": [*written, version]}, expected={"datasets": written or None})
+        remembered = [*written, version][-_REMEMBERED:]
+        examples.append(made.lookup(), properties={"datasets": remembered}, expected={"datasets": written or None})
     return shards.finish(made.questions, made.left_out, made.scrubbed)

@@ -14,8 +14,7 @@ export function go(view, parameters = {}) {
   location.hash = address(view, parameters);
 }
 
-// Changes the address of the view that is shown, without another step of the browser's history. A view that is no longer asked for,
-// such as one whose dialog closes while another view is opened, leaves the address alone.
+// Changes the address of the view that is shown, without another step of the browser's history.
 export function note(view, parameters = {}) {
-  if (here().view === view) history.replaceState(null, "", address(view, parameters));
+  history.replaceState(null, "", address(view, parameters));
 }
