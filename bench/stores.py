@@ -53,6 +53,7 @@ _JUDGED = 100  # one answer of so many
 _SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 _LEDGER_ROWS = 20  # of a run
 _DOCUMENTS = 20
+_BULK = "bulk"  # the topic of rows that were on no head, whose own events would seem to be gone from it otherwise
 Commands = list[tuple[str, ...]]
 
 
@@ -71,10 +72,10 @@ def _answers(size: int, endpoints: Endpoints, home: Path) -> Commands:
     middle = size // 2 // _JUDGED * _JUDGED
     return [
         ("search", "word7 word12"),
-        ("land",),
         ("feedback", _answer_id(middle), "--up"),
+        ("land", "--once"),
         ("trace", _answer_id(middle)),
-        ("trace", f"feedback/0/{middle}"),
+        ("trace", "feedback/0/0"),
         ("maintain",),
         ("status",),
         ("sql", "select count(*) as n from interactions"),
@@ -118,7 +119,7 @@ def _answer(number: int, chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "moved": [{"tier": "vector", "direction": "read", "bytes": 4096}],
         "run": "bulk",
         "at": _SINCE + timedelta(seconds=3 * number),
-        "topic": "interactions",
+        "topic": _BULK,
         "partition": 0,
         "offset": number,
     }
@@ -157,7 +158,7 @@ def _verdict(number: int, chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "reason": "",
         "correction": "",
         "at": _SINCE + timedelta(seconds=3 * number + 1),
-        "topic": "feedback",
+        "topic": _BULK,
         "partition": 0,
         "offset": number,
     }
@@ -284,7 +285,6 @@ def _versions(size: int, endpoints: Endpoints, home: Path) -> Commands:
         ("rollback", "ranking"),
         ("search", "word7"),
         ("trace", _answer_id(1)),
-        ("trace", "feedback/0/5"),
         ("loop",),
         ("maintain",),
     ]
