@@ -1,10 +1,10 @@
 """Run every benchmark, or those named, and print one JSON document.
 
 python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [ranking] [tenants] [training]
-    [new] [scale] [stores] [peers] [mutants]
+    [new] [scale] [stores] [blocks] [peers] [mutants]
 
-Five run only where they are named: `new`, `scale` and `stores`, which first build up to ten million rows, `peers`, which installs
-packages beside the project, and `mutants`, which measures the tests.
+Six run only where they are named: `new`, `scale`, `stores` and `blocks`, which first make up to ten million rows or a million
+files, `peers`, which installs packages beside the project, and `mutants`, which measures the tests.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 
 from bench import (
     ask,
+    blocks,
     demo,
     index,
     landing,
@@ -49,10 +50,11 @@ BENCHMARKS = {
     "new": new.measure,
     "scale": scale.measure,
     "stores": stores.measure,
+    "blocks": blocks.measure,
     "peers": peers.measure,
     "mutants": mutants.measure,
 }
-_NAMED_ONLY = {"new", "scale", "stores", "peers", "mutants"}
+_NAMED_ONLY = {"new", "scale", "stores", "blocks", "peers", "mutants"}
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,18 +19,10 @@ from headrace.catalog import Store
 from headrace.errors import HomeRefused, StorageFull, Unavailable, WrongUsage
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
+from headrace.storage.listing import FileInfo, FolderListing
 from headrace.storage.meter import Meter, Metered
 
 _TEMPORARY = ".part-"
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """One file of a store: size in bytes, last use in seconds since the epoch."""
-
-    key: str
-    bytes: int
-    used: float
 
 
 class FileReader(Metered):
@@ -71,6 +62,23 @@ class FileReader(Metered):
                 except FileNotFoundError:  # evicted by another process meanwhile
                     continue
                 yield FileInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_atime)
+
+    def listing(self) -> FolderListing:
+        """A listing of the store's complete files, which `look` brings up to date."""
+        return FolderListing(self.root, passed_over=lambda name: _TEMPORARY in name)
+
+    def look(self, listing: FolderListing) -> None:
+        """Bring a listing of this store up to date; its cost follows what changed since its last look."""
+        with self._faults(""), self.meter.operation(self.store, Direction.READ):
+            listing.look()
+
+    def used(self, key: str) -> float | None:
+        """When a file was last used, in seconds since the epoch, or `None` if there is none."""
+        with self._faults(key):
+            try:
+                return self._path(key).stat().st_atime
+            except FileNotFoundError:
+                return None
 
     def _path(self, key: str) -> Path:
         path = self.root / key
@@ -185,6 +193,14 @@ class TimedFiles(FileWriter):
         """See `FileReader.list`."""
         files = super().list(folder, partial=partial)
         return iter(self._mount.call(lambda: [*files], WRITE_S))
+
+    def look(self, listing: FolderListing) -> None:
+        """See `FileReader.look`."""
+        self._mount.call(partial(super().look, listing), WRITE_S)
+
+    def used(self, key: str) -> float | None:
+        """See `FileReader.used`."""
+        return self._mount.call(partial(super().used, key), READ_S)
 
     def write(self, key: str, pieces: bytes | Sequence[bytes]) -> int:
         """See `FileWriter.write`."""

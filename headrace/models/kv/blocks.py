@@ -6,13 +6,17 @@ docs/how-to/add-a-kv-backend.md.
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, Self
 
 from headrace.catalog import Store
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.files import FileInfo, FileWriter, Mount, TimedFiles
+from headrace.storage.files import FileWriter, Mount, TimedFiles
+from headrace.storage.listing import FileInfo, FolderListing
 from headrace.storage.meter import Meter, ReportedWriter
 
 _NO_TENANT = "_"
@@ -44,8 +48,17 @@ class BlockStore(Protocol):
     def touch(self, name: str) -> None:
         """Record a use. Raises `HeadraceError` if there is no such block."""
 
-    def list(self) -> list[BlockInfo]:
-        """Every complete block, of all tenants."""
+    def bytes(self, tenant: str) -> tuple[int, int]:
+        """Bytes of all tenants' blocks, and of this one's. Each save asks, so its cost may not follow the number of blocks."""
+
+    def oldest(self, most: int, tenant: str | None = None) -> list[BlockInfo]:
+        """The `most` blocks that were used least recently, of all tenants or of one, in any order; more where some are as old.
+
+        Half-written blocks are none. `used` may be older than the last use: see `evict`.
+        """
+
+    def evict(self, block: BlockInfo) -> bool:
+        """Delete a block unless it was used since it was listed; returns whether it is gone."""
 
     def delete(self, name: str) -> None:
         """Delete a block; a missing block is not an error."""
@@ -58,10 +71,11 @@ class BlockStore(Protocol):
 
 
 class FileBlocks:
-    """Blocks in the file tier: one file per block, one directory per tenant."""
+    """Blocks in the file tier: one file per block, one directory per tenant. What is `listed` is kept between uses."""
 
-    def __init__(self, files: FileWriter) -> None:
+    def __init__(self, files: FileWriter, listed: FolderListing | None = None) -> None:
         self._files = files
+        self._listed = listed or files.listing()
 
     def get(self, name: str) -> bytes | None:
         """See `BlockStore.get`."""
@@ -75,9 +89,28 @@ class FileBlocks:
         """See `BlockStore.touch`."""
         self._files.touch(name)
 
-    def list(self) -> list[BlockInfo]:
-        """See `BlockStore.list`."""
-        return [_info(file) for file in self._files.list()]
+    def bytes(self, tenant: str) -> tuple[int, int]:
+        """See `BlockStore.bytes`. It costs a look at each directory, of which a tenant has 256, and at what changed in them."""
+        self._files.look(self._listed)
+        return self._listed.bytes(), self._listed.bytes(tenant_prefix(tenant).rstrip("/"))
+
+    def oldest(self, most: int, tenant: str | None = None) -> list[BlockInfo]:
+        """See `BlockStore.oldest`."""
+        self._files.look(self._listed)
+        found = list(self._listed.files("" if tenant is None else tenant_prefix(tenant).rstrip("/")))
+        if len(found) > most:
+            bound = max(heapq.nsmallest(most, (file.used for file in found)), default=-math.inf)
+            found = [file for file in found if file.used <= bound]
+        return [_info(file) for file in found]
+
+    def evict(self, block: BlockInfo) -> bool:
+        """See `BlockStore.evict`."""
+        used = self._files.used(block.name)
+        if used not in (None, block.used):
+            self._listed.note(block.name, used)
+            return False
+        self._files.delete(block.name)
+        return True
 
     def delete(self, name: str) -> None:
         """See `BlockStore.delete`."""
@@ -100,14 +133,18 @@ class BlockBackend(Protocol):
 
 
 class FileBackend:
-    """The file tier. All stores opened without `wait` share one circuit breaker for a mount that does not answer."""
+    """The file tier. Stores opened without `wait` share a circuit breaker for a mount that does not answer, and a listing."""
 
     def __init__(self) -> None:
         self._mount = Mount()
+        self._listings: dict[Path, FolderListing] = {}
 
     def open(self, store: Store, endpoints: Endpoints, meter: Meter, *, wait: bool) -> BlockStore:
         """See `BlockBackend.open`."""
-        return FileBlocks(FileWriter(store, endpoints, meter) if wait else TimedFiles(store, endpoints, meter, self._mount))
+        if wait:
+            return FileBlocks(FileWriter(store, endpoints, meter))
+        files = TimedFiles(store, endpoints, meter, self._mount)
+        return FileBlocks(files, self._listings.setdefault(files.root, files.listing()))
 
 
 BACKENDS: dict[str, Callable[[], BlockBackend]] = {"files": FileBackend}

@@ -33,11 +33,15 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from headrace.errors import HeadraceError
-from headrace.models.kv.blocks import BlockInfo, BlockStore, tenant_prefix
+from headrace.models.kv.blocks import BlockStore, tenant_prefix
 
 BLOCK = 128
 """Tokens per block. Smaller blocks reuse more of a prefix; larger ones prefill faster, since each is one forward pass."""
 
+_SPARE = 256
+"""How many blocks at most are evicted beyond what is needed, so that the next saves need not look for any."""
+_EVICTED = 1_024
+"""How many are evicted at most for one answer: where a limit was lowered by much, the directory shrinks over many answers."""
 _FORMAT = 3
 _TENSOR = "kv"
 
@@ -161,7 +165,9 @@ class KvCache:
         for position, key in list(enumerate(keys))[written:]:
             data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :], self._shape, self._secret)
             if room is None:
-                room = self._make_room((len(keys) - position) * len(data), keep=set(map(self._name, range(len(keys)), keys)))
+                room = self._make_room(
+                    (len(keys) - position) * len(data), len(data), keep=set(map(self._name, range(len(keys)), keys))
+                )
             if room < len(data):
                 break
             self._blocks.put(self._name(position, key), data)
@@ -209,27 +215,35 @@ class KvCache:
             log.warning("KV block %s cannot be read: %s", name, error)
             return None
 
-    def _make_room(self, wanted: int, *, keep: set[str]) -> int:
-        """Evict blocks outside `keep`, least recently used first, until `wanted` bytes fit; return the bytes that now fit.
+    def _make_room(self, wanted: int, size: int, *, keep: set[str]) -> int:
+        """Evict blocks of `size` bytes outside `keep`, least recently used first, until `wanted` bytes fit; return what now fits.
 
-        A tenant over its share loses its own blocks first; then the least recently used blocks of all tenants are evicted.
+        A tenant over its share loses its own blocks first; then the least recently used blocks of all tenants are evicted. Once
+        any must go, up to a twentieth goes with them, so that blocks are sorted by use once in many answers.
         """
-        stored = sorted(self._blocks.list(), key=lambda block: (block.used, -_position(block.name)))
-        own = [block for block in stored if block.name.startswith(tenant_prefix(self._tenant))]
+        every, mine = self._blocks.bytes(self._tenant)
+        room = min(self._share - mine, self._limit - every)
+        if room >= wanted:
+            return room
         gone: set[str] = set()
 
-        def evict(blocks: Sequence[BlockInfo], most: int) -> int:
-            total = sum(block.bytes for block in blocks if block.name not in gone)
-            for block in blocks:
-                if total + wanted <= most:
+        def evict(tenant: str | None, total: int, most: int) -> int:
+            if total + wanted <= most:
+                return most - total
+            spare = min(most // 20 // size, _SPARE) * size
+            oldest = self._blocks.oldest(_EVICTED + len(keep), tenant)
+            for block in sorted(oldest, key=lambda block: (block.used, -_position(block.name))):
+                if total + wanted <= most - spare or len(gone) == _EVICTED:
                     break
-                if block.name not in keep and block.name not in gone:
-                    self._blocks.delete(block.name)
+                if block.name not in keep and self._blocks.evict(block):
                     gone.add(block.name)
                     total -= block.bytes
             return most - total
 
-        return min(evict(own, self._share), evict(stored, self._limit))
+        own = evict(self._tenant, mine, self._share)
+        if gone:
+            every, _ = self._blocks.bytes(self._tenant)
+        return min(own, evict(None, every, self._limit))
 
 
 def _position(name: str) -> int:

@@ -1,0 +1,106 @@
+"""blocks: what the KV cache's block store costs with a thousand, a hundred thousand and a million blocks in one directory.
+
+The files have a block's size and no content, so what is timed is the work around a block: a lookup (reading and noting its use),
+a walk through the directory, the first look at it, a save of two blocks, which looks at what changed, and one that has to make
+room. Seconds are wall time, `cpu` the processor time of this process.
+
+`python -m bench.blocks [SIZE ...]`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.catalog import KV_CACHE
+from headrace.models.kv.blocks import FileBlocks
+from headrace.models.kv.cache import BLOCK, KvCache, Shape, pack
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.files import FileWriter
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+
+_SIZES = (1_000, 100_000, 1_000_000)
+_TENANTS = ("acme", "globex", "initech", "umbrella")
+_LOOKUPS = 2_000
+_SAVES = 20
+_SHAPE = Shape(1, 1, 2)
+
+
+def measure(sizes: Sequence[int] = _SIZES) -> dict[str, Any]:
+    """Bound: a lookup's p95 at a million blocks is at most twice that at a thousand."""
+    rows = []
+    for size in sizes:
+        rows.append(_at(size))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    ratio = rows[-1]["lookup_p95_ms"] / rows[0]["lookup_p95_ms"]
+    return {"sizes": rows, "lookup_p95_ratio": round(ratio, 2), "bound": 2.0}
+
+
+def _at(size: int) -> dict[str, Any]:
+    block = len(pack("0" * 64, np.zeros(_SHAPE.array(BLOCK), np.float32), _SHAPE, b"s"))
+    with tempfile.TemporaryDirectory() as folder:
+        files = FileWriter(KV_CACHE, Endpoints.model_construct(files_dir=Path(folder)), Meter(Ledger(), "bench"))
+        names = list(_filled(files.root, size, block))
+        store = FileBlocks(files, files.listing())
+        chosen = random.Random(1).choices(names, k=_LOOKUPS)
+        lookups = sorted(_seconds(lambda name=name: (store.get(name), store.touch(name))) for name in chosen)  # type: ignore[misc]
+        walk = _both(lambda: [*files.list()])
+        first = _both(lambda: store.bytes("acme"))
+        time.sleep(2.1)  # until directories that were just made are settled
+        store.bytes("acme")
+        saves = [_both(lambda number=number: _save(store, number, 1 << 40)) for number in range(_SAVES)]  # type: ignore[misc]
+        room = _both(lambda: _save(store, _SAVES, size * block))
+        return {
+            "blocks": size,
+            "lookup_p50_ms": round(1e3 * lookups[len(lookups) // 2], 3),
+            "lookup_p95_ms": round(1e3 * lookups[int(0.95 * len(lookups))], 3),
+            "walk_s": walk,
+            "first_look_s": first,
+            "save_s": _middle(saves),
+            "save_that_evicts_s": room,
+        }
+
+
+def _filled(root: Path, size: int, block: int) -> Iterator[str]:
+    for number in range(size):
+        tenant, key = _TENANTS[number % len(_TENANTS)], hashlib.sha256(str(number).encode()).hexdigest()
+        name = f"{tenant}/{key[:2]}/{key}.{number % 8}.safetensors"
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        with (root / name).open("wb") as file:
+            file.truncate(block)
+        yield name
+
+
+def _save(store: FileBlocks, number: int, limit: int) -> None:
+    cache = KvCache(store, identity="m", tenant="acme", shape=_SHAPE, secret=b"s", limit_bytes=limit)
+    cache.save([number] * 2 * BLOCK, np.zeros(_SHAPE.array(2 * BLOCK), np.float32), restored=0)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _both(work: Callable[[], object]) -> dict[str, float]:
+    began = time.process_time()
+    wall = _seconds(work)
+    return {"wall": round(wall, 4), "cpu": round(time.process_time() - began, 4)}
+
+
+def _middle(measured: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sorted(one[name] for one in measured)[len(measured) // 2] for name in measured[0]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure([int(size) for size in sys.argv[1:]] or _SIZES), indent=1))
