@@ -1046,8 +1046,8 @@ MUTANTS = (
     Mutant(
         "Z8",
         "headrace/documents/view.py",
-        "            own = filter(None, {*versions, *self.stored_of(tenant, uri)})",
-        "            own = filter(None, list(self.stored_of(tenant, uri))[-1:])",
+        '        versions = {*self.versions_of(tenant, uri), *self.stored_of(tenant, uri)} - {""}',
+        "        versions = set(list(self.stored_of(tenant, uri))[-1:])",
         "A deletion leaves the sources of earlier versions.",
         ("tests/security/test_tenants.py::test_a_deletion_takes_every_version",),
     ),
@@ -1354,6 +1354,25 @@ MUTANTS = (
         "",
         "Cached tokens show those of other readers whether they guessed what a closed document says.",
         ("tests/unit/test_models_kv_cache.py::test_a_key_commits_to_model_tenant_readers_and_every_token_before",),
+    ),
+    Mutant(
+        "Z47",
+        "headrace/documents/put.py",
+        "set(versions) - claims.claimed(tenant, versions, beside=(uri,))",
+        "set(versions)",
+        "A deletion takes a source that another process has just looked for.",
+        ("tests/security/test_races.py::test_a_source_stays_while_it_is_put_though_the_view_says_that_it_is_free",),
+    ),
+    Mutant(
+        "Z48",
+        "headrace/documents/claims.py",
+        "version for version, uri in rows if uri not in own",
+        "version for version, uri in rows if uri in own",
+        "Whoever moves a document from the API into a followed folder loses it.",
+        (
+            "tests/security/test_races.py::test_a_source_stays_while_another_document_with_the_same_bytes_is_put",
+            "tests/unit/test_documents_claims.py::test_a_version_is_claimed_until_each_event_that_names_it_is_processed",
+        ),
     ),
 )
 

@@ -102,7 +102,7 @@ class Documents:
         if document.status == DELETING:
             return document
         uri = document.uri
-        with self._freeing(tenant, uri, self._view.versions_of(tenant, uri)) as free:
+        with self._freeing(tenant, uri, self._view.deletable(tenant, uri)) as free:
             place = self._runner.run(delete, tenant=tenant, uri=uri, versions=free)
             deleted = replace(document, status=DELETING, partition=place.partition, offset=place.offset)
             self._changed(deleted)

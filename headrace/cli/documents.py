@@ -230,7 +230,7 @@ def delete_document(
         check_tenant(app, tenant)
         view = DocumentView(app.runner)
         document = _document(view, settings.tenant, uri)
-        versions = view.only_of(settings.tenant, document.uri, view.versions_of(settings.tenant, document.uri))
+        versions = view.only_of(settings.tenant, document.uri, view.deletable(settings.tenant, document.uri))
         app.runner.run(delete, tenant=settings.tenant, uri=document.uri, versions=versions)
         app.documents.index([])
     if as_json:

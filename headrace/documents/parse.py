@@ -12,13 +12,14 @@ from typing import Annotated, Any
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
+from headrace.documents.claims import SourceClaims
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parsing import Parsing
 from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
 from headrace.documents.unparsed import UnparsedEvents
-from headrace.documents.versions import KEPT, ORIGIN, keep_unnamed, origin_of, row_of
+from headrace.documents.versions import KEPT, ORIGIN, SOURCE_GONE, keep_unnamed, origin_of, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader
@@ -111,6 +112,7 @@ def parse(
         by_tenant.setdefault(event["tenant"], []).append(event)
     waiting = {tenant: EventQueue(ordered) for tenant, ordered in by_tenant.items()}
     done: list[dict[str, Any]] = []
+    reached: list[dict[str, Any]] = []  # the events processed since the last commit
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
     incomplete: list[Failure] = []
@@ -150,6 +152,7 @@ def parse(
                         # The first of the others go on with the next pass, and nobody's last document waits for theirs.
                         until = -math.inf if tenant in unparsed.more else min(until, time.monotonic() + soon_s)
                     processed.add(event)
+                    reached.append(event)
                     served.add(tenant)
                     yield row
                 else:
@@ -175,6 +178,8 @@ def parse(
         )
         recorded = processed.as_property()
         done.clear()
+        SourceClaims(metadata).drop(reached)
+        reached.clear()
 
     with parsing.during_pass(new):
         for row in bars.track(in_turn(), "parse", total=len(new), of="documents"):
@@ -237,7 +242,7 @@ def _row(
     except BadDocument as error:
         return {**row, "status": "failed", "reason": error.reason}
     except NotFound:
-        return {**row, "status": "failed", "reason": "its source file is gone from the object store"}
+        return {**row, "status": "failed", "reason": SOURCE_GONE}
     except HeadraceError:
         raise
     except Exception as error:  # only this document is at fault: the others must not wait for its repair

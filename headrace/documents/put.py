@@ -15,11 +15,12 @@ from typing import Annotated, Any
 from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS, SOURCES
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
+from headrace.documents.claims import SourceClaims
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import check_principals, object_key
 from headrace.documents.sources.hashes import SourceHashes, Stamped
 from headrace.documents.sources.listing import FoundDocument, find
-from headrace.documents.versions import StoredVersion
+from headrace.documents.versions import SOURCE_GONE, StoredVersion
 from headrace.errors import BadDocument
 from headrace.storage.filters import check_attributes
 from headrace.storage.metadata import Metadata
@@ -105,7 +106,7 @@ def put(
     listing = find(places, buckets.of)
     files, whole = listing.documents, listing.whole
     seen = {file.uri for file in files}
-    hashes = SourceHashes(metadata, tenant)
+    hashes, claims = SourceHashes(metadata, tenant), SourceClaims(metadata)
     read_before = hashes.known(sorted({file.source for file in files if file.source is not None}))
     read_now: dict[tuple[str, str], Stamped] = {}
 
@@ -139,7 +140,7 @@ def put(
         )
         named: dict[str, Any] = {"readers": readers, "attributes": attributes, "source": file.source}
         stamp, key = file.stamp(), (file.source or "", file.uri)
-        again = retry and was is not None and was.status == "failed"
+        again = was is not None and was.status == "failed" and (retry or was.reason == SOURCE_GONE)
         if same and not again and stamp and was is not None and read_before.get(key) == (stamp, was.version):
             return None
         try:
@@ -156,8 +157,10 @@ def put(
         if was is None and (renamed := inherited.get(sha256)) is not None:
             named["readers"] = renamed.readers if readers is None else readers
             named["attributes"] = renamed.attributes if attributes is None else attributes
+        made = event(tenant, file.uri, "put", **named, sha256=sha256, bytes=len(data))
+        claims.add(made)
         store(sources, tenant, sha256, data)
-        return event(tenant, file.uri, "put", **named, sha256=sha256, bytes=len(data))
+        return made
 
     failed_before = []
     kinds: Counter[str] = Counter()
@@ -192,6 +195,7 @@ def put(
 def put_document(
     sources: Annotated[ObjectWriter, DOCUMENTS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
+    metadata: Metadata,
     tenant: str,
     uri: str,
     data: bytes,
@@ -206,8 +210,9 @@ def put_document(
     goes for its `attributes`, `key=value` each, of which a new document has none.
     """
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
-    store(sources, tenant, sha256, data)
     put_event = event(tenant, uri, "put", readers=readers, attributes=attributes, sha256=sha256, bytes=len(data))
+    SourceClaims(metadata).add(put_event)
+    store(sources, tenant, sha256, data)
     return announce(events, [put_event])[0]
 
 
@@ -215,16 +220,19 @@ def put_document(
 def delete(
     sources: Annotated[ObjectWriter, DOCUMENTS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
+    metadata: Metadata,
     tenant: str,
     uri: str,
     versions: Collection[str],
 ) -> Announced:
-    """Announce that a document is deleted, then delete the sources of these versions of it.
+    """Announce that a document is deleted, then delete the sources of these versions of it that no other put has claimed.
 
     A document that is put again has the readers and attributes it had before, unless the event names others.
     """
     announced = announce(events, [event(tenant, uri, "delete")])[0]
-    for version in sorted(versions):
+    claims = SourceClaims(metadata)
+    claims.drop_document(tenant, uri)
+    for version in sorted(set(versions) - claims.claimed(tenant, versions, beside=(uri,))):
         sources.delete(object_key(tenant, version))
     return announced
 

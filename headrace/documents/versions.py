@@ -20,6 +20,8 @@ from headrace.storage.vectors.labels import Description, labels_of
 ORIGIN = tuple(column.name for column in ORIGIN_COLUMNS)
 """The columns that say which event a row is of."""
 IN_ORDER = [(name, "ascending") for name in ORIGIN]
+SOURCE_GONE = "its source file is gone from the object store"
+"""The reason of a document that failed because somebody deleted its source: it is put again with the next look at its file."""
 ROWS_IN_ORDER = [*IN_ORDER, ("status", "descending")]
 """The order of rows of the documents table: of two rows of one event the failed one comes last and counts."""
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
 from headrace.core.runner import Runner
+from headrace.documents.claims import SourceClaims
 from headrace.documents.generations import active_reader, of_generation
 from headrace.documents.lookup import DocumentLookup, IndexProgress, follows
 from headrace.documents.names import document_id
@@ -253,10 +254,9 @@ class DocumentView:
             return versions
 
     def only_of(self, tenant: str, uri: str, versions: Collection[str]) -> set[str]:
-        """Those of a document's `versions`, and of its versions stored since, whose source no other document has."""
+        """Those of a document's `versions` whose source no other document has."""
         with self.lock:
-            own = filter(None, {*versions, *self.stored_of(tenant, uri)})
-            return {version for version in own if not self.stores(tenant, version, beside=uri)}
+            return {version for version in versions if not self.stores(tenant, version, beside=uri)}
 
     def _stored_since(self, tenant: str) -> tuple[Counter[str], _Versions]:
         """By how many documents more or fewer each version is stored than the tables have it, and the bytes of these versions."""
@@ -267,6 +267,16 @@ class DocumentView:
             change.update(after.keys() - before.keys())
             change.subtract(before.keys() - after.keys())
         return change, sizes
+
+    def deletable(self, tenant: str, uri: str) -> set[str]:
+        """Every version of a document, also from before a deletion, whose source no other put has claimed.
+
+        Then looks at the table: what is no longer claimed is there.
+        """
+        versions = {*self.versions_of(tenant, uri), *self.stored_of(tenant, uri)} - {""}
+        free = versions - SourceClaims(self._metadata).claimed(tenant, versions, beside=(uri,))
+        self.refresh(now=True)
+        return free
 
     def versions_of(self, tenant: str, uri: str) -> set[str]:
         """Every version of a document in the documents table, also from before a deletion."""

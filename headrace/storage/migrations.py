@@ -101,6 +101,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX source_hashes_uri ON source_hashes (tenant, uri)",
     ),
+    (
+        # Sources of puts that are not parsed yet (`documents/claims.py`), by the events that announce them.
+        """CREATE TABLE source_claims (
+            event_id TEXT PRIMARY KEY,
+            tenant TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            uri TEXT NOT NULL,
+            at TEXT NOT NULL
+        )""",
+        "CREATE INDEX source_claims_version ON source_claims (tenant, sha256)",
+    ),
 )
 
 

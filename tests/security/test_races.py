@@ -1,20 +1,33 @@
-"""What happens between a check and the change that it allows: quotas and revoked keys."""
+"""What happens between a check and the change that it allows: quotas, shared sources, and revoked keys."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from headrace.api.documents import Documents
+from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
+from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.names import object_key
+from headrace.documents.parse import ParsedDocuments, parse
+from headrace.documents.put import Put, delete, put, put_document
 from headrace.documents.view import DocumentView
 from headrace.errors import Forbidden, QuotaReached
+from headrace.ingest.land import land
+from headrace.lineage.forget.index import shared
+from headrace.lineage.forget.journal import Journal
+from headrace.lineage.forget.subject import DOCUMENT, Subject
 from headrace.platform import open_platform
-from headrace.settings import Settings, TenantLimits
+from headrace.settings import Inference, Settings, TenantLimits
 from headrace.storage.metadata import By, Metadata
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.tables.handles import TableReader
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +75,81 @@ def test_a_document_that_is_put_while_another_is_counted_counts(runner: Runner) 
         view.go_on.set()
         thread.join()
     assert (len(refused), view.usage("race")[0]) == (1, 1), "one of both"
+
+
+def parsed(runner: Runner) -> ParsedDocuments:
+    """Land and parse what waits."""
+    runner.run(land, only=(DOCUMENT_EVENTS,)).require(DOCUMENT_EVENTS)
+    return runner.run(parse, limits=ParseLimits.from_settings(Inference()))
+
+
+def put_folder(runner: Runner, folder: Path) -> Put:
+    """Put a folder's files, as another process does that follows it."""
+    return runner.run(put, tenant="acme", places=[folder], most_bytes=10**6)
+
+
+def test_a_source_stays_while_another_document_with_the_same_bytes_is_put(runner: Runner, tmp_path: Path) -> None:
+    data = b"# Sluice\n\nThe sluice is open.\n"
+    key = object_key("acme", hashlib.sha256(data).hexdigest())
+    sources = runner.open(ObjectWriter, DOCUMENTS, stage="test")
+    parsed(runner)  # what other tests left
+    documents = Documents(runner, DocumentView(runner), lambda tenant: None)
+    documents.put("acme", "sent.md", data, TenantLimits())
+    assert parsed(runner).parsed == 1
+
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_bytes(data)
+    assert put_folder(runner, tmp_path / "docs").put == 1
+    documents.delete("acme", "sent.md")
+    assert sources.info(key) is not None, "the folder's document is not parsed yet"
+    forgetting = Journal("test", "now", sources={key})
+    known = runner.open(TableReader, DOCUMENT_ROWS, stage="test")
+    assert shared(known, runner.metadata, Subject(DOCUMENT, "acme", "sent.md"), forgetting) == {key}
+    done = parsed(runner)
+    assert (done.parsed, done.deleted, done.failed) == (1, 1, ())
+
+    again = Documents(runner, DocumentView(runner), lambda tenant: None)
+    again.delete("acme", "docs/a.md")
+    assert sources.info(key) is None, "nobody has it any more"
+
+
+def test_a_source_stays_while_it_is_put_though_the_view_says_that_it_is_free(runner: Runner) -> None:
+    """Another process may claim it after the documents were looked at."""
+    data = b"# Spillway\n\nThe spillway is dry.\n"
+    version = hashlib.sha256(data).hexdigest()
+    parsed(runner)  # what other tests left
+    for name in ("old.md", "new.md"):
+        runner.run(put_document, tenant="acme", uri=name, data=data)
+    runner.run(delete, tenant="acme", uri="old.md", versions={version})
+    sources = runner.open(ObjectWriter, DOCUMENTS, stage="test")
+    assert sources.info(object_key("acme", version)) is not None
+    assert parsed(runner).failed == ()
+
+
+def test_a_source_goes_with_the_last_of_two_documents_that_are_deleted_before_they_are_parsed(runner: Runner) -> None:
+    data = b"# Gate\n\nThe gate is shut.\n"
+    key = object_key("acme", hashlib.sha256(data).hexdigest())
+    documents = Documents(runner, DocumentView(runner), lambda tenant: None)
+    for name in ("one.md", "two.md"):
+        documents.put("acme", name, data, TenantLimits())
+    documents.delete("acme", "one.md")
+    sources = runner.open(ObjectWriter, DOCUMENTS, stage="test")
+    assert sources.info(key) is not None
+    documents.delete("acme", "two.md")
+    assert sources.info(key) is None
+
+
+def test_a_file_whose_source_is_gone_is_put_again(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / "a.md").write_bytes(b"# Penstock\n\nThe penstock is dry.\n")
+    parsed(runner)  # what other tests left
+    put_folder(runner, tmp_path / "lost")
+    sources = runner.open(ObjectWriter, DOCUMENTS, stage="test")
+    [key] = [info.key for info in sources.list("acme/") if b"penstock" in sources.get(info.key)]
+    sources.delete(key)
+    assert [failure.uri for failure in parsed(runner).failed] == ["lost/a.md"]
+    assert put_folder(runner, tmp_path / "lost").put == 1
+    assert parsed(runner).failed == ()
 
 
 def test_a_key_that_is_revoked_makes_no_key_any_more(runner: Runner) -> None:

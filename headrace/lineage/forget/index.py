@@ -8,6 +8,7 @@ from typing import Annotated
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS, INDEXES, KV_CACHE
 from headrace.core.stage import stage
+from headrace.documents.claims import SourceClaims
 from headrace.documents.lookup import ChunkLookup, DocumentLookup, SeenEvents
 from headrace.documents.names import object_key
 from headrace.documents.sources.hashes import SourceHashes
@@ -37,11 +38,12 @@ def find_stored(
     known: Annotated[TableReader, DOCUMENT_ROWS],
     vectors: Annotated[VectorPurger, CHUNKS],
     indexes: Annotated[IndexReader, INDEXES],
+    metadata: Metadata,
     subject: Subject,
     journal: Journal,
 ) -> int:
     """Record them in the journal; returns their number. A source shared with another document is kept."""
-    others = shared(known, subject, journal)
+    others = shared(known, metadata, subject, journal)
     infos = [info for key in sorted(journal.sources - others) if (info := sources.info(key)) is not None]
     # A source object's name is the hash of its bytes.
     hashes = [info.key.rpartition("/")[2] for info in infos]
@@ -61,11 +63,12 @@ def strike_stored(
     known: Annotated[TableReader, DOCUMENT_ROWS],
     vectors: Annotated[VectorPurger, CHUNKS],
     indexes: Annotated[IndexReader, INDEXES],
+    metadata: Metadata,
     subject: Subject,
     journal: Journal,
 ) -> None:
     """Remove them, including deleted rows in LanceDB's fragments, indices and older versions."""
-    for key in sorted(journal.sources - shared(known, subject, journal)):
+    for key in sorted(journal.sources - shared(known, metadata, subject, journal)):
         sources.delete(key)
     for generation in range(1, max(1, indexes.state()[0].newest) + 1):
         made = vectors.for_generation(generation)
@@ -83,9 +86,10 @@ def drop_copies(
 ) -> None:
     """Copy the tables anew, which have lost rows: the older copies go. Other hosts' stores do so with their next command."""
     if subject.kind == DOCUMENT:
-        hashes = SourceHashes(metadata, subject.tenant)
+        hashes, claims = SourceHashes(metadata, subject.tenant), SourceClaims(metadata)
         for uri in subject.uris:
             hashes.forget(uri)
+            claims.drop_document(subject.tenant, uri)
     for copy in (SeenEvents(metadata, events), DocumentLookup(metadata, documents), ChunkLookup(metadata, chunks)):
         copy.follow()
 
@@ -103,10 +107,14 @@ def drop_kv(kv_cache: Annotated[BlockWriter, KV_CACHE], subject: Subject, journa
     return kv_cache.blocks.drop(subject.tenant, note)
 
 
-def shared(known: TableReader, subject: Subject, journal: Journal) -> set[str]:
-    """The document's sources that another document of the tenant also has."""
+def shared(known: TableReader, metadata: Metadata, subject: Subject, journal: Journal) -> set[str]:
+    """The document's sources that another document of the tenant also has, or that one which is put has claimed."""
+    versions = {key.rpartition("/")[2] for key in journal.sources}
+    # First: what is no longer claimed is in the table then.
+    claimed = SourceClaims(metadata).claimed(subject.tenant, versions, beside=subject.uris)
     current = newest_versions(known, subject.tenant)
     others = {
         object_key(subject.tenant, was.version) for uri, was in current.items() if uri != subject.name and was.status != "deleted"
     }
+    others.update(object_key(subject.tenant, version) for version in claimed)
     return others & journal.sources

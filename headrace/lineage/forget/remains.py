@@ -30,6 +30,7 @@ from headrace.lineage.forget.index import shared
 from headrace.lineage.forget.journal import Journal
 from headrace.lineage.forget.subject import DOCUMENT, Subject
 from headrace.lineage.graph import LearnedVersion, ReleaseHistory
+from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader, quoted
@@ -83,9 +84,11 @@ def in_head(
 
 
 @stage("Finds a document's sources that another document also has.")
-def kept_sources(known: Annotated[TableReader, DOCUMENT_ROWS], subject: Subject, journal: Journal) -> list[str]:
+def kept_sources(
+    known: Annotated[TableReader, DOCUMENT_ROWS], metadata: Metadata, subject: Subject, journal: Journal
+) -> list[str]:
     """Keys of the source objects that are kept."""
-    return sorted(shared(known, subject, journal))
+    return sorted(shared(known, metadata, subject, journal))
 
 
 @stage("Finds the other documents that have passages of a document word for word.")

@@ -1,0 +1,64 @@
+"""Sources of documents that are put and not parsed yet: who deletes another document with the same bytes leaves them.
+
+Documents with the same bytes share a source. The documents table shows which have it, but not before `parse`; until then only
+this does, to all processes that share a metadata store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from headrace.documents.names import composed
+from headrace.storage.metadata import Metadata
+
+_KEPT = timedelta(days=30)  # of events that nobody parses: their writer died before it announced them
+_AT_ONCE = 500
+
+
+class SourceClaims:
+    """A claim is made before a source is looked for, and dropped once the documents table has the event it was made for."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Claim the source of a put that is to be announced."""
+        row = {**{name: event[name] for name in ("event_id", "tenant", "sha256")}, "uri": composed(event["uri"])}
+        with self._metadata.transaction(writing=True) as run:
+            run(
+                "INSERT INTO source_claims (event_id, tenant, sha256, uri, at) VALUES (:event_id, :tenant, :sha256, :uri, :at)"
+                " ON CONFLICT (event_id) DO NOTHING",
+                {**row, "at": event["at"].isoformat()},
+            )
+
+    def drop(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Drop the claims of events that the documents table has, and those that are too old."""
+        names = [{"event_id": event["event_id"]} for event in events]
+        if names:
+            with self._metadata.transaction(writing=True) as run:
+                run.many("DELETE FROM source_claims WHERE event_id = :event_id", names)
+                run("DELETE FROM source_claims WHERE at < :oldest", {"oldest": _oldest()})
+
+    def drop_document(self, tenant: str, uri: str) -> None:
+        """Drop those of a document whose deletion is announced."""
+        with self._metadata.transaction(writing=True) as run:
+            run("DELETE FROM source_claims WHERE tenant = :tenant AND uri = :uri", {"tenant": tenant, "uri": composed(uri)})
+
+    def claimed(self, tenant: str, versions: Collection[str], *, beside: Collection[str]) -> set[str]:
+        """Those of a tenant's `versions` that are claimed for a document other than those `beside`."""
+        own, wanted = set(map(composed, beside)), sorted(versions)
+        found: set[str] = set()
+        for start in range(0, len(wanted), _AT_ONCE):
+            named = {f"v{index}": version for index, version in enumerate(wanted[start : start + _AT_ONCE])}
+            among = ", ".join(f":{name}" for name in named)
+            statement = f"SELECT sha256, uri FROM source_claims WHERE tenant = :tenant AND at >= :oldest AND sha256 IN ({among})"
+            with self._metadata.transaction() as run:
+                rows = run(statement, {"tenant": tenant, "oldest": _oldest(), **named})
+            found |= {version for version, uri in rows if uri not in own}
+        return found
+
+
+def _oldest() -> str:
+    return (datetime.now(UTC) - _KEPT).isoformat()
