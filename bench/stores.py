@@ -387,14 +387,16 @@ def _prepare() -> None:
 def main() -> None:
     """Measure what the command line names."""
     line = argparse.ArgumentParser(prog="python -m bench.stores")
-    line.add_argument("stores", nargs="*", choices=[*STORES, []], default=list(STORES))
+    line.add_argument("stores", nargs="*", metavar="STORE", help=f"Of {', '.join(STORES)}; default: all.")
     line.add_argument("--sizes", nargs=2, type=int)
     line.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     given = line.parse_args()
     if given.prepare:
         _prepare()
         return
-    print(json.dumps(measure(given.stores, tuple(given.sizes) if given.sizes else None), indent=2))
+    if unknown := set(given.stores) - set(STORES):
+        line.error(f"no store {', '.join(sorted(unknown))}")
+    print(json.dumps(measure(given.stores or tuple(STORES), tuple(given.sizes) if given.sizes else None), indent=2))
 
 
 if __name__ == "__main__":
