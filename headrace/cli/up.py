@@ -23,7 +23,7 @@ def demo(
     out_dir: Annotated[Path, typer.Option("--out", help="Directory for the diagrams.")] = Path("out"),
     questions: Annotated[int, typer.Option(help="Searches by the simulated user.", min=1, max=10_000)] = 160,
 ) -> None:
-    """Run both pipelines once on the embedded platform, and report what moved."""
+    """Run both pipelines once, on the embedded platform or your storage, and report what moved."""
     from headrace.cli.demo import run_demo
 
     run_demo(settings_of(), docs=docs, on=checked_on(on), out_dir=out_dir, questions=questions, console=out)

@@ -57,6 +57,8 @@ _LEAST_WORD, _LEAST_NAME = 0.2, 1.5  # lowest weights of a word of the question 
 _WRAPPED, _PROSE, _LONGEST = 45, 6, 600
 _ENDED = re.compile(r"[.!?:;{}=|][\"')\]]*$")
 _STOPPED = re.compile(r"[.!?;][\"')\]*_]*$")
+# "every" above "250 hours": an amount in the middle of a sentence, where neither an item of a list nor a time of a log begins so.
+_AMOUNT = re.compile(r"\d{1,4}(?:[.,]\d+)*\s?[^\W\d_A-ZÄÖÜ]")
 _MARK = re.compile(r"^(?:[-*•]|\d{1,3}[.)])\s+")  # of a list
 # A hyphen at the end of a line, before the rest of its word; in "two- and" and "short- or" it ends one.
 _HYPHEN = re.compile(r"(?<=\w[-‐])[ \t]*\n\s*(?!(?:and|or|to|und|oder|bis)\b)(?=[^\W\d_A-ZÄÖÜ])")
@@ -214,7 +216,7 @@ def _goes_on(text: str, before: tuple[int, int], start: int) -> bool:
         and len(line.split()) >= _PROSE
         and not _ENDED.search(said)
         and " = " not in line  # a setting and its comment
-        and (text[start].isalpha() or text[start] in "\"'(“„*`")
+        and (text[start].isalpha() or text[start] in "\"'(“„*`" or bool(_AMOUNT.match(text, start)))
         and _MARK.match(text[start:]) is None
         and not said.startswith(("|", "#"))
     )

@@ -6,6 +6,7 @@ The whole quote is the answer if
 
 - the question asks for something else than a number or a time: a name or a thing was wrong in every third case,
 - the span has none, or one of another unit ("over three years" of "how much"), or more than that ("9 Uhr und dauert eine Woche"),
+- the question has all its words already ("pump P-7"),
 - it is a line of code,
 - the quote denies something and the question does not, or the other way round,
 - the best span's share is below `SURE`.
@@ -29,6 +30,11 @@ _LIMITS = re.compile(
     r"(?:\b(?:up to|at (?:least|most)|(?:more|less|fewer|later|earlier) than|over|under|about|around|approximately|roughly"
     r"|nearly|almost|before|after|until|by|since|every|each|within|only|bis zu|mindestens|höchstens|mehr als|weniger als|etwa"
     r"|rund|ca\.|fast|vor|nach|bis|seit|alle|nur|day|week|Tag|Woche)\s+)+(?:the\s+|den\s+|dem\s+)?$",
+    re.IGNORECASE,
+)
+_WEEKDAY = re.compile(
+    r"(?:\b(?:each|every|on|am|jeden)\s+)?\b(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?|(?:Mon|Diens|Donners|Frei|Sams|Sonn)tags?"
+    r"|Mittwochs?)\s+(?:at|um)\s+$",
     re.IGNORECASE,
 )
 _UNIT = re.compile(rf"\s?(?:{'|'.join(sorted(map(re.escape, UNITS), key=len, reverse=True))})(?!\w)", re.IGNORECASE)
@@ -77,19 +83,22 @@ def short_answer(question: str, sentence: str, weights: Mapping[str, float]) -> 
         return None
     start, end = _with_limits(asked, sentence, span.start, span.end)
     said = sentence[start:end].strip()
-    if not _is_amount(asked, question, said):
+    if not _is_amount(asked, question, said) or _said_already(said, set(weights)):
         return None
     return said if len(said) <= _LONGEST and said != sentence.rstrip(".!") else None
 
 
 def _is_amount(asked: Asked, question: str, said: str) -> bool:
     """Whether words are a number or a time and nothing beside it, in the unit that is asked for."""
-    is_ = Tokens(said).is_
+    tokens = Tokens(said)
+    is_ = tokens.is_
     joins = is_["conjunction"] & ~(np.roll(is_["number"], 1) & np.roll(is_["number"], -1))  # "3 and 4", but no "02:00 and takes"
     if (joins | is_["auxiliary"] | is_["pronoun"]).any():
         return False
     if asked.kind == "when":
         return not _CLOCK.fullmatch(said) or not _DAY_ASKED.search(question)
+    if any(low in MONTHS and word[0].isupper() for low, word in zip(tokens.low, tokens.words, strict=True)):
+        return False  # "March 2021" of "what capacity"
     units = facts(said).units
     if asked.units & _TIMES:
         return bool(units & asked.units)  # "9" of "how long" says nothing
@@ -109,7 +118,7 @@ def _with_limits(asked: Asked, sentence: str, start: int, end: int) -> tuple[int
         if sentence[end - 1].isdigit() and (unit := _UNIT.match(sentence, end)):
             end = unit.end()
         end = _RATE.match(sentence, end).end()  # type: ignore[union-attr]
-    if limits := _LIMITS.search(sentence, 0, start):
+    if limits := _WEEKDAY.search(sentence, 0, start) or _LIMITS.search(sentence, 0, start):
         start = limits.start()
     return start, end
 
@@ -138,7 +147,7 @@ def cell_answer(question: str, row: Sequence[tuple[str, str]], weights: Mapping[
 
 
 def _said_already(cell: str, wanted: set[str]) -> bool:
-    """Whether the question has all words of a cell: it names the row."""
+    """Whether the question has all words of a cell, which then names the row, or of a short answer."""
     words = content_words(cell)
     return bool(words) and all(any(alike(word, other) for other in wanted) for word in words)
 

@@ -33,6 +33,8 @@ def short(question: str, sentence: str) -> str | None:
         ("How often do fire drills take place?", "Fire drills take place every four months.", "every four months"),
         ("How much does the service contract cost?", "The service contract costs 1,240 EUR a year.", "1,240 EUR a year"),
         ("How much may a boat weigh?", "A boat may weigh up to 800 kg.", "up to 800 kg"),
+        ("When are copies made?", "Copies of the register are made each Sunday at 02:00.", "each Sunday at 02:00"),
+        ("Which day does dredging start?", "Dredging starts on Friday at 02:00 and takes nine hours.", "on Friday at 02:00"),
         ("When does the contract end?", "The contract ends on 30 September 2027 for both sides.", "30 September 2027"),
         ("Wie lange dauert die Wache?", "Die Wache dauert eine Woche.", "eine Woche"),
     ],
@@ -52,14 +54,16 @@ def test_the_words_that_answer_with_their_unit_and_what_limits_them(question: st
         # a name or a thing is not told apart from its neighbours surely enough
         ("Who is the harbour master?", "The harbour master is Runa Holm."),
         ("What MTU does the harbour network use?", "The harbour network uses VLAN 7 and an MTU of 9000."),
-        ("Which day does the dredging start?", "The dredging starts on Friday at 02:00 and takes nine hours."),
+        ("Which day does the dredging start?", "The dredging starts at 02:00 and takes nine hours."),
         ("Wer ist Petra Vogel?", "Petra Vogel: zuständig für Änderungen."),
         # another unit than was asked for, or more than an amount
+        ("What is the capacity of the Lund site?", "The Lund site was opened in March 2021."),
         ("How much does the crane lift?", "The crane lifts it within two hours."),
         ("Wie lange dauert die Wache?", "Die Wache beginnt um 9 Uhr und dauert eine Woche."),
         ("Who may enter the vault?", "Nobody except Runa Holm may enter the vault."),
         ("Who did not sign the log?", "Runa Holm signed the log."),
         ("How many boats fit into the upper lock?", "The upper lock takes several boats."),  # there is no number
+        ("When is pump P-7 replaced?", "The impeller of pump P-7 is replaced every 4,000 operating hours."),  # "P-7"
         ("When was the upper lock built?", "The upper lock was built by Runa Holm."),
         ("What is the highest water?", "HIGHEST_CM = 35  # the highest water"),
         ("Who is the harbour master?", "The harbour master " + "and so on " * 100 + "is Runa Holm."),
