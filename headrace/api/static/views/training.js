@@ -125,7 +125,7 @@ export function loopNow(loop) {
 }
 
 function lastDecision(decision) {
-  if (!decision) return [quiet("No round has run yet. Verdicts on answers start one.")];
+  if (!decision) return [quiet("No round has run since this was started.")];
   const timings = Object.entries(decision.timings).filter(([, seconds]) => seconds >= 0.05);
   const served = decision.promoted && decision.feedback_to_served !== null ? `From its newest verdict to served in ${span(decision.feedback_to_served)}: ` : "";
   return [
