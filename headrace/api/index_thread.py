@@ -34,6 +34,36 @@ _COMPARE_S = 86_400.0
 log = logging.getLogger("headrace.api")
 
 
+class Blocked:
+    """What blocks passes that are tried again, and since when: `None` once the stage that failed has passed, or a whole pass.
+
+    After an outage the first pass may take long over all that waits; what failed works again before it ends.
+    """
+
+    def __init__(self) -> None:
+        self.trouble: Trouble | None = None
+        self._passed = self._failed_after = 0
+
+    def begun(self) -> None:
+        """A pass begins."""
+        self._passed = 0
+
+    def passed(self) -> None:
+        """A stage of it is done."""
+        self._passed += 1
+        if self._passed > self._failed_after:
+            self.trouble = None
+
+    def failed(self, state: str) -> None:
+        """The stage behind those that passed failed."""
+        self.trouble = Trouble(state, time.monotonic() if self.trouble is None else self.trouble.since)
+        self._failed_after = self._passed
+
+    def done(self) -> None:
+        """The pass is done."""
+        self.trouble = None
+
+
 class IndexThread:
     """Indexes what is on the head, first what an earlier process left; a pass that storage fails is tried again."""
 
@@ -48,7 +78,7 @@ class IndexThread:
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
-        self._trouble: Trouble | None = None
+        self._blocked = Blocked()
         self._compared = time.monotonic()
         self._begun = self._whole = 0  # passes that have begun, and the last of them that left nothing to do
         self.stopping = False
@@ -68,7 +98,7 @@ class IndexThread:
 
     def trouble(self) -> Trouble | None:
         """What blocks indexing, and since when; `None` if nothing does."""
-        return self._trouble
+        return self._blocked.trouble
 
     def announce(self, tenant: str) -> int:
         """Say that a tenant has put or deleted something. Returns what `is_past` takes."""
@@ -96,12 +126,12 @@ class IndexThread:
             try:
                 with self._view.during_pass():
                     self._pass()
-                self._trouble, failures = None, 0
+                self._blocked.done()
+                failures = 0
             except _Stopped:
                 return
             except Exception as error:  # a thread that ends would leave everything that is put later unindexed
-                since = time.monotonic() if self._trouble is None else self._trouble.since
-                self._trouble = Trouble(f"fails and is tried again ({kind_of(error)})", since)
+                self._blocked.failed(f"fails and is tried again ({kind_of(error)})")
                 log.error("indexing fails and is tried again: %s", printable(str(error)))
                 log.debug("", exc_info=True)
                 self._work.set()
@@ -121,6 +151,7 @@ class IndexThread:
             self._arrived.clear()
             self._begun += 1
             begun = self._begun
+        self._blocked.begun()
         _, parsed = take_in(
             self._runner,
             self._settings,
@@ -164,6 +195,7 @@ class IndexThread:
             return self.stopping or self._parsing.ready() or not self._arrived <= set(waiting)
 
     def _go_on(self, _stage: str) -> None:
+        self._blocked.passed()
         if self.stopping:
             raise _Stopped
 
