@@ -24,7 +24,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from headrace.api import Service, create_app
+from headrace.api.app import create_app
+from headrace.api.service import Service
 from headrace.app import App
 from headrace.catalog import LANDINGS, STORES, Store, Tier
 from headrace.cli.common import cli

@@ -20,7 +20,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         *("headrace.lineage.forget", "headrace.ingest.divergence", "headrace.documents.index", "headrace.training.promote"),
-        *("headrace.cli.demo", "headrace.api"),
+        *("headrace.cli.demo", "headrace.api.app"),
     ]
 )
 

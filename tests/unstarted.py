@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.api import Service
+from headrace.api.service import Service
 from headrace.app import App
 from headrace.core.run import recorded
 from headrace.core.runner import Runner

@@ -41,8 +41,8 @@ def up(
     import secrets
     from contextlib import ExitStack
 
-    from headrace.api import Service, create_app, serve
-    from headrace.api.app import bound, check_certificate
+    from headrace.api.app import bound, check_certificate, create_app, serve
+    from headrace.api.service import Service
     from headrace.app import App
     from headrace.cli.running import digest_of
     from headrace.core.progress import ProgressBars

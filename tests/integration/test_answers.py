@@ -20,7 +20,8 @@ from headrace.answering.follow_up import Turn
 from headrace.answering.options import AnswerOptions
 from headrace.answering.quotes import NOT_FOUND
 from headrace.answering.record import Answer
-from headrace.api import Service, create_app
+from headrace.api.app import create_app
+from headrace.api.service import Service
 from headrace.app import App
 from headrace.catalog import INTERACTION_ROWS
 from headrace.core.runner import Runner

@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from unstarted import unstarted
 
 from headrace import readiness
-from headrace.api import Service, create_app
+from headrace.api.app import create_app
+from headrace.api.service import Service
 from headrace.errors import NotFound, StorageFull, Unavailable
 from headrace.platform import home as homes
 from headrace.settings import ApiSettings

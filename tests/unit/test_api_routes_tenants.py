@@ -9,7 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 from unstarted import unstarted
 
-from headrace.api import Service, create_app
+from headrace.api.app import create_app
+from headrace.api.service import Service
 
 
 @pytest.fixture

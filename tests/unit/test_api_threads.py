@@ -15,11 +15,10 @@ from starlette.types import Message
 from unstarted import unstarted
 
 from headrace.answering.engine import GivenUp
-from headrace.api import Service
 from headrace.api.admission import AdmissionQueue
 from headrace.api.auth import READ, Caller
 from headrace.api.questions import QuestionService
-from headrace.api.service import PLACES
+from headrace.api.service import PLACES, Service
 from headrace.api.telemetry import Traces
 from headrace.api.threads import RequestThread, first_of, stream_from_thread
 from headrace.errors import Unavailable

@@ -20,7 +20,7 @@ from unstarted import unstarted
 
 from docs import generate
 from headrace import cli
-from headrace.api import create_app
+from headrace.api.app import create_app
 from headrace.explain.deck.brand import load_brand
 from headrace.settings import EmbeddedPart, Settings
 
