@@ -68,7 +68,8 @@ def select(query: str, endpoints: Endpoints, ledger: Ledger) -> list[dict[str, A
         except pa.ArrowException as error:
             raise (failed or [error])[0] from None
         except duckdb.ParserException as error:
-            hint = 'Put "at" and "offset" in double quotes: they are SQL keywords.'
+            keyword = re.search(r'(?<!")\b(?:at|offset)\b(?!")', query, re.IGNORECASE)
+            hint = 'Put "at" and "offset" in double quotes: they are SQL keywords.' if keyword else "Queries are DuckDB's SQL."
             raise WrongUsage(str(error).splitlines()[0], hint=hint) from None
         except duckdb.Error as error:
             if failed:

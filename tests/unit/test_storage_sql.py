@@ -41,6 +41,16 @@ def test_only_one_select_is_allowed(query: str) -> None:
         rows(query)
 
 
+@pytest.mark.parametrize(
+    ("query", "hint"),
+    [("SELECT FROM WHERE", "DuckDB"), ("SELECT min(at) FROM runs", "keywords"), ('SELECT "at" x y FROM runs', "DuckDB")],
+)
+def test_a_syntax_error_names_keywords_only_where_there_are_some(query: str, hint: str) -> None:
+    with pytest.raises(WrongUsage) as found:
+        rows(query)
+    assert hint in found.value.hint
+
+
 def test_a_query_without_tables_reads_none() -> None:
     assert rows("select 1 as one, 2.5 as more") == [{"one": 1, "more": 2.5}]
 
