@@ -138,7 +138,7 @@ def run(helm: str, command: str, values: Values, *options: str) -> subprocess.Co
 def rendered(helm: str, values: Values, *options: str) -> list[Manifest]:
     done = run(helm, "template acme", values, *options)
     assert done.returncode == 0, done.stderr
-    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    return [manifest for manifest in yaml.load_all(done.stdout, yaml.CSafeLoader) if manifest]
 
 
 def refusal(helm: str, values: Values) -> str:

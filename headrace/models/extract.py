@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from headrace.models.support import above, alike, content_words, facts, sentences
+from headrace.models.support import above, alike, content_words, facts, sentences, without_bold
 
 PASSAGES = 6
 """The number of best passages that are searched for quotes."""
@@ -62,7 +62,6 @@ _AMOUNT = re.compile(r"\d{1,4}(?:[.,]\d+)*\s?[^\W\d_A-ZÄÖÜ]")
 _MARK = re.compile(r"^(?:[-*•]|\d{1,3}[.)])\s+")  # of a list
 # A hyphen at the end of a line, before the rest of its word; in "two- and" and "short- or" it ends one.
 _HYPHEN = re.compile(r"(?<=\w[-‐])[ \t]*\n\s*(?!(?:and|or|to|und|oder|bis)\b)(?=[^\W\d_A-ZÄÖÜ])")
-_BOLD = re.compile(r"(?<![\w*\\`])(\*{2,3})(?=[^\s*])([^*`\n]+)(?<=\S)\1(?![\w*`])")
 _RULE = re.compile(r"[\s|:+=-]+")
 _PART = re.compile(
     r",?\s+(?:and|und)\s+(?=(?:who|when|where|why|how|what|which|whose|wer|wann|wo|warum|wie|was|welche[rsnm]?)\b)", re.IGNORECASE
@@ -124,7 +123,7 @@ class Quote:
         if not self.text.startswith("|"):
             line = re.sub(r"\s*\n\s*", " ", _HYPHEN.sub("", _MARK.sub("", self.text)))
             # A number in square brackets would look like a citation.
-            return _plain(re.sub(r"\[(\d+)\]", r"(\1)", line))
+            return without_bold(re.sub(r"\[(\d+)\]", r"(\1)", line))
         return "; ".join([f"{name}: {cell}" if name else cell for name, cell in self.cells][:_COLUMNS])
 
     @property
@@ -132,7 +131,7 @@ class Quote:
         """The cells of a table row that are not empty, each with its column's name; none of any other text."""
         if not self.text.startswith("|"):
             return []
-        names, cells = (list(map(_plain, _cells(row))) for row in (self.over.rpartition("\n")[2], self.text))
+        names, cells = (list(map(without_bold, _cells(row))) for row in (self.over.rpartition("\n")[2], self.text))
         names += [""] * (len(cells) - len(names))
         return [(name, cell) for name, cell in zip(names, cells, strict=False) if cell]
 
@@ -354,11 +353,6 @@ def _idf(word: str, texts: Sequence[frozenset[str]]) -> float:
     """Inverse document frequency over the passages (Robertson and Sparck Jones); a word in none of them counts as in one more."""
     count = sum(_has(terms, word) for terms in texts)
     return math.log(1 + (len(texts) - count + 0.5) / (count + 0.5)) if count else math.log(1 + 2 * len(texts))
-
-
-def _plain(text: str) -> str:
-    """Without the asterisks of bold text; those of code, such as `**options` and 2**8, stay."""
-    return _BOLD.sub(r"\2", text)
 
 
 def _cells(row: str) -> list[str]:

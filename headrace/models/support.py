@@ -34,6 +34,8 @@ _FAMILIES = {
 }
 _ANOTHER = 0.75  # share of a sentence's words in one with other numbers from which both make the same statement
 
+_BOLD = re.compile(r"(?<![\w*\\`])(\*{2,3})(?=[^\s*])([^*`\n]+)(?<=\S)\1(?![\w*`])")
+
 _COMMON = frozenset(
     re.findall(
         r"\S+",
@@ -278,6 +280,11 @@ def _differs(said: Facts, own: Facts) -> bool:
         or any(read & readings and unit and beside and unit != beside for readings, beside in own.numbers)
         for read, unit in said.numbers
     )
+
+
+def without_bold(text: str) -> str:
+    """Markdown without the asterisks of bold text; those of code, such as `**options` and 2**8, stay."""
+    return _BOLD.sub(r"\2", text)
 
 
 def sentences(passage: str) -> list[tuple[int, int]]:

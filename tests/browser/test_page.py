@@ -128,7 +128,9 @@ def test_a_key_is_made_and_revoked(api: Any, page: Tab) -> None:
     page.click("dialog.small button.danger")
     page.until("document.querySelector('dialog').innerText.includes('revoked')")
     until(60, lambda: api.client(key).get("/v1/documents").status_code == 401, lambda: "the key still opens something")
-    page.evaluate("document.querySelector('dialog').close()")
+    page.evaluate("document.querySelector('dialog').close(); location.hash = '#/overview'")
+    page.until("!!document.querySelector('.view.overview:not([hidden]) h1')")
+    assert page.evaluate("location.hash") == "#/overview", "the dialog's end calls no view back"
 
 
 def test_the_diagram_says_what_is_at_work_and_shows_figures_where_it_is_chosen(page: Tab) -> None:

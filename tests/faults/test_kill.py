@@ -279,6 +279,7 @@ def assert_indexed(sql: Callable[[str], list[dict[str, Any]]], endpoints: Endpoi
     assert sorted(VectorReader(CHUNKS, endpoints, meter).indexed()["chunk_id"].to_pylist()) == sorted(ids)
 
 
+@pytest.mark.soak(minutes=0.5)
 def test_index_is_killed_then_the_supervisor_then_both_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_SETTINGS", home.env["HEADRACE_SETTINGS"])
     command: list[str | Path] = ["index", home.docs]

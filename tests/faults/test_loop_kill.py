@@ -16,7 +16,10 @@ from words import words
 
 from headrace.catalog import CHECKPOINTS
 from headrace.core.run import runs
+from headrace.platform import open_platform
 from headrace.scheduler import status
+from headrace.scheduler.process import SchedulerProcess
+from headrace.settings import Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
@@ -37,7 +40,21 @@ LOOP = {
 }
 
 
-@pytest.mark.parametrize("in_a_round", [False, pytest.param(True, marks=pytest.mark.soak(minutes=2))])
+def test_a_loop_that_is_killed_while_it_waits_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    with words() as models:
+        for name, value in {**models.env, "HEADRACE_SETTINGS": str(tmp_path / "none.toml")}.items():
+            monkeypatch.setenv(name, value)
+        settings = Settings.load(home=home)
+        with open_platform(settings), SchedulerProcess(settings, "20261130-000000-up-0000"):
+            the_loop_is_killed_while_it_waits_and_is_started_again(home)
+            loop = status.read(home)["pid"]
+    assert gone(loop)
+    assert status.read(home)["state"] == "ended"
+
+
+@pytest.mark.soak(minutes=2)
+@pytest.mark.parametrize("in_a_round", [False, True])
 def test_a_loop_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp_path: Path, in_a_round: bool) -> None:
     with words() as models:
         home.env.update(models.env | (LOOP if in_a_round else {}))
@@ -47,7 +64,7 @@ def test_a_loop_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp
             if in_a_round:
                 the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(first)
             else:
-                the_loop_is_killed_while_it_waits_and_is_started_again(first)
+                the_loop_is_killed_while_it_waits_and_is_started_again(first.home.path)
             key, key_id = a_document_is_put_and_up_is_killed(first)
         finally:
             first.kill()
@@ -68,9 +85,9 @@ def test_a_loop_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp
         assert 0 < trained["taken"] < trained["steps"], "training went on from its checkpoint"
 
 
-def the_loop_is_killed_while_it_waits_and_is_started_again(api: Api) -> None:
+def the_loop_is_killed_while_it_waits_and_is_started_again(home: Path) -> None:
     def told() -> dict[str, Any]:
-        return status.read(api.home.path)
+        return status.read(home)
 
     until(60, lambda: told()["state"] == "waiting", told)
     killed = told()

@@ -245,7 +245,7 @@ def test_an_index_of_before_readers_were_labels_answers_and_is_brought_along(vec
 SHARES = {"large": 0.949, "medium": 0.05, "small": 0.001}
 
 
-@pytest.mark.parametrize(("count", "exact"), [(6_000, 2_000), pytest.param(40_000, 20_000, marks=pytest.mark.soak(minutes=0.3))])
+@pytest.mark.parametrize(("count", "exact"), [(2_500, 800), pytest.param(40_000, 20_000, marks=pytest.mark.soak(minutes=0.3))])
 def test_recall_is_kept_by_tenants_of_any_size_and_under_sixteen_threads(
     vectors: VectorWriter, monkeypatch: pytest.MonkeyPatch, count: int, exact: int
 ) -> None:

@@ -152,7 +152,6 @@ def example(kind: pa.DataType, number: int) -> Any:
     return f"ü{number}".encode() if pa.types.is_binary(kind) else f"ü{number}"
 
 
-@OVER_HTTP
 def test_every_table_of_the_catalog_comes_back_as_it_went(cluster: Cluster) -> None:
     for store in stores(Tier.TABLE):
         rows = [{field.name: example(field.type, number) for field in store.columns} for number in range(20)]

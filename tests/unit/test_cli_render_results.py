@@ -323,6 +323,9 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
     assert printed(lambda console: say_sources(console, short.with_passages())) == [cited, quoted, *below]
     row = replace(short, passages=(replace(short.passages[0], hit=replace(hit, text="| Mill | 1911 |")),))
     assert "      “Mill · 1911”" in printed(lambda console: say_sources(console, row.with_passages()))
+    bold = replace(answer, supports=(Support("Raised in 1911.", 1, 0, 20),))
+    bold = replace(bold, passages=(replace(answer.passages[0], hit=replace(hit, text="Raised\n**in 1911.**")),))
+    assert printed(lambda console: say_sources(console, bold.with_passages())) == [cited, *below], "the answer says all of it"
     nearest = "  no passage supports this answer; the best match is mill.md · page 3 · The mill"
     assert printed(lambda console: say_sources(console, replace(answer, supports=()).with_passages())) == [nearest, *below]
 

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,14 @@ def strict(schema: Any) -> Any:
     if schema.get("x-kubernetes-int-or-string"):
         closed.pop("type", None)
     return closed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def schemas_read_once() -> Iterator[None]:
+    """The validator would read a megabyte of definitions for each manifest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubernetes_validate.utils, "schema_contents", cache(kubernetes_validate.utils.schema_contents))
+        yield
 
 
 def require_valid(manifests: list[Manifest]) -> None:

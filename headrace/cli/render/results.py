@@ -300,7 +300,11 @@ def say_sources(console: Console, answer: Mapping[str, Any]) -> None:
 
 def _shortened_quotes(citation: Mapping[str, Any]) -> list[str]:
     """The quotes of which the answer says only some words; the cells of a table row with dots between them."""
-    quotes = [span["quote"] for span in citation["spans"] if len(span["sentence"]) < len(span["quote"]) - 1]
+    from headrace.models.support import without_bold
+
+    spans = [(without_bold(span["quote"]), span["sentence"]) for span in citation["spans"]]
+    # A list's mark and the breaks of lines are no words.
+    quotes = [quote for quote, said in spans if len("".join(said.split())) < len("".join(quote.split())) - 1]
     return [" ".join((quote.strip("| ").replace("|", "·") if quote.startswith("|") else quote).split()) for quote in quotes]
 
 

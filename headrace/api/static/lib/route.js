@@ -14,7 +14,8 @@ export function go(view, parameters = {}) {
   location.hash = address(view, parameters);
 }
 
-// Changes the address of the view that is shown, without another step of the browser's history.
+// Changes the address of the view that is shown, without another step of the browser's history. A view that is no longer asked for,
+// such as one whose dialog closes while another view is opened, leaves the address alone.
 export function note(view, parameters = {}) {
-  history.replaceState(null, "", address(view, parameters));
+  if (here().view === view) history.replaceState(null, "", address(view, parameters));
 }

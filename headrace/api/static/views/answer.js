@@ -61,14 +61,19 @@ function sources(entry) {
   ))));
 }
 
-// Whether the answer says only some words of a quote.
+// Whether the answer says only some words of a quote; a list's mark, bold and the breaks of lines are none.
 function shortened(span) {
-  return span.sentence.length < span.quote.length - 1;
+  const length = (text) => text.replace(/\s/g, "").length;
+  return length(span.sentence) < length(withoutBold(span.quote)) - 1;
 }
+
+// As `without_bold` in models/support.py.
+const withoutBold = (text) => text.replace(/(?<![\w*\\`])(\*{2,3})(?=[^\s*])([^*`\n]+)(?<=\S)\1(?![\w*`])/g, "$2");
 
 // The whole quote, with the words that the answer says; the cells of a table row with dots between them.
 function quote(span) {
-  const text = span.quote.startsWith("|") ? span.quote.replace(/^[| ]+|[| ]+$/g, "").replaceAll("|", "·") : span.quote;
+  const whole = withoutBold(span.quote);
+  const text = whole.startsWith("|") ? whole.replace(/^[| ]+|[| ]+$/g, "").replaceAll("|", "·") : whole;
   const at = text.indexOf(span.sentence);
   const parts = at < 0 ? [text] : [text.slice(0, at), make("mark", {}, span.sentence), text.slice(at + span.sentence.length)];
   return make("span", { class: "quote" }, "“", ...parts, "”");
