@@ -38,7 +38,7 @@ class ForkedProcess:
     def __init__(self, work: Callable[..., object], *given: Any) -> None:
         self._link, theirs = _SERVER.Pipe()
         self._asking = threading.Lock()
-        self._process = _SERVER.Process(target=_run, args=(theirs, work, given), daemon=True)
+        self._process = _SERVER.Process(target=_run, args=(theirs, dict(os.environ), work, given), daemon=True)
         self._process.start()
         theirs.close()
         assert self._process.pid is not None
@@ -99,7 +99,9 @@ class ForkedProcess:
                 self.said.append(self._link.recv())
 
 
-def _run(link: Connection, work: Callable[..., object], given: tuple[Any, ...]) -> None:
+def _run(link: Connection, env: dict[str, str], work: Callable[..., object], given: tuple[Any, ...]) -> None:
+    os.environ.clear()  # the server has that of the test that happened to start it
+    os.environ.update(env)
     gc.freeze()  # a collection writes to the headers of all objects, and so would copy the memory that is shared with the server
     try:
         work(link, *given)

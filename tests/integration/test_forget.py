@@ -289,7 +289,9 @@ def killed(world: World, kind: str, name: str, last: str, wait_s: float = 0.0) -
     "stages",
     [
         pytest.param(("purge",), id="some"),
-        pytest.param(("suppress", "note", "strike_examples", "strike_user", "close"), id="others", marks=pytest.mark.soak(minutes=0.5)),
+        pytest.param(
+            ("suppress", "note", "strike_examples", "strike_user", "close"), id="others", marks=pytest.mark.soak(minutes=0.5)
+        ),
     ],
 )
 def test_a_kill_is_made_good(world: World, stages: tuple[str, ...]) -> None:
