@@ -1368,7 +1368,7 @@ MUTANTS = (
         "headrace/documents/claims.py",
         "version for version, uri in rows if uri not in own",
         "version for version, uri in rows if uri in own",
-        "Whoever moves a document from the API into a followed folder loses it.",
+        "A document moved from the API into a followed folder is lost.",
         (
             "tests/security/test_races.py::test_a_source_stays_while_another_document_with_the_same_bytes_is_put",
             "tests/unit/test_documents_claims.py::test_a_version_is_claimed_until_each_event_that_names_it_is_processed",

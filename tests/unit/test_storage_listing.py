@@ -1,4 +1,4 @@
-"""What lies below a directory, looked at again and again: it is what is there, and only what changed is read."""
+"""`FolderListing`: each look agrees with a walk of the directory, and reads only the directories that changed."""
 
 from __future__ import annotations
 

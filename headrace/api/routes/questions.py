@@ -47,7 +47,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-ANSWER_ID = r"^[0-9a-f]{16}([0-9a-f]{8})?$"  # those of before had 16 digits
+ANSWER_ID = r"^[0-9a-f]{16}([0-9a-f]{8})?$"  # older ids have 16 digits
 SIMULATED = r"^simulated-[a-z0-9-]{1,53}$"
 """Names of simulated users, which cannot be confused with people or keys."""
 SimulatedUser = Annotated[str, Field(pattern=SIMULATED, examples=["simulated-07"])]
