@@ -73,9 +73,13 @@ def printable(text: str) -> str:
 
 
 def exact(value: Any) -> str:
-    """A value as indented JSON; control characters become JSON escapes, which mean the same."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """A value as indented JSON, a set as a sorted list; control characters become JSON escapes, which mean the same."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
 
 
 def _escaped(text: Text) -> Text:

@@ -155,3 +155,7 @@ def test_the_line_above_a_section_of_the_demo_is_short_in_a_file() -> None:
     file = io.StringIO()
     _head(Terminal(file=file), "1  Documents to index", "inference, ahead of time")
     assert max(map(len, file.getvalue().splitlines())) == 100
+
+
+def test_a_set_is_a_list_in_json() -> None:
+    assert json.loads(exact({"unfinished": frozenset({"b", "a"}), "none": set()})) == {"unfinished": ["a", "b"], "none": []}
