@@ -1,10 +1,10 @@
 """Run every benchmark, or those named, and print one JSON document.
 
 python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [ranking] [tenants] [training]
-    [new] [scale] [stores] [blocks] [peers] [mutants]
+    [new] [scale] [stores] [sources] [blocks] [peers] [mutants]
 
-Six run only where they are named: `new`, `scale`, `stores` and `blocks`, which first make up to ten million rows or a million
-files, `peers`, which installs packages beside the project, and `mutants`, which measures the tests.
+Seven run only where they are named: `new`, `scale`, `stores`, `sources` and `blocks`, which first make up to ten million rows or
+a million files, `peers`, which installs packages beside the project, and `mutants`, which measures the tests.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from bench import (
     ranking,
     scale,
     search,
+    sources,
     start,
     stores,
     tenants,
@@ -50,11 +51,12 @@ BENCHMARKS = {
     "new": new.measure,
     "scale": scale.measure,
     "stores": stores.measure,
+    "sources": sources.measure,
     "blocks": blocks.measure,
     "peers": peers.measure,
     "mutants": mutants.measure,
 }
-_NAMED_ONLY = {"new", "scale", "stores", "blocks", "peers", "mutants"}
+_NAMED_ONLY = {"new", "scale", "stores", "sources", "blocks", "peers", "mutants"}
 
 
 def main() -> None:

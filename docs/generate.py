@@ -156,11 +156,12 @@ def settings_page() -> str:
     """Each section and key of the settings with its default and its sentence."""
     parts = [_SETTINGS]
     shown: dict[type[BaseModel], list[str]] = {}
-    for path, section in sections():
+    lists = {name: each for name, field in Settings.model_fields.items() if (each := _each(field.annotation)) is not None}
+    for path, section in (*sections(), *(one for name, each in lists.items() for one in sections(each, name))):
         shown.setdefault(section, []).append(path)
     for section, paths in shown.items():
         kind = section.model_fields["type"].annotation if "type" in section.model_fields else None
-        heading = ", ".join(f"[{path}]" for path in paths) if paths != [""] else "Top level"
+        heading = ", ".join(f"[[{path}]]" if path in lists else f"[{path}]" for path in paths) if paths != [""] else "Top level"
         if kind is not None:
             heading += f' with type = "{get_args(kind)[0]}"'
         rows = [
@@ -174,6 +175,12 @@ def settings_page() -> str:
         if "training" in paths:
             parts.append(_RECIPE)
     return _page("Settings", "`headrace/settings.py`", parts)
+
+
+def _each(annotation: Any) -> type[BaseModel] | None:
+    """The section of which a setting is a list, if it is one."""
+    each = get_args(annotation)[0] if get_origin(annotation) is tuple else None
+    return each if isinstance(each, type) and issubclass(each, BaseModel) else None
 
 
 def _default(field: FieldInfo) -> str:

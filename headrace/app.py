@@ -25,17 +25,19 @@ from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.progress import ProgressBars
 from headrace.core.run import journals_to_archive, recorded
 from headrace.core.runner import Runner
-from headrace.errors import HeadraceError, StorageFull, Unavailable
+from headrace.errors import HeadraceError, StorageFull, Transient, Unavailable
 from headrace.platform import EVERY_PART, open_platform, running
 from headrace.platform.address import storage_names
 from headrace.platform.home import Home, started_notes
-from headrace.settings import EmbeddedPart, Settings
+from headrace.settings import EmbeddedPart, Settings, SourceSettings
 
 if TYPE_CHECKING:
     from headrace.answering.engine import QueryEngine
     from headrace.catalog import Store
     from headrace.core.maintain import Archived
+    from headrace.documents.expire import Retention
     from headrace.documents.index import Indexed, Reindexed
+    from headrace.documents.sources.follow import SourceChanges
     from headrace.ingest.backlog import Backlog
     from headrace.ingest.land import Following, Landed
     from headrace.platform.platform import EmbeddedPlatform
@@ -181,8 +183,13 @@ class DocumentIndex:
         retry: bool = False,
         compare: bool = False,
         accept_deletions: bool = False,
+        rules: Sequence[SourceSettings] = (),
+        changes: SourceChanges | None = None,
     ) -> Indexed:
-        """Put the documents at `places` and bring the index up to date, as in `index_documents`."""
+        """Put the documents at `places` and bring the index up to date, as in `index_documents`.
+
+        For places that `rules` do not name, what the settings say of them holds.
+        """
         from headrace.documents.index import index_documents
 
         indexed = index_documents(
@@ -195,9 +202,16 @@ class DocumentIndex:
             retry=retry,
             compare=compare,
             accept_deletions=accept_deletions,
+            rules=[*rules, *self.rules],
+            changes=changes,
         )
         self.runner.record.counts["index_chunks"] = indexed.index.chunks
         return indexed
+
+    @property
+    def rules(self) -> list[SourceSettings]:
+        """The sources of the settings that are of this tenant."""
+        return [source for source in self.settings.sources if source.tenant in ("", self.settings.tenant)]
 
     def require_tenant(self, name: str | None = None, *, also: Sequence[Store] = ()) -> None:
         """Raise `NotFound` for a tenant that nobody added and that has no document: most likely its name is mistyped.
@@ -249,6 +263,12 @@ class Storage:
     settings: Settings
     runner: Runner
 
+    @cached_property
+    def _retention(self) -> Retention:
+        from headrace.documents.expire import Retention
+
+        return Retention()
+
     def land(self) -> Landed:
         """Land what is on the head now; `Landed.require` raises for partitions that do not land."""
         from headrace.ingest.land import land
@@ -270,6 +290,7 @@ class Storage:
 
         def keep_tables() -> None:
             self.maintain(only_due=True)
+            self.expire()
 
         follow(self.runner, landing, following, keep_s=self.settings.head_kept_s, chores=keep_tables, failed=failed)
 
@@ -284,6 +305,24 @@ class Storage:
         from headrace.core.maintain import maintain
 
         return self.runner.run(maintain, settings=self.settings.maintenance, only_due=only_due)
+
+    def expire(self) -> int:
+        """Delete documents that are older than their tenant keeps them, and bring the index up to date; returns how many."""
+        from contextlib import closing
+
+        from headrace.documents.index import index_documents
+        from headrace.storage.metadata import Metadata
+
+        default = self.settings.limits.retention_days
+        with closing(Metadata(self.runner.endpoints)) as metadata:
+            quotas = {tenant.name: tenant.quotas.get("retention_days", default) for tenant in metadata.tenants()}
+        if not default and not any(quotas.values()):
+            return 0
+        count = self._retention.expire(self.runner, lambda tenant: int(quotas.get(tenant, default)))
+        if count:
+            with suppress(Transient):  # they are deleted; what else waits for a model that is away goes on with the next pass
+                index_documents(self.runner, [], tenant=self.settings.tenant, settings=self.settings.inference)
+        return count
 
     def archive(self, *, every: bool = True) -> Archived:
         """Copy ended runs of this home into the `runs` and `ledger` tables, or without `every` some of the oldest."""

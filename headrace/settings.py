@@ -301,6 +301,8 @@ class TenantLimits(Section):
     """Bytes of the KV cache, within `files.kv_cache_bytes`."""
     put_bytes_per_day: int = Field(default=100 << 30, ge=1, le=_MOST)
     """Bytes of documents put per day, counted by the running service: replaced and deleted ones leave their text in tables."""
+    retention_days: int = Field(default=0, ge=0, le=36_500)
+    """Days that a version of a document is kept; older documents are deleted by maintenance. 0 keeps them."""
     keys: int = Field(default=200, ge=1, le=_MOST)
     """API keys that are not revoked; at this number the tenant's admin cannot create more."""
 
@@ -313,6 +315,32 @@ class Telemetry(Section):
 
 
 AnswerMode = Literal["auto", "extractive", "generated"]
+
+
+PiiAction = Literal["allow", "warn", "mask", "refuse"]
+
+
+class PiiPolicy(Section):
+    """What is done with personal data in a document's text when it is parsed: `allow` does not look for it, `warn` says so in the
+    document's status, `mask` replaces its letters and digits by blocks, `refuse` takes nothing of the document into the index.
+
+    Only the text is changed: the source stays as it was put. Documents parsed before stay as they are.
+    """
+
+    email: PiiAction = "allow"
+    """E-mail addresses."""
+    phone: PiiAction = "allow"
+    """Phone numbers: international ones with a +, and US ones."""
+    card: PiiAction = "allow"
+    """Card numbers, by Luhn's checksum."""
+    iban: PiiAction = "allow"
+    """IBANs, by their country's length and their checksum."""
+    ssn: PiiAction = "allow"
+    """US social security numbers, written with hyphens."""
+
+    def actions(self) -> dict[str, str]:
+        """Kind → what is done with it, of those that are not allowed."""
+        return {kind: action for kind, action in self.model_dump().items() if action != "allow"}
 
 
 class Inference(Section):
@@ -342,6 +370,8 @@ class Inference(Section):
     """A file that takes more processor time is rejected, however busy the machine is."""
     parse_memory_bytes: int = Field(default=2 << 30, ge=1 << 29)
     """Address space of a parser process, of which there are three at most; a file that needs more is rejected."""
+    pii: PiiPolicy = PiiPolicy()
+    """Personal data in documents."""
     retrieve: int = Field(default=20, ge=1)
     """Passages retrieved before re-ranking."""
     fusion: Literal["scores", "ranks"] = "scores"
@@ -374,19 +404,127 @@ class Inference(Section):
         return "extractive" if embedded and not self.temperature else "generated"
 
 
+class PosixPermissions(Section):
+    """Readers by the mode and the ACL (POSIX or NFSv4) of each file and of the folders above it, up to the place itself."""
+
+    type: Literal["posix"]
+    user: str = "{name}"
+    """Reader that a user is: `{name}` and `{id}` stand for the user's, e.g. `user:{name}`."""
+    group: str = "{name}"
+    """Reader that a group is: `{name}` and `{id}` stand for the group's, e.g. `group:{name}`."""
+
+    @field_validator("user", "group")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        rest = value.replace("{name}", "", 1) if "{name}" in value else value.replace("{id}", "", 1)
+        if rest == value or {"{", "}"}.intersection(rest):
+            raise ValueError(f"{value!r} must have {{name}} or {{id}} in it once, and no other braces")
+        return value
+
+
+class TagPermissions(Section):
+    """Readers by a tag of each object; one without the tag has the source's `readers`, or nobody."""
+
+    type: Literal["tags"]
+    tag: str = Field(default="readers", min_length=1, max_length=128)
+    """Key of the tag. Its value names users and groups, separated by spaces."""
+    everybody: str = Field(default="everybody", min_length=1)
+    """Value of the tag with which everybody of the tenant may read the object."""
+
+
+class SourceS3(Section):
+    """Another S3 than the object tier's. Its keys are named, not written, and read again at each look, so they may be rotated."""
+
+    endpoint: str = Field(pattern=r"^https?://[^/?#@\s]+/?$")
+    """URL of the endpoint, e.g. `https://s3.example.net`."""
+    access_key: str = Field(pattern=r"^(env|file):.+$")
+    """Where the access key id is: `env:NAME` for an environment variable of the service, or `file:PATH`."""
+    secret_key: str = Field(pattern=r"^(env|file):.+$")
+    """Where the secret access key is, in the same form."""
+    region: str = "us-east-1"
+    """Region to sign for."""
+
+    def keys(self) -> tuple[str, str]:
+        """The access key id and the secret access key. Raises `BadSettings` where they are not where they should be."""
+        return _referenced(self.access_key), _referenced(self.secret_key)
+
+
+def _referenced(reference: str) -> str:
+    """What is in an environment variable or a file, without white space around it. Raises `BadSettings`."""
+    kind, _, name = reference.partition(":")
+    try:
+        value = os.environ[name] if kind == "env" else Path(name).read_text("utf-8")
+    except KeyError:
+        raise BadSettings(f"The environment has no {name}.", hint="The settings name it as the place of a secret.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise BadSettings(f"{name} cannot be read: {said}.", hint="The settings name it as the place of a secret.") from None
+    if not value.strip():
+        raise BadSettings(f"{name} is empty.", hint="The settings name it as the place of a secret.")
+    return value.strip()
+
+
+def _references(properties: Mapping[str, str]) -> dict[str, str]:
+    """Properties with the values that references among them name. Raises `BadSettings`."""
+    return {name: _referenced(value) if value.startswith(("env:", "file:")) else value for name, value in properties.items()}
+
+
+class SourceNotifications(Section):
+    """A Kafka topic to which the bucket's store sends its events, in the form of AWS S3 or MinIO.
+
+    The objects that they name are looked at, and the bucket is listed only at the start, from time to time, and after a fault.
+    """
+
+    bootstrap: str = Field(min_length=1)
+    """`host:port[,host:port]`."""
+    topic: str = Field(min_length=1)
+    """The topic."""
+    properties: dict[str, str] = {}
+    """Further librdkafka properties, e.g. `security.protocol`; `env:NAME` or `file:PATH` as a value names where it is."""
+    list_s: float = Field(default=600.0, ge=1)
+    """Seconds between two listings of the bucket all the same, for events that its store did not send."""
+
+    def client(self) -> dict[str, str]:
+        """The properties of a client. Raises `BadSettings` where one is not where it should be."""
+        return {"bootstrap.servers": self.bootstrap, **_references(self.properties)}
+
+
 class SourceSettings(Section):
     """A folder or prefix that `headrace up` follows: what changes there changes in the index."""
 
     place: str = Field(min_length=1)
-    """A path, or `s3://BUCKET/PREFIX` on the object tier's S3."""
+    """A path, or `s3://BUCKET/PREFIX` on the object tier's S3 or on that of `s3`."""
+    s3: SourceS3 | None = None
+    """Another S3 that has the bucket. Unset: the object tier's."""
+    notifications: SourceNotifications | None = None
+    """Where the bucket's events are. Unset: it is listed every `every_s` seconds."""
     tenant: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
     """The tenant that its documents belong to; empty: the default tenant."""
     readers: tuple[str, ...] | None = None
     """Who of the tenant may read its documents. Unset: everybody, but a document keeps readers that it was given otherwise."""
+    permissions: Annotated[PosixPermissions | TagPermissions, Field(discriminator="type")] | None = None
+    """Readers of each document by its permissions in the source; a change of these changes its readers. Unset: `readers`."""
     attributes: tuple[str, ...] | None = None
     """`key=value` for each of its documents. Unset: a document keeps those that it was given otherwise."""
     every_s: float = Field(default=2.0, ge=0.1)
     """Seconds between two listings; listing takes at most a sixth of the time."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        bucket = self.place.startswith("s3://")
+        if isinstance(self.permissions, PosixPermissions) and (bucket or self.readers is not None):
+            raise ValueError("permissions of type posix are for a folder, and beside them there are no `readers`")
+        if isinstance(self.permissions, TagPermissions) and not bucket:
+            raise ValueError("permissions of type tags are for s3://BUCKET/PREFIX; a folder has those of type posix")
+        if (self.s3 or self.notifications) and not bucket:
+            raise ValueError("`s3` and `notifications` are for a place like s3://BUCKET/PREFIX")
+        return self
+
+    def is_at(self, place: str | Path) -> bool:
+        """Whether it is this folder or prefix, however it is written."""
+        if self.place.startswith("s3://") or str(place).startswith("s3://"):
+            return self.place.rstrip("/") == str(place).rstrip("/")
+        return os.path.realpath(self.place) == os.path.realpath(place)
 
 
 class Preparing(Section):

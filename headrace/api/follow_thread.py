@@ -12,13 +12,12 @@ from headrace.api.index_thread import IndexThread
 from headrace.catalog import SOURCES
 from headrace.core.runner import Runner
 from headrace.documents.index import put_documents
-from headrace.documents.sources.follow import Follower
+from headrace.documents.sources.follow import Follower, SourceChanges
+from headrace.documents.sources.notified import NotifiedBucket
 from headrace.errors import HeadraceError
 from headrace.settings import Inference, SourceSettings
 from headrace.storage.objects import BucketReader
 from headrace.terminal import printable
-
-_HELD_S = 30.0  # between looks at deletions that are held back: somebody may have accepted them with a command
 
 log = logging.getLogger("headrace.api")
 
@@ -112,7 +111,6 @@ class FollowThread:
         self._documents = -1
         self._looked = time.monotonic()
         self._lag = Lag(indexing.is_past)
-        self._put_at = 0.0
         self._held = self._trouble = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -143,11 +141,12 @@ class FollowThread:
             try:
                 if follower is None:
                     buckets = self._runner.open(BucketReader, SOURCES, stage="follow")
-                    follower = Follower([self._source.place], buckets.of, self._source.every_s)
+                    notified = NotifiedBucket(self._source, buckets) if self._source.notifications else None
+                    follower = Follower([self._source.place], buckets.of, self._source.every_s, [self._source], notified)
                 self._look(follower)
                 follower.succeeded()
                 self._lag.followed()
-                self._trouble = ""
+                self._trouble = follower.trouble
             except Exception as error:  # a thread that ends would leave all later changes unseen
                 self._lag.failed(self._looked)
                 said = printable(error.message if isinstance(error, HeadraceError) else str(error))
@@ -158,26 +157,29 @@ class FollowThread:
                 if follower is not None:
                     follower.failed()
             wait_s = self._source.every_s if follower is None else follower.wait_s
+        if follower is not None:
+            follower.close()
 
     def _look(self, follower: Follower) -> None:
         looked = time.monotonic()
-        found = follower.changed()
-        held = bool(self._held) and looked - self._put_at > _HELD_S
-        if found is not None or held:
+        changes = follower.changed()
+        if changes is not None:
             self._lag.changed(self._looked)
-            self._lag.announced(self._put(found))
-            if found is not None:
-                follower.followed(found)
-                self._documents = len(found)
+            announced, unread = self._put(changes)
+            self._lag.announced(announced)
+            follower.followed(changes, seconds=time.monotonic() - looked, held=bool(self._held), unread=unread)
+            self._documents = len(changes.stamps)
         self._looked = looked
 
-    def _put(self, found: dict[str, str] | None) -> int | None:
-        """Put what changed. Returns the number of its announcement, `None` where there was nothing to announce."""
-        if found == {} and self._documents < 1:  # nothing is deleted because of a source that is empty
-            return None
+    def _put(self, changes: SourceChanges) -> tuple[int | None, bool]:
+        """Put what changed. Returns the number of its announcement, `None` where there was nothing to announce.
+
+        The second says whether some documents could not be read.
+        """
+        if not changes.stamps and self._documents < 1 and not changes.listing.closed:  # an empty source deletes nothing
+            return None, False
         if self._source.tenant:
             self._require_tenant(self._tenant)
-        self._put_at = time.monotonic()
         done, _ = put_documents(
             self._runner,
             [self._source.place],
@@ -185,6 +187,8 @@ class FollowThread:
             settings=self._settings,
             readers=self._source.readers,
             attributes=self._source.attributes,
+            rules=[self._source],
+            changes=changes,
         )
         held = ""
         if done.held_back:
@@ -195,4 +199,4 @@ class FollowThread:
             if not self._held:
                 log.warning("%s: %s", printable(self._source.place), printable(held))
         self._held = held
-        return self._indexing.announce(self._tenant)
+        return self._indexing.announce(self._tenant), bool(done.refused or done.failed_before)

@@ -12,7 +12,9 @@ from headrace.errors import NotFound, WrongUsage
 
 if TYPE_CHECKING:
     from headrace.documents.index import Indexed
+    from headrace.documents.sources.follow import SourceChanges
     from headrace.documents.view import Document, DocumentView
+    from headrace.settings import SourceSettings
 
 documents = typer.Typer(help="Show and delete documents.", no_args_is_help=True)
 cli.add_typer(documents, name="documents", rich_help_panel="Inference")
@@ -58,6 +60,14 @@ def index(
             help="Delete missing documents even if more than ten, and more than a tenth, disappear at once.",
         ),
     ] = False,
+    permissions: Annotated[
+        bool,
+        typer.Option(
+            "--permissions",
+            help="Readers by the permissions in the source: mode and ACL of files, the tag `readers` of objects."
+            " Default: as the settings say under [[sources]], if they name the place.",
+        ),
+    ] = False,
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
@@ -85,9 +95,10 @@ def index(
             app.documents.leave_out(uri, f"left out by {user()}: {reason}")
             err.print(f"{uri} is left out until it is put again.", highlight=False)
         readers = [] if everybody else reader or None
+        rules = [_by_permissions(place, readers) for place in places or () if permissions]
         attributes = [] if no_attributes else attribute or None
 
-        def indexed(*, first: bool = True) -> Indexed:
+        def indexed(*, first: bool = True, changes: SourceChanges | None = None) -> Indexed:
             return app.documents.index(
                 places or [],
                 readers=readers,
@@ -95,10 +106,13 @@ def index(
                 retry=retry and first,
                 compare=verify and first,
                 accept_deletions=accept_deletions,
+                rules=rules,
+                changes=changes,
             )
 
         if follow:
-            follow_sources(app, places or [], indexed, every_s=every, as_json=as_json)
+            rules_of_all = [*rules, *app.documents.rules]
+            follow_sources(app, places or [], indexed, every_s=every, rules=rules_of_all, as_json=as_json)
             return
         done = indexed()
     if as_json:
@@ -112,6 +126,22 @@ def index(
     failed = done.parsed.failed or done.put.failed_before
     if failed and not done.parsed.parsed and done.put.unchanged <= len(done.put.failed_before):
         raise typer.Exit(1)
+
+
+def _by_permissions(place: str, readers: list[str] | None) -> SourceSettings:
+    """A source whose permissions count; objects without the tag have the readers named."""
+    from headrace.documents.sources.bucket import is_address
+    from headrace.settings import PosixPermissions, SourceSettings, TagPermissions
+
+    if is_address(place):
+        return SourceSettings(
+            place=place, permissions=TagPermissions(type="tags"), readers=None if readers is None else tuple(readers)
+        )
+    if readers is not None:
+        raise WrongUsage(
+            "Give --permissions, or --reader and --everybody, for a folder.", hint="Its files have their own readers."
+        )
+    return SourceSettings(place=place, permissions=PosixPermissions(type="posix"))
 
 
 @cli.command(rich_help_panel="Inference")

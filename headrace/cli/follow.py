@@ -17,32 +17,46 @@ from headrace.terminal import printable
 if TYPE_CHECKING:
     from headrace.app import App
     from headrace.documents.index import Indexed
+    from headrace.documents.sources.follow import SourceChanges
+    from headrace.settings import SourceSettings
 
 
 class IndexPass(Protocol):
-    """One pass; those after the first do not retry or compare."""
+    """One pass over what changed; those after the first do not retry or compare."""
 
-    def __call__(self, *, first: bool) -> Indexed: ...
+    def __call__(self, *, first: bool, changes: SourceChanges) -> Indexed: ...
 
 
-def follow_sources(app: App, places: Sequence[str], index: IndexPass, *, every_s: float, as_json: bool) -> None:
+def follow_sources(
+    app: App,
+    places: Sequence[str],
+    index: IndexPass,
+    *,
+    every_s: float,
+    rules: Sequence[SourceSettings] = (),
+    as_json: bool,
+) -> None:
     """Index now, and again whenever a listing differs from the one before, until Ctrl-C.
 
     A change is seen at the next look, `every_s` seconds or five times a listing's own time later. What fails for a while is said
-    and tried again, less often. With `as_json` each pass is a line of JSON.
+    and tried again, less often. With `as_json` each pass that did something is a line of JSON.
     """
     from headrace.catalog import SOURCES
     from headrace.documents.sources.follow import Follower
     from headrace.storage.objects import BucketReader
 
     buckets = app.runner.open(BucketReader, SOURCES, stage="follow")
-    follower, first = Follower(places, buckets.of, every_s), True
+    follower, first = Follower(places, buckets.of, every_s, rules), True
     while True:
         try:
-            if (found := follower.changed()) is not None:
-                done = index(first=first)
-                _say(done, as_json=as_json, first=first)
-                follower.followed(found)
+            looked = time.monotonic()
+            if (changes := follower.changed()) is not None:
+                done = index(first=first, changes=changes)
+                put = done.put
+                if first or put.put or put.refused or put.deleted or put.held_back or done.parsed.failed:
+                    _say(done, as_json=as_json, first=first)
+                unread = bool(put.refused or put.failed_before)
+                follower.followed(changes, seconds=time.monotonic() - looked, held=bool(put.held_back), unread=unread)
                 first = False
             follower.succeeded()
         except (NotFound, WrongUsage, StorageFull, Transient) as error:

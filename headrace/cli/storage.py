@@ -132,18 +132,21 @@ def check(
 
 @cli.command(rich_help_panel="Storage")
 def maintain(as_json: AsJson = False) -> None:
-    """Maintain the tables: merge small files, expire old snapshots, remove orphaned files."""
+    """Maintain the tables: merge small files, expire old snapshots, remove orphaned files; delete documents past retention."""
     from headrace.app import App
     from headrace.cli.render.results import rows_table
     from headrace.explain.diagram.format import human_bytes
 
     with App(settings_of(), "maintain", models=False, quiet=as_json) as app:
         done = app.storage.maintain()
+        expired = app.storage.expire()
         app.storage.archive()
     rows = [report.as_dict() for report in done]
     if as_json:
-        print_json({"tables": rows})
+        print_json({"tables": rows, "expired_documents": expired})
         return
+    if expired:
+        out.print(f"Deleted {expired:,} documents past their retention.", highlight=False)
     shown = [
         {
             "table": row["table"],

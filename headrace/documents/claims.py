@@ -46,6 +46,12 @@ class SourceClaims:
         with self._metadata.transaction(writing=True) as run:
             run("DELETE FROM source_claims WHERE tenant = :tenant AND uri = :uri", {"tenant": tenant, "uri": composed(uri)})
 
+    def documents(self, tenant: str) -> set[str]:
+        """The uris of a tenant's documents that are claimed for."""
+        with self._metadata.transaction() as run:
+            statement = "SELECT DISTINCT uri FROM source_claims WHERE tenant = :tenant AND at >= :oldest"
+            return {uri for (uri,) in run(statement, {"tenant": tenant, "oldest": _oldest()})}
+
     def claimed(self, tenant: str, versions: Collection[str], *, beside: Collection[str]) -> set[str]:
         """Those of a tenant's `versions` that are claimed for a document other than those `beside`."""
         own, wanted = set(map(composed, beside)), sorted(versions)

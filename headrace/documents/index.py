@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -21,11 +22,13 @@ from headrace.documents.generations import begin, endpoint_for, finish_pass, ind
 from headrace.documents.parse import Failure, ParsedDocuments, parse
 from headrace.documents.parsing import Parsing
 from headrace.documents.put import Put, put
+from headrace.documents.restrict import restrict
+from headrace.documents.sources.follow import SourceChanges
 from headrace.documents.splitting import Splitting
-from headrace.errors import LostRace, NotFound
+from headrace.errors import LostRace, NotFound, Transient
 from headrace.ingest.land import Landed, land
 from headrace.retry import backoff
-from headrace.settings import Inference
+from headrace.settings import Inference, SourceSettings
 from headrace.storage.timeline import AHEAD
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.storage.vectors.handles import VectorWriter
@@ -33,6 +36,8 @@ from headrace.storage.vectors.handles import VectorWriter
 R = TypeVar("R")
 
 _TRIES = 8
+
+log = logging.getLogger("headrace.index")
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,12 @@ def index_documents(
     retry: bool = False,
     compare: bool = False,
     accept_deletions: bool = False,
+    rules: Sequence[SourceSettings] = (),
+    changes: SourceChanges | None = None,
 ) -> Indexed:
     """Put the documents at `places` and bring the index up to date with all that the head says of documents.
 
-    `readers`, `attributes`, `retry` and `accept_deletions` are as in `put`, `compare` as in `embed`.
+    `compare` is as in `embed`, the others are as in `put`.
     """
     started = time.perf_counter()
     was_put, before = put_documents(
@@ -115,6 +122,8 @@ def index_documents(
         attributes=attributes,
         retry=retry,
         accept_deletions=accept_deletions,
+        rules=rules,
+        changes=changes,
     )
     done = _beside_others(lambda: catch_up(runner, settings, compare=compare))
     chunked, embedded = done.filled.chunked, done.filled.embedded
@@ -133,13 +142,21 @@ def put_documents(
     attributes: Sequence[str] | None = None,
     retry: bool = False,
     accept_deletions: bool = False,
+    rules: Sequence[SourceSettings] = (),
+    changes: SourceChanges | None = None,
 ) -> tuple[Put, list[ParsedDocuments]]:
     """Put the documents at `places`; the second has what was parsed before that, where `put` needed the newest state."""
     before: list[ParsedDocuments] = []
 
     def settle() -> None:
         runner.run(land, only=(DOCUMENT_EVENTS,)).require(DOCUMENT_EVENTS)
-        before.append(_beside_others(lambda: runner.run(parse, limits=ParseLimits.from_settings(settings))))
+        before.append(_beside_others(lambda: runner.run(parse, limits=ParseLimits.from_settings(settings), policy=settings.pii)))
+
+    def restrict_now(readers: Mapping[str, Sequence[str]]) -> None:
+        try:
+            _beside_others(lambda: runner.run(restrict, readers=readers))
+        except Transient as error:  # the events say the same, and take longer
+            log.warning("%d documents are closed only when their events are indexed: %s", len(readers), error.message)
 
     was_put = runner.run(
         put,
@@ -151,6 +168,9 @@ def put_documents(
         settle=settle,
         retry=retry,
         accept_deletions=accept_deletions,
+        rules=rules,
+        changes=changes,
+        restrict=restrict_now,
     )
     return was_put, before
 
@@ -189,7 +209,9 @@ def take_in(
     landed.require(DOCUMENT_EVENTS)
     after("land")
     limits = ParseLimits.from_settings(settings)
-    parsed = runner.run(parse, limits=limits, seconds=parse_s, parsing=parsing, waits=waits, gives_way=gives_way)
+    parsed = runner.run(
+        parse, limits=limits, seconds=parse_s, parsing=parsing, waits=waits, gives_way=gives_way, policy=settings.pii
+    )
     after("parse")
     return landed, parsed
 
@@ -291,7 +313,7 @@ def reindex(runner: Runner, settings: Inference, *, embedder: str = "") -> Reind
     """
     started = time.perf_counter()
     runner.run(land, only=(DOCUMENT_EVENTS,)).require(DOCUMENT_EVENTS)
-    runner.run(parse, limits=ParseLimits.from_settings(settings))
+    runner.run(parse, limits=ParseLimits.from_settings(settings), policy=settings.pii)
     own, served = runner.endpoints.embedder, runner.run(index_state)[0].serving
     if not embedder:
         embedder = served.embedder if served and resolve(own, served.embedder) else own.model

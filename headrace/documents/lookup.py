@@ -162,6 +162,31 @@ class DocumentLookup(_TableCopy):
         """document id → the version that answers, of those that have one."""
         return self.current(documents)[0]
 
+    def tenants(self) -> list[str]:
+        """The tenants that have documents, or had some."""
+        with self._metadata.transaction() as run:
+            rows = run("SELECT DISTINCT tenant FROM document_states WHERE scope = :scope", {"scope": self._scope})
+        return sorted(tenant for (tenant,) in rows)
+
+    def older_than(self, tenant: str, before_s: float, most: int) -> tuple[list[str], float]:
+        """The uris of a tenant's documents whose version is from before a time, the oldest first, at most `most`.
+
+        The second is the time of the oldest of the others, infinite if there are none. Times are in seconds since 1970.
+        """
+        with self._metadata.transaction() as run:
+            rows = run(
+                "SELECT fields, description FROM document_states WHERE scope = :scope AND tenant = :tenant",
+                {"scope": self._scope, "tenant": tenant},
+            )
+        found = []
+        for fields, described in rows:
+            row = _read(fields)
+            if row["status"] != "deleted":
+                found.append((_description(described).changed_s, row["uri"]))
+        found.sort()
+        old = [uri for changed_s, uri in found if changed_s < before_s][:most]
+        return old, found[len(old)][0] if len(old) < len(found) else float("inf")
+
     def with_bytes(self, pairs: Iterable[tuple[str, str]]) -> set[str]:
         """Documents of which some version has the same bytes, given tenant and version: a few of each, however many there are."""
         versions: dict[str, list[str]] = {}

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 
 from headrace.errors import WrongUsage
+from headrace.storage.filters import NOBODY
 from headrace.storage.records import NAME_BYTES
 from headrace.unicode import normalized
 
@@ -74,7 +75,7 @@ def check_principals(readers: Iterable[str]) -> None:
             hint="Name a group that they are in.",
         )
     for reader in names:
-        if not reader.strip() or len(reader) > _READER_CHARACTERS or not reader.isprintable():
+        if not reader.strip() or len(reader) > _READER_CHARACTERS or not reader.isprintable() or reader == NOBODY:
             raise WrongUsage(
                 f"{reader!a} cannot be the name of a reader.",
                 hint=f"Use the name of a user or a group, with 1 to {_READER_CHARACTERS} printable characters.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
@@ -17,10 +18,12 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parsing import Parsing
+from headrace.documents.pii import Screened, screen
 from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
 from headrace.documents.unparsed import UnparsedEvents
 from headrace.documents.versions import KEPT, ORIGIN, SOURCE_GONE, keep_unnamed, origin_of, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
+from headrace.settings import PiiPolicy
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
@@ -31,6 +34,7 @@ _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
 _SLICE_S = 2.0  # of parsing one document, while others may wait
 _SOON_S = 2.0  # of parsing others' documents, once what another tenant has is parsed, or it waits for the next pass
+_SCREENED = "screened"
 _READ_TO = "events_read"  # the snapshot property: the revision of the events table of which every event is processed
 
 log = logging.getLogger("headrace.index")
@@ -48,7 +52,8 @@ class Failure:
 class ParsedDocuments:
     """How many documents were parsed and deleted, which could not be read, and how many events are left for another pass.
 
-    `incomplete` are parsed documents that have more than their text, such as scanned pages.
+    `incomplete` are parsed documents that have more than their text, such as scanned pages; `personal` those with personal data,
+    of which `pii` counts each kind.
     """
 
     parsed: int
@@ -56,11 +61,13 @@ class ParsedDocuments:
     failed: tuple[Failure, ...]
     left: int = 0
     incomplete: tuple[Failure, ...] = ()
+    personal: tuple[Failure, ...] = ()
+    pii: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
         """See `Counted`."""
-        return {"documents": self.parsed}
+        return {"documents": self.parsed, **{f"pii_{kind}": count for kind, count in self.pii.items()}}
 
     def __add__(self, other: ParsedDocuments) -> ParsedDocuments:
         """What two passes did together."""
@@ -70,6 +77,8 @@ class ParsedDocuments:
             self.failed + other.failed,
             self.left + other.left,
             self.incomplete + other.incomplete,
+            self.personal + other.personal,
+            Counter(self.pii) + Counter(other.pii),
         )
 
 
@@ -85,6 +94,7 @@ def parse(
     parsing: Parsing | None = None,
     waits: bool = True,
     gives_way: Callable[[Collection[str]], bool] | None = None,
+    policy: PiiPolicy | None = None,
 ) -> ParsedDocuments:
     """Parse every landed event that the documents table has not processed; rows and the offsets reached go in one commit.
 
@@ -95,6 +105,8 @@ def parse(
     With `parsing`, which the caller keeps for that pass and which knows whose turn it is, slow documents are parsed beside
     others. With `waits`, the pass waits for them if it has nothing else to do: nobody's rows are to be committed, and it need
     not give way.
+
+    `policy` says what is done with personal data.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
@@ -116,6 +128,8 @@ def parse(
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
     incomplete: list[Failure] = []
+    personal: list[Failure] = []
+    pii = Counter[str]()
     slice_s = _SLICE_S if parsing else math.inf
     parsing = parsing or Parsing()
     began_at = time.monotonic()
@@ -144,7 +158,7 @@ def parse(
                 event["uri"] = _name_of(event, newest)
                 keep_unnamed(event, newest.get(document_id(event["tenant"], event["uri"])))
                 known = origin_of(event) not in once or _is_known(event, newest)
-                row = None if known else _row(event, sources, parsing, limits, slice_s)
+                row = None if known else _row(event, sources, parsing, limits, slice_s, policy)
                 if known or row:
                     next(iter(waiting[tenant]))
                     if not waiting[tenant]:
@@ -185,19 +199,23 @@ def parse(
         for row in bars.track(in_turn(), "parse", total=len(new), of="documents"):
             if row is None:
                 continue
+            screened: Screened | None = row.pop(_SCREENED, None)
             done.append(row)
             newest[row["document_id"]] = {**row, "text": "", "parts": None}
             if row["status"] == "failed":
                 failed.append(Failure(row["uri"], row["reason"]))
             else:
                 counts[row["status"]] += 1
-                if row["reason"]:
-                    incomplete.append(Failure(row["uri"], row["reason"]))
+                if screened is not None and screened.counts:
+                    personal.append(Failure(row["uri"], screened.note))
+                    pii += screened.counts
+                if lacks := row["reason"].removesuffix(screened.note if screened else "").removesuffix("; "):
+                    incomplete.append(Failure(row["uri"], lacks))
             if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
                 commit()
     commit()
     left = unparsed.left + sum(map(len, waiting.values()))
-    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), left, tuple(incomplete))
+    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), left, tuple(incomplete), tuple(personal), pii)
 
 
 def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) -> str:
@@ -228,17 +246,23 @@ def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
 
 
 def _row(
-    event: dict[str, Any], sources: ObjectReader, parsing: Parsing, limits: ParseLimits, seconds: float
+    event: dict[str, Any],
+    sources: ObjectReader,
+    parsing: Parsing,
+    limits: ParseLimits,
+    seconds: float,
+    policy: PiiPolicy | None,
 ) -> dict[str, Any] | None:
-    """The event's row, `None` if its document takes longer than so many seconds."""
+    """The event's row, and as `_SCREENED` what is personal in it; `None` if its document takes longer than so many seconds."""
     row = row_of(event)
     if event["kind"] == "delete":
-        return {**row, "status": "deleted"}
+        return {**row, "status": "deleted", "reason": event["reason"]}
     try:
         if event["kind"] == "refuse":
             raise BadDocument(event["uri"], event["reason"])
         key = object_key(event["tenant"], event["sha256"])
         parsed = parsing.go_on(event, limits, lambda: sources.get(key), seconds)
+        screened = screen(event["uri"], parsed.text, parsed.title, policy) if policy and parsed else None
     except BadDocument as error:
         return {**row, "status": "failed", "reason": error.reason}
     except NotFound:
@@ -251,5 +275,8 @@ def _row(
     if parsed is None:
         return None
     parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None
-    text = {"media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}
-    return {**row, "status": "parsed", "reason": parsed.note, **text}
+    text: dict[str, Any] = {"media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}
+    if screened is None or not screened.counts:
+        return {**row, "status": "parsed", "reason": parsed.note, **text}
+    text |= {"title": screened.title, "text": screened.text, _SCREENED: screened}
+    return {**row, "status": "parsed", "reason": "; ".join(filter(None, (parsed.note, screened.note))), **text}

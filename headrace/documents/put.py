@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +17,15 @@ from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents.claims import SourceClaims
 from headrace.documents.lookup import DocumentLookup
-from headrace.documents.names import check_principals, object_key
+from headrace.documents.names import check_principals, document_id, object_key
+from headrace.documents.restrict import narrowed
+from headrace.documents.sources.follow import SourceChanges
 from headrace.documents.sources.hashes import SourceHashes, Stamped
-from headrace.documents.sources.listing import FoundDocument, find
-from headrace.documents.versions import SOURCE_GONE, StoredVersion
+from headrace.documents.sources.listing import FoundDocument, SourceListing, find
+from headrace.documents.versions import EXPIRED, SOURCE_GONE, StoredVersion
 from headrace.errors import BadDocument
-from headrace.storage.filters import check_attributes
+from headrace.settings import SourceSettings
+from headrace.storage.filters import NOBODY, check_attributes
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import BucketReader, ObjectWriter
 from headrace.storage.stream.writer import TopicWriter
@@ -83,6 +86,9 @@ def put(
     settle: Callable[[], object] | None = None,
     retry: bool = False,
     accept_deletions: bool = False,
+    rules: Sequence[SourceSettings] = (),
+    changes: SourceChanges | None = None,
+    restrict: Callable[[Mapping[str, Sequence[str]]], object] | None = None,
 ) -> Put:
     """Put every document at `places` that is new or changed, by its hash; with `retry` also those that failed.
 
@@ -97,23 +103,33 @@ def put(
       that is empty, or could not be listed in full, deletes nothing: most likely it is not mounted. Where more than ten documents
       and a tenth of them are gone at once, nothing is deleted either, unless `accept_deletions` says so.
     - What has the times, size and inode, or the etag, that it had when it was read before is not read again.
+    - Where the settings of a source in `rules` say that permissions count, a document's readers are those that may read it in the
+      source, whatever `readers` says. What is below a folder that may not be listed any more is announced as refused, and closed.
+    - `restrict` is called with the ids of documents that fewer may read by now, and whose, before anything is put.
+    - `changes` has the listing, and what of it changed, where the caller has looked already.
 
     Raises what `find` raises, and `WrongUsage` for a reader without a name and an invalid attribute.
     """
     check_principals(readers or ())
     check_attributes(attributes or ())
     lookup = DocumentLookup(metadata, known)
-    listing = find(places, buckets.of)
-    files, whole = listing.documents, listing.whole
-    seen = {file.uri for file in files}
+    listing = find(places, buckets.of, rules) if changes is None else changes.listing.metered(buckets.meter)
+    every, whole = listing.documents, listing.whole
+    seen = {file.uri for file in every}
+    # Of a source that is followed only what changed is compared with the index.
+    only = None if changes is None else changes.changed
+    files = every if only is None else [file for file in every if file.uri in only]
     hashes, claims = SourceHashes(metadata, tenant), SourceClaims(metadata)
-    read_before = hashes.known(sorted({file.source for file in files if file.source is not None}))
+    read_before = hashes.known(sorted({file.source for file in files if file.source is not None}), only)
     read_now: dict[tuple[str, str], Stamped] = {}
 
     def newest() -> dict[str, StoredVersion]:
         """Those of the files, and of what was found in these folders before."""
         lookup.follow()
-        rows = lookup.of_uris(tenant, seen) | lookup.of_sources(tenant, whole)
+        if changes is not None and only is not None:
+            rows = lookup.of_uris(tenant, only | changes.gone)
+        else:
+            rows = lookup.of_uris(tenant, seen) | lookup.of_sources(tenant, whole | set(listing.closed.values()))
         return {uri: StoredVersion.from_row(row) for uri, row in rows.items()}
 
     current = newest()
@@ -121,41 +137,70 @@ def put(
     def missing() -> dict[str, StoredVersion]:
         return {uri: was for uri, was in current.items() if was.status != "deleted" and uri not in seen and was.source in whole}
 
-    if settle is not None and (readers is not None or attributes is not None or missing()):
+    matters = readers is not None or attributes is not None or any(file.readers is not None for file in files)
+    if settle is not None and ((matters and only is None) or missing()):
         settle()
         current = newest()
     gone = missing()
+    there_before = {uri: was for uri, was in current.items() if was.status != "deleted"}
+    unlisted = {uri: was for uri, was in there_before.items() if uri not in seen and _is_in(uri, was, listing)}
+    if restrict is not None:
+        allowed = {file.uri: _readers_of(file, readers) for file in files if file.uri in there_before}
+        allowed |= dict.fromkeys(unlisted, (NOBODY,))
+        fewer = {uri: narrowed(there_before[uri].readers, now) for uri, now in allowed.items() if now is not None}
+        if any(fewer.values()):
+            restrict({document_id(tenant, uri): left for uri, left in fewer.items() if left})
+    unparsed = claims.documents(tenant)
     inherited: dict[str, StoredVersion] = {}
     for was in sorted(gone.values(), key=lambda was: bool(was.readers)):  # of several, one that is closed
         inherited[was.version] = was
 
+    def stored(uri: str, version: str, named: dict[str, Any]) -> dict[str, Any] | None:
+        """The event of a document of which only readers or attributes changed; `None` where its source is gone."""
+        if (there := sources.info(object_key(tenant, version))) is None:
+            return None
+        made = event(tenant, uri, "put", **named, sha256=version, bytes=there.bytes)
+        claims.add(made)
+        # Again, since only from now on nobody deletes it.
+        return None if sources.info(object_key(tenant, version)) is None else made
+
     def put_file(file: FoundDocument) -> dict[str, Any] | None:
         """The event of one file, its bytes stored; `None` where nothing changed."""
-        was = current.get(file.uri)
+        was, wanted = current.get(file.uri), _readers_of(file, readers)
         same = (
             was is not None
             and was.source == file.source
-            and (readers is None or sorted(was.readers) == sorted(readers))
+            and (wanted is None or sorted(was.readers) == sorted(wanted))
             and (attributes is None or sorted(was.attributes) == sorted(attributes))
+            # What was announced before may be on the head and not in the table.
+            and file.uri not in unparsed
+            and not (changes is not None and file.uri in changes.relabelled)
         )
-        named: dict[str, Any] = {"readers": readers, "attributes": attributes, "source": file.source}
+        named: dict[str, Any] = {"readers": wanted, "attributes": attributes, "source": file.source}
         stamp, key = file.stamp(), (file.source or "", file.uri)
+        if was is not None and (was.status, was.reason) == ("deleted", EXPIRED) and stamp and _stamp(read_before, key) == stamp:
+            return None  # it is as old as it was when it was deleted for its age
         again = was is not None and was.status == "failed" and (retry or was.reason == SOURCE_GONE)
-        if same and not again and stamp and was is not None and read_before.get(key) == (stamp, was.version):
-            return None
+        if not again and stamp and was is not None and was.version and read_before.get(key) == (stamp, was.version):
+            if same:
+                return None
+            if was.source == file.source and (made := stored(file.uri, was.version, named)) is not None:
+                return made
         try:
             data = file.read(most_bytes)
         except BadDocument as error:
             if same and was is not None and (was.status, was.version, was.reason) == ("failed", "", error.reason):
                 return None
             return event(tenant, file.uri, "refuse", **named, reason=error.reason)
+        if file.readers is not None and (now := file.readers_now()) != file.readers:
+            named["readers"], same = now, False  # of what was read, which may have been put in its place meanwhile
         sha256 = hashlib.sha256(data).hexdigest()
         if file.source is not None and file.settled(stamp) and file.stamp() == stamp:
             read_now[key] = Stamped(stamp, sha256)
         if same and was is not None and was.version == sha256 and not again:
             return None
         if was is None and (renamed := inherited.get(sha256)) is not None:
-            named["readers"] = renamed.readers if readers is None else readers
+            named["readers"] = renamed.readers if named["readers"] is None else named["readers"]
             named["attributes"] = renamed.attributes if attributes is None else attributes
         made = event(tenant, file.uri, "put", **named, sha256=sha256, bytes=len(data))
         claims.add(made)
@@ -178,17 +223,40 @@ def put(
             if len(waiting) >= _ANNOUNCE:
                 announce(events, waiting)
                 waiting = []
-    there = sum(was.status != "deleted" and was.source in whole for was in current.values())
+    if only is None:
+        there = sum(was.status != "deleted" and was.source in whole for was in current.values())
+    else:
+        there = len(every) + len(gone)
     lost = sum(was.version not in versions for was in gone.values())
     held_back = 0 if accept_deletions or lost <= _FEW_GONE or lost <= _SHARE_GONE * there else len(gone)
     if held_back:
         gone = {}
+    why = "its folder may not be listed, so that nobody can be said to be allowed to read it"
+    for uri, was in unlisted.items():
+        if (was.status, was.readers, was.reason) != ("failed", (NOBODY,), why):
+            waiting.append(event(tenant, uri, "refuse", readers=(NOBODY,), source=was.source, reason=why))
+            kinds["refuse"] += 1
     # Last, so that a renamed file is there under its new name before it goes under its old one.
     waiting += [event(tenant, uri, "delete", source=was.source) for uri, was in gone.items()]
     for start in range(0, len(waiting), _ANNOUNCE):
         announce(events, waiting[start : start + _ANNOUNCE])
     hashes.note(read_now, [(was.source or "", uri) for uri, was in gone.items()])
-    return Put(kinds["put"], kinds["unchanged"], kinds["refuse"], len(gone), tuple(failed_before), held_back, there)
+    unchanged = kinds["unchanged"] + len(every) - len(files)
+    return Put(kinds["put"], unchanged, kinds["refuse"], len(gone), tuple(failed_before), held_back, there)
+
+
+def _stamp(read_before: Mapping[tuple[str, str], Stamped], key: tuple[str, str]) -> str:
+    known = read_before.get(key)
+    return known.stamp if known is not None else ""
+
+
+def _readers_of(file: FoundDocument, readers: Sequence[str] | None) -> Sequence[str] | None:
+    return readers if file.readers is None else file.readers
+
+
+def _is_in(uri: str, was: StoredVersion, listing: SourceListing) -> bool:
+    """Whether a document is below a folder that could not be listed."""
+    return any(was.source == source and uri.startswith(f"{folder}/") for folder, source in listing.closed.items())
 
 
 @stage("Puts the bytes of one document into the object store and announces it on the head.", phase=AHEAD, counted_as="put")
@@ -224,12 +292,13 @@ def delete(
     tenant: str,
     uri: str,
     versions: Collection[str],
+    reason: str = "",
 ) -> Announced:
     """Announce that a document is deleted, then delete the sources of these versions of it that no other put has claimed.
 
     A document that is put again has the readers and attributes it had before, unless the event names others.
     """
-    announced = announce(events, [event(tenant, uri, "delete")])[0]
+    announced = announce(events, [event(tenant, uri, "delete", reason=reason)])[0]
     claims = SourceClaims(metadata)
     claims.drop_document(tenant, uri)
     for version in sorted(set(versions) - claims.claimed(tenant, versions, beside=(uri,))):

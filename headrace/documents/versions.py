@@ -22,6 +22,8 @@ ORIGIN = tuple(column.name for column in ORIGIN_COLUMNS)
 IN_ORDER = [(name, "ascending") for name in ORIGIN]
 SOURCE_GONE = "its source file is gone from the object store"
 """The reason of a document that failed because somebody deleted its source: it is put again with the next look at its file."""
+EXPIRED = "older than its tenant keeps documents"
+"""The reason of a deletion by retention: the file in a followed source stays deleted until it changes."""
 ROWS_IN_ORDER = [*IN_ORDER, ("status", "descending")]
 """The order of rows of the documents table: of two rows of one event the failed one comes last and counts."""
 

@@ -70,37 +70,39 @@ def no_answer(text: str, host: str, port: int) -> tuple[str, str] | None:
     return None
 
 
-def s3_fault(error: BaseException, *, endpoint: str, bucket: str) -> Fault | None:
-    """Why an S3 endpoint could not be used with these settings; `None` if the error is about something else."""
+def s3_fault(error: BaseException, *, endpoint: str, bucket: str, part: str = "objects") -> Fault | None:
+    """Why an S3 endpoint could not be used with the settings in `part`; `None` if the error is about something else."""
     text = str(error)
     found = _CODE.search(text)
     match found[1] if found else "":
         case "NoSuchBucket":
-            return Fault(f"There is no bucket {bucket} at {endpoint}.", "Create it, or change bucket under [objects].")
+            return Fault(f"There is no bucket {bucket} at {endpoint}.", f"Create it, or change bucket under [{part}].")
         case "InvalidAccessKeyId" | "InvalidAccessKey" | "NoSuchAccessKey":
-            return Fault(f"{endpoint} does not know this access key.", "Check access_key under [objects].")
+            return Fault(f"{endpoint} does not know this access key.", f"Check access_key under [{part}].")
         case "SignatureDoesNotMatch":
             return Fault(
                 f"{endpoint} rejects the signature: the secret key does not belong to this access key.",
-                "Check secret_key under [objects] (or HEADRACE_OBJECTS__SECRET_KEY).",
+                f"Check secret_key under [{part}]" + (" (or HEADRACE_OBJECTS__SECRET_KEY)." if part == "objects" else "."),
             )
         case "RequestTimeTooSkewed" | "RequestExpired":
             return Fault(f"{endpoint} and this machine disagree about the time.", "Set the clock of this machine (NTP).")
         case "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" | "PermanentRedirect" | "InvalidRegion":
             wanted = _EXPECTED_REGION.search(text)
             region = f": it expects {wanted[1] or wanted[2]}" if wanted else ""
-            return Fault(f"The bucket {bucket} at {endpoint} is in another region{region}.", "Change region under [objects].")
+            return Fault(f"The bucket {bucket} at {endpoint} is in another region{region}.", f"Change region under [{part}].")
         case "AccessDenied" | "AllAccessDisabled" | "AccountProblem":
             return Fault(
                 f"{endpoint} does not let this access key do that in bucket {bucket}.",
-                "Allow it s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on that bucket.",
+                "Allow it s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on that bucket."
+                if part == "objects"
+                else "Allow it s3:ListBucket and s3:GetObject on that bucket.",
                 denied=True,
             )
     address = urlsplit(endpoint)
     if not found and address.hostname and "error sending request" in text:
         port = address.port or _PORTS.get(address.scheme, 0)
         if told := no_answer(text, address.hostname, port):
-            return Fault(f"The object store {endpoint} does not answer: {told[0]}.", _hint(told[1], "objects"))
+            return Fault(f"The object store {endpoint} does not answer: {told[0]}.", _hint(told[1], part))
     return None
 
 

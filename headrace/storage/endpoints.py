@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class ModelEndpoint(BaseModel):
@@ -34,6 +34,17 @@ class VastEndpoint(BaseModel):
     ssl_verify: bool = True
     timeout_s: float = 60.0
     data_endpoints: tuple[str, ...] = ()
+
+
+class S3Location(BaseModel):
+    """An S3 endpoint from which documents are read, and the keys for it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str
+    access_key: str
+    secret_key: str = Field(repr=False)
+    region: str = "us-east-1"
 
 
 class RecordStore(BaseModel):
@@ -90,6 +101,12 @@ class Endpoints(BaseModel):
     generator: ModelEndpoint
     s3_metrics_url: str = ""
     """Prometheus counters of the embedded object store; empty for the user's own."""
+
+    @property
+    def s3(self) -> S3Location:
+        """The object tier's S3."""
+        keys = {"access_key": self.s3_access_key, "secret_key": self.s3_secret_key}
+        return S3Location(endpoint=self.s3_endpoint, region=self.s3_region, **keys)
 
     @property
     def catalog_in_sql(self) -> bool:

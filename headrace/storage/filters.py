@@ -17,6 +17,8 @@ from headrace.unicode import normalized
 
 DOCUMENT, KIND, CHANGED = "document", "kind", "changed"
 RESERVED = (DOCUMENT, KIND, CHANGED)
+NOBODY = "(nobody)"
+"""The reader of a document that is closed to everybody: no user, group or key can have this name."""
 ATTRIBUTE = r"^[a-z][a-z0-9_-]{0,39}=[^\x00-\x1f\x7f]{1,200}$"
 """An attribute of a document: a key of lower-case letters, digits, - and _, and a value on one line."""
 _FILTER = re.compile(r"([a-z][a-z0-9_-]{0,39})\s*(>=|<=|=)\s*(.*)", re.DOTALL)

@@ -22,7 +22,7 @@ from obstore.store import S3Store
 from headrace.catalog import Store
 from headrace.errors import AccessDenied, LostRace, NotFound, StorageFull, Unavailable, WrongUsage
 from headrace.storage.connection import s3_fault
-from headrace.storage.endpoints import Endpoints
+from headrace.storage.endpoints import Endpoints, S3Location
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter, Metered
 from headrace.storage.reason import is_full, reason
@@ -47,8 +47,11 @@ class ObjectInfo:
 
 def connect(endpoints: Endpoints, bucket: str | None = None) -> S3Store:
     """This process's own obstore client of one bucket (default: the object tier's). It connects on first use."""
-    where = (endpoints.s3_endpoint, endpoints.s3_access_key, endpoints.s3_secret_key, endpoints.s3_region)
-    return shared(*where, bucket or endpoints.bucket)
+    return _connect(endpoints.s3, bucket or endpoints.bucket)
+
+
+def _connect(at: S3Location, bucket: str) -> S3Store:
+    return shared(at.endpoint, at.access_key, at.secret_key, at.region, bucket)
 
 
 def shared(endpoint: str, access_key: str, secret_key: str, region: str, bucket: str) -> S3Store:
@@ -59,7 +62,7 @@ def shared(endpoint: str, access_key: str, secret_key: str, region: str, bucket:
     return _shared(os.getpid(), endpoint, access_key, secret_key, region, bucket)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _shared(_process: int, *where: str) -> S3Store:
     return bucket_at(*where)
 
@@ -180,22 +183,32 @@ class ObjectReader(Metered):
 
 
 class BucketReader(ObjectReader):
-    """Reads another bucket of the object tier's S3, which `of` opens by its name; keys are the bucket's own."""
+    """Reads another bucket, which `of` opens by its name; keys are the bucket's own."""
 
     _bucket = ""
+    _at: S3Location | None = None
 
-    def of(self, bucket: str) -> BucketReader:
-        """The bucket of that name; it connects on first use."""
+    def of(self, bucket: str, at: S3Location | None = None) -> BucketReader:
+        """The bucket of that name, on the object tier's S3 unless `at` names another; it connects on first use."""
         other = copy.copy(self)
-        other._bucket = bucket
-        other._client = connect(self._endpoints, bucket)
-        other._where = f"{self._endpoints.s3_endpoint}/{bucket}"
+        other._bucket, other._at = bucket, at
+        at = at or self._endpoints.s3
+        other._client = _connect(at, bucket)
+        other._where = f"{at.endpoint}/{bucket}"
         return other
 
     @property
     def address(self) -> str:
         """Its address: the endpoint's, and its name."""
         return self._where
+
+    def tags(self, key: str) -> dict[str, str]:
+        """An object's tags. Raises `NotFound`, `AccessDenied`, `WrongUsage` where the store has none, and `Unavailable`."""
+        from headrace.storage.tagging import tagging_at  # it imports an HTTP client, which other commands need not wait for
+
+        with self.meter.operation(self.store, Direction.READ) as operation:
+            tags, operation.bytes = tagging_at(os.getpid(), self._at or self._endpoints.s3, self._bucket).of(key)
+        return tags
 
     def get_up_to(self, key: str, most_bytes: int) -> tuple[bytes, str, int]:
         """An object's bytes, etag and size; no bytes where it is larger than `most_bytes`. Raises `NotFound`.
@@ -222,7 +235,8 @@ class BucketReader(ObjectReader):
                 f"Bucket {self._bucket} has an object whose key cannot be read: {unread[1]!r}.",
                 hint="It has an empty part, . or .. or a control character: rename it, or name a folder that it is not in.",
             ) from None
-        fault = s3_fault(error, endpoint=self._endpoints.s3_endpoint, bucket=self._bucket)
+        at, part = self._at or self._endpoints.s3, "objects" if self._at is None else "sources.s3"
+        fault = s3_fault(error, endpoint=at.endpoint, bucket=self._bucket, part=part)
         if fault is not None:
             raise (AccessDenied if fault.denied else Unavailable)(fault.message, hint=fault.hint) from error
 

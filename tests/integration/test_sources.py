@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import signal
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote_plus, urlsplit
 
 import obstore
 import pytest
+from child import as_another_user
 from obstore.store import S3Store
 from servers import serving
 from traffic import until
 from words import words
 
-from headrace.catalog import SOURCES
+from headrace.catalog import CHUNKS, DOCUMENT_ROWS, DOCUMENTS, SOURCES
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
-from headrace.documents.index import Indexed, index_documents
+from headrace.documents.expire import Retention
+from headrace.documents.index import Indexed, index_documents, put_documents
+from headrace.documents.lookup import DocumentLookup
+from headrace.documents.names import document_id, object_key
+from headrace.documents.put import Put
 from headrace.documents.sources.bucket import find_objects
 from headrace.documents.sources.folder import find_files
+from headrace.documents.sources.follow import Follower, SourceChanges
 from headrace.documents.sources.hashes import SourceHashes
-from headrace.documents.sources.listing import find
-from headrace.errors import NotFound, Unavailable, WrongUsage
+from headrace.documents.sources.listing import SourceListing, find
+from headrace.documents.sources.notified import NotifiedBucket
+from headrace.documents.view import DocumentView
+from headrace.errors import BadSettings, NotFound, Unavailable, WrongUsage
 from headrace.lineage.forget import Subject
 from headrace.lineage.forget.index import drop_copies
 from headrace.lineage.forget.subject import DOCUMENT
 from headrace.platform.address import brought, overlay
-from headrace.settings import Settings
+from headrace.settings import PiiPolicy, PosixPermissions, Settings, SourceSettings, TagPermissions
+from headrace.storage.endpoints import S3Location
+from headrace.storage.filters import NOBODY
 from headrace.storage.metadata import Metadata
-from headrace.storage.objects import BucketReader, bucket_at
+from headrace.storage.objects import BucketReader, ObjectReader, bucket_at
+from headrace.storage.tables.handles import TableReader
+from headrace.storage.vectors.handles import VectorReader
 
 if TYPE_CHECKING:
     from conftest import Home
@@ -146,7 +161,8 @@ def test_a_file_that_has_not_changed_is_not_read_again_and_one_that_has_is(runne
     docs = tmp_path / "docs"
     written(docs, 1, 2)
     hashes = SourceHashes(Metadata(runner.endpoints), tenant)
-    (file, _), whole = find_files([docs])
+    found = find_files([docs])
+    (file, _), whole = found.files, found.whole
     assert not file.settled(file.stamp()), "a change within the same tick of the clock could not be told"
     index(runner, tenant, docs)
     assert hashes.known(whole) == {}
@@ -233,6 +249,383 @@ def test_an_object_replaced_behind_its_listing_is_not_remembered_under_the_liste
     obstore.put(bucket, "a/1.md", b"two")
     assert found.read(100) == b"two"
     assert found.stamp() != listed
+
+
+def readers_in_index(runner: Runner, tenant: str, uri: str) -> list[set[str]]:
+    """Who may read each passage of a document by what answers questions, whatever its events say."""
+    found = runner.open(VectorReader, CHUNKS, stage="test").indexed({document_id(tenant, uri)})
+    return [set(labels) for labels in found["readers"].to_pylist()]
+
+
+def by_mode(folder: Path) -> list[SourceSettings]:
+    return [SourceSettings(place=str(folder), permissions=PosixPermissions(type="posix", user="u{id}", group="g{id}"))]
+
+
+ME, OURS = f"u{os.getuid()}", f"g{os.getgid()}"
+
+
+def test_a_change_of_permissions_relabels_without_embedding_and_closes_at_once(
+    runner: Runner, tenant: str, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    written(docs, 1, 2)
+    for path in (docs, docs / "1.md", docs / "2.md"):
+        path.chmod(0o755)
+    rules = by_mode(docs)
+    assert index(runner, tenant, docs, rules=rules).put.put == 2
+    assert readers_in_index(runner, tenant, "docs/1.md") == [set()], "everybody"
+
+    (docs / "1.md").chmod(0o600)
+    done, _ = put_documents(runner, [docs], tenant=tenant, settings=SETTINGS, rules=rules)
+    assert (done.put, done.unchanged) == (1, 1)
+    assert readers_in_index(runner, tenant, "docs/1.md") == [{ME}], "though its event has not even landed"
+    assert readers_in_index(runner, tenant, "docs/2.md") == [set()]
+    after = index(runner, tenant, docs, rules=rules)
+    assert (after.embedded.chunks, after.put.put) == (0, 0)
+    assert readers_in_index(runner, tenant, "docs/1.md") == [{ME}]
+
+    docs.chmod(0o750)
+    folder = index(runner, tenant, docs, rules=rules)
+    assert (folder.put.put, folder.embedded.chunks) == (1, 0)
+    assert readers_in_index(runner, tenant, "docs/2.md") == [{ME, OURS}]
+    docs.chmod(0o755)
+    (docs / "1.md").chmod(0o644)
+    opened = index(runner, tenant, docs, rules=rules)
+    assert (opened.put.put, opened.embedded.chunks, opened.embedded.relabelled) == (2, 0, 2)
+    assert [readers_in_index(runner, tenant, f"docs/{n}.md") for n in (1, 2)] == [[set()], [set()]]
+
+    (docs / "1.md").chmod(0o600)
+    index(runner, tenant, docs)
+    assert readers_in_index(runner, tenant, "docs/1.md") == [set()], "where permissions do not count"
+
+
+def test_what_is_in_a_folder_that_may_not_be_listed_any_more_is_closed_and_kept(tmp_path: Path) -> None:
+    """A folder that its owner closed looks like one whose files are gone."""
+
+    def of(empty: Path) -> tuple[SourceListing, SourceListing]:
+        written(empty / "open", 1)
+        written(empty / "hr", 2)
+        before = find([empty], nothing, by_mode(empty))
+        (empty / "hr").chmod(0)
+        return before, find([empty], nothing, by_mode(empty))
+
+    def nothing(bucket: str, at: S3Location | None = None) -> BucketReader:
+        raise AssertionError(bucket)
+
+    def check(empty: Path) -> None:
+        before, after = of(empty)
+        assert before.whole == after.sources
+        assert (after.whole, list(after.closed)) == (frozenset(), [f"{empty.name}/hr"])
+
+    as_another_user(check)
+
+
+def test_documents_of_a_closed_folder_are_closed_in_the_index(
+    runner: Runner, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the test runs as root, the folder is refused by the system call."""
+    docs = tmp_path / "docs"
+    written(docs, 1)
+    written(docs / "hr", 2, 3)
+    rules = by_mode(docs)
+    index(runner, tenant, docs, rules=rules)
+    scandir = os.scandir
+
+    def refused(path: Any) -> Any:
+        if str(path).endswith("/hr"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refused)
+        put_documents(runner, [docs], tenant=tenant, settings=SETTINGS, rules=rules)
+        assert readers_in_index(runner, tenant, "docs/hr/2.md") == [{NOBODY}]
+        closed = index(runner, tenant, docs, rules=rules)
+        assert closed.put.deleted == 0
+        assert readers_in_index(runner, tenant, "docs/hr/2.md") == [{NOBODY}], "and it is kept"
+        again = index(runner, tenant, docs, rules=rules)
+        assert (again.put.refused, len(again.parsed.failed)) == (0, 0), "said once"
+    back = index(runner, tenant, docs, rules=rules)
+    assert back.embedded.chunks == 0
+    assert readers_in_index(runner, tenant, "docs/hr/2.md") == readers_in_index(runner, tenant, "docs/1.md")
+
+
+def test_tags_of_objects_are_readers(runner: Runner, tenant: str, bucket: S3Store) -> None:
+    import boto3
+
+    name, to = bucket.config["bucket"], runner.endpoints.s3
+    keys = {"aws_access_key_id": to.access_key, "aws_secret_access_key": to.secret_key, "region_name": to.region}
+    s3 = boto3.client("s3", endpoint_url=to.endpoint, **keys)
+    odd = "b/pay & (köln)+~.md"
+    for key in ("b/1.md", odd):
+        obstore.put(bucket, key, f"The key is {key}.".encode())
+
+    def tag(key: str, value: str) -> None:
+        s3.put_object_tagging(Bucket=name, Key=key, Tagging={"TagSet": [{"Key": "readers", "Value": value}]})
+
+    place = f"s3://{name}/b"
+    rules = [SourceSettings(place=place, permissions=TagPermissions(type="tags"))]
+    tag(odd, "hr boss")
+    index(runner, tenant, place, rules=rules)
+    assert readers_in_index(runner, tenant, f"{name}/b/1.md") == [{NOBODY}], "no tag, and no readers for such"
+    assert readers_in_index(runner, tenant, f"{name}/{odd}") == [{"hr", "boss"}]
+    read = moved(runner)
+    tag("b/1.md", "everybody")
+    tag(odd, "boss")
+    done = index(runner, tenant, place, rules=rules)
+    assert (done.put.put, done.embedded.chunks, done.embedded.relabelled) == (2, 0, 1), "the closed one was relabelled at once"
+    assert moved(runner) - read < 4_000, "tags and listings, not the objects"
+    assert readers_in_index(runner, tenant, f"{name}/b/1.md") == [set()]
+    assert readers_in_index(runner, tenant, f"{name}/{odd}") == [{"boss"}]
+
+
+def test_a_bucket_at_another_endpoint_is_a_source(
+    runner: Runner, tenant: str, bucket: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it is the same server under another address, with its keys where the settings say they are."""
+    to, name = runner.endpoints.s3, bucket.config["bucket"]
+    obstore.put(bucket, "a/1.md", b"The first.")
+    (tmp_path / "key").write_text(f"{to.secret_key}\n")
+    monkeypatch.setenv("ARCHIVE_KEY", to.access_key)
+    other = {"endpoint": to.endpoint.replace("127.0.0.1", "localhost"), "region": to.region}
+    references = {"access_key": "env:ARCHIVE_KEY", "secret_key": f"file:{tmp_path / 'key'}"}
+    place = f"s3://{name}/a"
+    source = SourceSettings.model_validate({"place": place, "s3": {**other, **references}})
+    assert index(runner, tenant, place, rules=[source]).put.put == 1
+    (tmp_path / "key").write_text("another")
+    with pytest.raises(Unavailable) as wrong:
+        index(runner, tenant, place, rules=[source])
+    assert "[sources.s3]" in str(wrong.value)
+    (tmp_path / "key").unlink()
+    with pytest.raises(BadSettings, match="cannot be read"):
+        index(runner, tenant, place, rules=[source])
+
+
+def test_notifications_say_which_objects_to_look_at(runner: Runner, tenant: str, bucket: S3Store) -> None:
+    """The bucket is listed once: all else is asked for by key. Nothing is acknowledged, and what is lost a listing finds."""
+    from confluent_kafka import Producer
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    name, topic = bucket.config["bucket"], f"events-{uuid.uuid4().hex[:8]}"
+    kafka = {"bootstrap.servers": runner.endpoints.kafka_bootstrap}
+    administrator = AdminClient(kafka)
+    administrator.create_topics([NewTopic(topic, 1, 1)])[topic].result(20)
+    producer = Producer(kafka)
+
+    def sent(*records: bytes) -> None:
+        for record in records:
+            producer.produce(topic, record)
+        assert producer.flush(20) == 0
+
+    def notified(what: str, key: str) -> bytes:
+        about = {"eventName": f"s3:{what}", "s3": {"bucket": {"name": name}, "object": {"key": quote_plus(key)}}}
+        return json.dumps({"EventName": f"s3:{what}", "Key": f"{name}/{key}", "Records": [about]}).encode()
+
+    place = f"s3://{name}/a"
+    where = {"bootstrap": runner.endpoints.kafka_bootstrap, "topic": topic}
+    source = SourceSettings.model_validate({"place": place, "notifications": where})
+    buckets = runner.open(BucketReader, SOURCES, stage="notified")
+    for key in ("a/1.md", "a/2.md", "b/1.md"):
+        obstore.put(bucket, key, f"The key is {key}.".encode())
+    looking = Follower([place], buckets.of, 0.1, [source], NotifiedBucket(source, buckets))
+    try:
+        first = looking.changed()
+        assert first is not None
+        index(runner, tenant, place, rules=[source], changes=first)
+        looking.followed(first)
+        assert looking.changed() is None
+
+        obstore.put(bucket, "a/1.md", b"The first is another.")
+        obstore.put(bucket, "a/n ew+.md", b"This is new.")
+        obstore.delete(bucket, "a/2.md")
+        obstore.put(bucket, "a/3.md", b"Nobody says that this is here.")
+        sent(notified("ObjectCreated:Put", "a/1.md"), notified("ObjectCreated:Put", "b/1.md"), b'{"Event": "s3:TestEvent"}')
+        sent(notified("ObjectCreated:Copy", "a/n ew+.md"), notified("ObjectRemoved:Delete", "a/2.md"))
+
+        def all_seen() -> bool:
+            nonlocal second
+            second = looking.changed()
+            return second is not None and second.gone == {f"{name}/a/2.md"} and len(second.changed or ()) == 2
+
+        second: SourceChanges | None = None
+        until(20, all_seen, lambda: second)
+        assert second is not None
+        assert second.changed == {f"{name}/a/1.md", f"{name}/a/n ew+.md"}
+        put = index(runner, tenant, place, rules=[source], changes=second).put
+        assert (put.put, put.deleted) == (2, 1)
+        assert looking.changed() is not None, "until it is said that they are followed"
+        looking.followed(second)
+        assert looking.changed() is None
+
+        sent(b"not a notification")
+        third: SourceChanges | None = None
+
+        def listed() -> bool:
+            nonlocal third
+            third = looking.changed()
+            return third is not None
+
+        until(20, listed, lambda: third)
+        assert third is not None
+        assert f"{name}/a/3.md" in third.stamps, "what is not understood has the bucket listed"
+    finally:
+        looking.close()
+
+
+def test_without_its_broker_a_bucket_is_listed_at_each_look(runner: Runner, bucket: S3Store) -> None:
+    name = bucket.config["bucket"]
+    place = f"s3://{name}"
+    where = {"bootstrap": "127.0.0.1:1", "topic": "none"}
+    source = SourceSettings.model_validate({"place": place, "notifications": where})
+    buckets = runner.open(BucketReader, SOURCES, stage="notified")
+    looking = Follower([place], buckets.of, 0.1, [source], NotifiedBucket(source, buckets))
+    obstore.put(bucket, "1.md", b"one")
+    first = looking.changed()
+    assert first is not None
+    assert "none cannot be read" in looking.trouble
+    looking.followed(first)
+    obstore.put(bucket, "2.md", b"two")
+    second = looking.changed()
+    assert second is not None
+    assert second.changed == {f"{name}/2.md"}
+
+
+def follower(runner: Runner, *places: str | Path, rules: Sequence[SourceSettings] = ()) -> Follower:
+    return Follower(places, runner.open(BucketReader, SOURCES, stage="follow").of, 0.1, rules)
+
+
+def test_a_followed_source_is_listed_once_and_only_what_changed_is_compared(runner: Runner, tenant: str, bucket: S3Store) -> None:
+    name = bucket.config["bucket"]
+    for number in range(30):
+        obstore.put(bucket, f"a/{number:02}.md", f"The number is {number}.".encode())
+    place = f"s3://{name}/a"
+    looking = follower(runner, place)
+    first = looking.changed()
+    assert first is not None
+    assert index(runner, tenant, place, changes=first).put.put == 30
+    looking.followed(first)
+    assert looking.changed() is None
+
+    obstore.put(bucket, "a/00.md", b"The first is another.")
+    obstore.put(bucket, "a/30.md", b"The last is new.")
+    obstore.delete(bucket, "a/01.md")
+    second = looking.changed()
+    assert second is not None
+    assert second.changed == {f"{name}/a/00.md", f"{name}/a/30.md"}
+    assert second.gone == {f"{name}/a/01.md"}
+    before = operations(runner, "put")
+    done = index(runner, tenant, place, changes=second).put
+    assert (done.put, done.unchanged, done.deleted) == (2, 28, 1)
+    assert operations(runner, "put") - before == 2, "two objects were read, and nothing was listed"
+    looking.followed(second)
+
+    for number in range(2, 20):
+        obstore.delete(bucket, f"a/{number:02}.md")
+    third = looking.changed()
+    assert third is not None
+    held = index(runner, tenant, place, changes=third).put
+    assert (held.deleted, held.held_back, held.known) == (0, 18, 30), "the guard knows how many there were"
+    looking.followed(third, held=True)
+    obstore.put(bucket, "a/31.md", b"Another.")
+    fourth = looking.changed()
+    assert fourth is not None
+    assert fourth.changed is None, "what is held back is compared and said again"
+    assert index(runner, tenant, place, changes=fourth, accept_deletions=True).put.deleted == 18
+
+
+def operations(runner: Runner, stage: str) -> int:
+    """Requests to the users' buckets by a stage so far."""
+    return sum(row.ops for row in runner.record.ledger.rows() if (row.store, row.stage) == (SOURCES.name, stage))
+
+
+def test_a_second_change_within_a_tick_of_the_clock_is_followed(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    """Its times, size and inode are those of the first, so that no listing tells them apart."""
+    docs = tmp_path / "docs"
+    written(docs, 1)
+    looking = follower(runner, docs)
+    first = looking.changed()
+    assert first is not None
+    index(runner, tenant, docs, changes=first)
+    looking.followed(first)
+    assert looking.changed() is None, "not yet"
+    found = first.listing.documents[0]
+    until(10, lambda: found.settled(found.stamp()), lambda: found.stamp())
+    again = looking.changed()
+    assert again is not None
+    assert again.changed in ({"docs/1.md"}, None)
+    assert index(runner, tenant, docs, changes=again).put == Put(0, 1, 0, known=1)
+    looking.followed(again)
+    assert looking.changed() is None, "once is enough"
+
+
+def test_a_document_that_changes_back_before_it_is_parsed_is_as_it_was(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    """The table had the first version still, so nothing was announced, and the second one stayed."""
+    docs = tmp_path / "docs"
+    written(docs, 1)
+    index(runner, tenant, docs)
+    for text in ("The number is 9.", "The number is 1."):
+        (docs / "1.md").write_text(text)
+        done, _ = put_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+        assert done.put == 1
+    index(runner, tenant)
+    rows = DocumentLookup(runner.metadata, runner.open(TableReader, DOCUMENT_ROWS, stage="test"))
+    rows.follow()
+    assert rows.of_uris(tenant, ["docs/1.md"])["docs/1.md"]["version"] == hashlib.sha256(b"The number is 1.").hexdigest()
+
+
+def test_documents_past_their_retention_are_deleted_and_stay_so_until_they_change(
+    runner: Runner, tenant: str, tmp_path: Path
+) -> None:
+    docs, kept = tmp_path / "docs", tmp_path / "kept"
+    written(docs, 1, 2)
+    written(kept, 3)
+    (file, _) = find_files([docs]).files
+    until(10, lambda: file.settled(file.stamp()), lambda: file.stamp())
+    index(runner, tenant, docs)
+    index(runner, f"{tenant}k", kept)
+    retention, day_s = Retention(), 86_400
+
+    def expired(days_from_now: float) -> int:
+        def days(whose: str) -> int:
+            return 30 if whose == tenant else 0
+
+        return retention.expire(runner, days, now_s=time.time() + days_from_now * day_s)
+
+    assert expired(29) == 0
+    index(runner, tenant, docs, readers=["hr"])
+    assert expired(31) == 2, "other readers make it no younger"
+    index(runner, tenant)
+    assert expired(31) == 0
+    view = DocumentView(runner)
+    assert view.of_tenant(tenant) == {}
+    assert list(view.of_tenant(f"{tenant}k")) == ["kept/3.md"], "another tenant's"
+    sources = runner.open(ObjectReader, DOCUMENTS, stage="test")
+    assert sources.info(object_key(tenant, hashlib.sha256(b"The number is 1.").hexdigest())) is None, "its source, too"
+    again = index(runner, tenant, docs).put
+    assert (again.put, again.unchanged) == (0, 2), "the files are as old as they were"
+    (docs / "1.md").write_text("The number is another.")
+    assert index(runner, tenant, docs).put.put == 1
+
+
+def test_personal_data_is_found_when_documents_are_parsed(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "ask.md").write_text("# Ask\n\nAsk ada@example.org or call +44 20 7946 0958 about the pump.")
+    (docs / "card.md").write_text("# Card\n\nThe card is 4111 1111 1111 1111.")
+    policy = SETTINGS.model_copy(update={"pii": PiiPolicy(email="mask", phone="warn", card="refuse")})
+    done = index_documents(runner, [docs], tenant=tenant, settings=policy)
+    assert dict(done.parsed.pii) == {"email": 1, "phone": 1}
+    [one], [refused] = done.parsed.personal, done.parsed.failed
+    assert (one.uri, one.reason) == ("docs/ask.md", "it holds 1 phone number; 1 e-mail address masked")
+    assert (refused.uri, refused.reason) == ("docs/card.md", "it holds 1 card number, which this service does not take in")
+    assert done.parsed.incomplete == ()
+    shown = DocumentView(runner).of_tenant(tenant)
+    assert {uri: document.reason for uri, document in shown.items()} == {one.uri: one.reason, refused.uri: refused.reason}
+    vectors = runner.open(VectorReader, CHUNKS, stage="test")
+    [text] = vectors.embeddings({document_id(tenant, "docs/ask.md")})["text"].to_pylist()
+    assert "███@███████.███" in text
+    assert "ada" not in text
+    assert vectors.indexed({document_id(tenant, "docs/card.md")}).num_rows == 0
 
 
 @pytest.mark.soak(minutes=0.5)

@@ -374,7 +374,7 @@ def test_names_in_either_form_of_unicode_are_one_document(api: Any, tmp_path: Pa
     folder = tmp_path / "pré"
     folder.mkdir()
     (folder / unicodedata.normalize("NFD", "é.md")).write_text("as macOS writes it")
-    assert [found.uri for found in find_files([folder])[0]] == [NFC]
+    assert [found.uri for found in find_files([folder]).files] == [NFC]
     (folder / unicodedata.normalize("NFC", "é.md")).write_text("as Linux does")
     with pytest.raises(WrongUsage, match="would both be called"):
         find_files([folder])

@@ -156,7 +156,8 @@ def test_a_folder_deeper_than_a_path_may_be_long_is_named_and_the_rest_is_found(
         os.mkdir("p" * 200)
         os.chdir("p" * 200)
     monkeypatch.chdir(folder.parent)
-    files, whole = find_files([folder])
+    found = find_files([folder])
+    files, whole = found.files, found.whole
     assert not whole
     read, refused = [], []
     for file in files:

@@ -246,6 +246,8 @@ def say_not_indexed(console: Console, done: Indexed) -> None:
         console.print(Text(f"  not indexed: {printable(failure.uri)}: {printable(failure.reason)}"))
     for partly in parsed.incomplete:
         console.print(Text(f"  indexed in part: {printable(partly.uri)}: {printable(partly.reason)}"))
+    for one in parsed.personal:
+        console.print(Text(f"  personal data: {printable(one.uri)}: {printable(one.reason)}"))
     for before in put.failed_before:
         console.print(Text(f"  still not indexed: {printable(before.uri)}: {printable(before.reason)}"))
     if put.failed_before:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from headrace.documents.names import composed
+from headrace.documents.sources.permissions import tag_labels
 from headrace.errors import AccessDenied, BadDocument, NotFound, Unavailable, WrongUsage
-from headrace.storage.objects import BucketReader
+from headrace.settings import SourceS3, SourceSettings, TagPermissions
+from headrace.storage.endpoints import S3Location
+from headrace.storage.filters import NOBODY
+from headrace.storage.objects import BucketReader, ObjectInfo
 
 _SCHEME = "s3://"
+_ASKED_AT_ONCE = 16  # objects of which the tags are asked for
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no character that would mean something else in a URL
 
 
@@ -21,7 +28,7 @@ class FoundObject:
     """An object to put. Its uri is the bucket's name and its key, whatever prefix was listed.
 
     `etag` and `length` are the listed ones until the object is read, then those of what was read: it may have been replaced in
-    between.
+    between. `readers` are those that its tags name; `None` where these do not count.
     """
 
     bucket: BucketReader
@@ -30,6 +37,8 @@ class FoundObject:
     source: str
     etag: str
     length: int
+    readers: tuple[str, ...] | None = None
+    rule: SourceSettings | None = None
 
     def stamp(self) -> str:
         """Its etag, which S3 changes with its content."""
@@ -38,6 +47,10 @@ class FoundObject:
     def settled(self, stamp: str) -> bool:
         """An etag is of the content, not of the time."""
         return bool(stamp)
+
+    def readers_now(self) -> tuple[str, ...] | None:
+        """`readers`, looked at again."""
+        return _readers(self.bucket, self.key, self.rule)
 
     def read(self, most_bytes: int) -> bytes:
         """Its bytes. Raises `BadDocument` with the reason in one clause."""
@@ -63,33 +76,98 @@ def is_address(place: str | Path) -> bool:
     return isinstance(place, str) and place.startswith(_SCHEME)
 
 
-def find_objects(address: str, bucket_of: Callable[[str], BucketReader]) -> tuple[list[FoundObject], str]:
-    """The objects below `s3://BUCKET/PREFIX` in key order, without hidden ones, and the id of this source.
+class OpensBucket(Protocol):
+    """Opens a bucket by its name, on the object tier's S3 or at another one, as `BucketReader.of` does."""
 
-    A prefix that does not end in a slash means the folder of that name. Below a prefix that Headrace writes to nothing is found:
-    there are the documents and conversations of all tenants. Raises `WrongUsage` where the address names no bucket, no prefix
-    or such a one, or an object's key cannot be read, and the object store's errors.
-    """
-    name, _, prefix = address.removeprefix(_SCHEME).partition("/")
-    if not _BUCKET.fullmatch(name):
-        raise WrongUsage(f"{address} names no bucket.", hint="s3://BUCKET or s3://BUCKET/PREFIX")
-    prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
-    if {"", ".", ".."}.intersection(prefix.split("/")[:-1]) or not prefix.isprintable():
-        raise WrongUsage(f"{address!r} names no prefix of objects that can be listed.", hint="s3://BUCKET/FOLDER")
-    bucket = bucket_of(name)
-    own = bucket.own_prefixes()
-    if prefix.startswith(own):
-        raise WrongUsage(
-            f"{address} is where Headrace keeps the data of all tenants, which is not indexed.", hint="Name another bucket."
+    def __call__(self, bucket: str, at: S3Location | None = None) -> BucketReader: ...
+
+
+@dataclass(frozen=True)
+class SourceBucket:
+    """A prefix of a bucket that is a source; `id` is the source's."""
+
+    bucket: BucketReader
+    name: str
+    prefix: str
+    id: str
+    rule: SourceSettings | None = None
+
+    @classmethod
+    def at(cls, address: str, bucket_of: OpensBucket, rule: SourceSettings | None = None) -> SourceBucket:
+        """`s3://BUCKET/PREFIX`, on the S3 that the source's `rule` names.
+
+        A prefix that does not end in a slash means the folder of that name. Raises `WrongUsage` where the address names no
+        bucket, no prefix, or one that Headrace writes to, and `BadSettings` where the keys are not where they should be.
+        """
+        name, _, prefix = address.removeprefix(_SCHEME).partition("/")
+        if not _BUCKET.fullmatch(name):
+            raise WrongUsage(f"{address} names no bucket.", hint="s3://BUCKET or s3://BUCKET/PREFIX")
+        prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+        if {"", ".", ".."}.intersection(prefix.split("/")[:-1]) or not prefix.isprintable():
+            raise WrongUsage(f"{address!r} names no prefix of objects that can be listed.", hint="s3://BUCKET/FOLDER")
+        bucket = bucket_of(name, None if rule is None or rule.s3 is None else _location(rule.s3))
+        if prefix.startswith(bucket.own_prefixes()):
+            raise WrongUsage(
+                f"{address} is where Headrace keeps the data of all tenants, which is not indexed.", hint="Name another bucket."
+            )
+        source = hashlib.sha256(f"{bucket.address}/{prefix}".encode()).hexdigest()[:16]
+        return cls(bucket, name, prefix, source, rule)
+
+    def objects(self) -> list[FoundObject]:
+        """Its objects in key order, without hidden ones; where tags count, each is asked for its own.
+
+        Below a prefix that Headrace writes to nothing is found: there are the documents and conversations of all tenants. Raises
+        `WrongUsage` where an object's key cannot be read, and the object store's errors.
+        """
+        found = [self._found(info) for info in self.bucket.list(self.prefix) if self._shows(info.key)]
+        folders = {str(parent) for one in found for parent in PurePosixPath(one.key).parents}
+        # S3's consoles mark a folder with an empty object, whose key ends in a slash; the client cuts that off.
+        return self._with_readers([one for one in found if one.length or one.key not in folders])
+
+    def look_at(self, keys: Iterable[str]) -> dict[str, FoundObject | None]:
+        """uri → the object of each key that the source may have, `None` where there is none by now."""
+        shown = [key for key in keys if key.startswith(self.prefix) and not key.endswith("/") and self._shows(key)]
+        with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="look") as pool:
+            infos = dict(zip(shown, pool.map(self.bucket.info, shown), strict=True))
+        there = self._with_readers([self._found(info) for info in infos.values() if info is not None])
+        return {self._uri(key): None for key in shown} | {one.uri: one for one in there}
+
+    def _found(self, info: ObjectInfo) -> FoundObject:
+        return FoundObject(self.bucket, info.key, self._uri(info.key), self.id, info.etag, info.bytes, rule=self.rule)
+
+    def _uri(self, key: str) -> str:
+        return composed(f"{self.name}/{key}")
+
+    def _shows(self, key: str) -> bool:
+        """Whether a key is no hidden one, as hidden files are left out, and none of Headrace's own."""
+        return not (
+            any(part.startswith(".") or not part for part in key.split("/")) or key.startswith(self.bucket.own_prefixes())
         )
-    source = hashlib.sha256(f"{bucket.address}/{prefix}".encode()).hexdigest()[:16]
-    found = []
-    folders: set[str] = set()
-    for info in bucket.list(prefix):
-        # A key with a hidden part is left out as hidden files are.
-        if any(part.startswith(".") for part in info.key.split("/")) or info.key.startswith(own):
-            continue
-        found.append(FoundObject(bucket, info.key, composed(f"{name}/{info.key}"), source, info.etag, info.bytes))
-        folders.update(str(parent) for parent in PurePosixPath(info.key).parents)
-    # S3's consoles mark a folder with an empty object, whose key ends in a slash; the client cuts that off.
-    return [one for one in found if one.length or one.key not in folders], source
+
+    def _with_readers(self, found: list[FoundObject]) -> list[FoundObject]:
+        if self.rule is None or not isinstance(self.rule.permissions, TagPermissions):
+            return found
+        with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="tags") as pool:
+            every = list(pool.map(FoundObject.readers_now, found))
+        return [replace(one, readers=readers) for one, readers in zip(found, every, strict=True)]
+
+
+def find_objects(address: str, bucket_of: OpensBucket, rule: SourceSettings | None = None) -> tuple[list[FoundObject], str]:
+    """The objects below `s3://BUCKET/PREFIX`, as `SourceBucket.objects` has them, and the id of this source."""
+    source = SourceBucket.at(address, bucket_of, rule)
+    return source.objects(), source.id
+
+
+def _location(s3: SourceS3) -> S3Location:
+    access_key, secret_key = s3.keys()
+    return S3Location(endpoint=s3.endpoint.rstrip("/"), access_key=access_key, secret_key=secret_key, region=s3.region)
+
+
+def _readers(bucket: BucketReader, key: str, rule: SourceSettings | None) -> tuple[str, ...] | None:
+    """The readers that an object's tags name; nobody where its tags may not be read."""
+    if rule is None or not isinstance(rule.permissions, TagPermissions):
+        return None
+    try:
+        return tag_labels(bucket.tags(key), rule.permissions, rule.readers)
+    except (AccessDenied, NotFound):
+        return (NOBODY,)

@@ -6,14 +6,16 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from headrace.documents.names import composed
 from headrace.documents.sources.beneath import open_beneath
+from headrace.documents.sources.permissions import FolderPermissions
 from headrace.errors import BadDocument, NotFound, WrongUsage
 from headrace.platform.home import DEMO, is_home
+from headrace.settings import PosixPermissions
 
 _TICK_NS = 2_000_000_000
 """Longer than a tick of any file system's clock, NFS and FAT included."""
@@ -21,11 +23,17 @@ _TICK_NS = 2_000_000_000
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file to put: its uri, and the id of the folder in which it was found (`None`: the user named the file itself)."""
+    """A file to put: its uri, and the id of the folder in which it was found (`None`: the user named the file itself).
+
+    `readers` are those that its permissions allow; `None` where these do not count. `root` is the folder, or that of a file.
+    """
 
     path: Path
     uri: str
     source: str | None
+    readers: tuple[str, ...] | None = None
+    root: Path = Path("/")
+    permissions: PosixPermissions | None = None
 
     def stamp(self) -> str:
         """Its times, size and inode; empty where it cannot be looked at."""
@@ -39,20 +47,36 @@ class FoundFile:
         """Whether it last changed long enough ago: a change within a tick of the file system's clock leaves the same times."""
         return bool(stamp) and 0 <= int(stamp.partition("-")[0]) < time.time_ns() - _TICK_NS
 
+    def readers_now(self) -> tuple[str, ...] | None:
+        """`readers`, looked at again."""
+        return None if self.permissions is None else FolderPermissions(self.root, self.permissions).readers(self.path)
+
     def read(self, most_bytes: int) -> bytes:
         """Its bytes. Raises `BadDocument` with the reason in one clause."""
         return read_file(self.path, self.uri, most_bytes)
 
 
-def find_files(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:
-    """Every file below the paths, each once, and the ids of those folders that are not empty and were listed in full.
+@dataclass(frozen=True)
+class FoundFiles:
+    """Files, each once; `whole` has the ids of those folders that are not empty and were listed in full.
+
+    `closed` has folders that could not be listed though their permissions count, by uri, with the id of the folder walked.
+    """
+
+    files: list[FoundFile]
+    whole: set[str]
+    closed: dict[str, str]
+
+
+def find_files(paths: Iterable[Path], permissions: Callable[[Path], PosixPermissions | None] = lambda _: None) -> FoundFiles:
+    """Every file below the paths; `permissions` says for each path whether permissions count, and how.
 
     Raises `NotFound` where a path does not exist, and `WrongUsage` where two files would have the same uri or one is of a home.
     """
     files: dict[Path, FoundFile] = {}
     owners: dict[str, Path] = {}
     called: dict[str, Path] = {}
-    whole = set()
+    whole, closed = set[str](), dict[str, str]()
     for path in paths:
         root = path.resolve()
         walked = list(walk([path]))
@@ -63,16 +87,22 @@ def find_files(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:
                 hint="Index the folder that holds both, so that their names tell them apart, or rename one.",
             )
         source = hashlib.sha256(os.fsencode(root)).hexdigest()[:16] if root.is_dir() else None
-        if source is not None and walked and not any(map(_may_be_folder, (file for file, _ in walked))):
+        unlisted = [uri for file, uri in walked if source is not None and _may_be_folder(file)]
+        if source is not None and walked and not unlisted:
             whole.add(source)
+        rule, top = permissions(path), root if root.is_dir() else root.parent
+        if rule is not None and source is not None:
+            closed |= dict.fromkeys(unlisted, source)
+        allowed = None if rule is None else FolderPermissions(top, rule)
         for file, uri in walked:
             if (other := called.setdefault(uri, file)) != file:
                 raise WrongUsage(
                     f"{other} and {file} would both be called {uri}, and one would replace the other.",
                     hint="Their names differ in how letters with accents are written: rename or remove one.",
                 )
-            files.setdefault(file, FoundFile(file, uri, source))
-    return list(files.values()), whole
+            readers = None if allowed is None else allowed.readers(file)
+            files.setdefault(file, FoundFile(file, uri, source, readers, top, rule))
+    return FoundFiles(list(files.values()), whole, closed)
 
 
 def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:

@@ -5,10 +5,12 @@ A cache in the metadata store: where it is lost, everything is read once more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from headrace.storage.metadata import Metadata
+
+_AT_ONCE = 500  # uris in one statement
 
 
 class Stamped(NamedTuple):
@@ -24,16 +26,19 @@ class SourceHashes:
     def __init__(self, metadata: Metadata, tenant: str) -> None:
         self._metadata, self._tenant = metadata, tenant
 
-    def known(self, sources: Iterable[str]) -> dict[tuple[str, str], Stamped]:
-        """(source, uri) → what is known of each document of some sources."""
+    def known(self, sources: Iterable[str], uris: Collection[str] | None = None) -> dict[tuple[str, str], Stamped]:
+        """(source, uri) → what is known of each document of some sources, or of these among them."""
         found: dict[tuple[str, str], Stamped] = {}
+        statement = "SELECT uri, stamp, sha256 FROM source_hashes WHERE tenant = :tenant AND source = :source"
+        wanted = None if uris is None else sorted(uris)
         for source in sources:
-            with self._metadata.transaction() as run:
-                rows = run(
-                    "SELECT uri, stamp, sha256 FROM source_hashes WHERE tenant = :tenant AND source = :source",
-                    {"tenant": self._tenant, "source": source},
-                )
-            found |= {(source, uri): Stamped(stamp, sha256) for uri, stamp, sha256 in rows}
+            one = {"tenant": self._tenant, "source": source}
+            for start in range(0, 1 if wanted is None else len(wanted), _AT_ONCE):
+                named = {} if wanted is None else {f"u{n}": uri for n, uri in enumerate(wanted[start : start + _AT_ONCE])}
+                among = f" AND uri IN ({', '.join(f':{name}' for name in named)})" if named else ""
+                with self._metadata.transaction() as run:
+                    rows = run(statement + among, {**one, **named})
+                found |= {(source, uri): Stamped(stamp, sha256) for uri, stamp, sha256 in rows}
         return found
 
     def note(self, found: Mapping[tuple[str, str], Stamped], gone: Iterable[tuple[str, str]] = ()) -> None:

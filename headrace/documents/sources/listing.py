@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from headrace.documents.sources.bucket import find_objects, is_address
+from headrace.documents.sources.bucket import FoundObject, OpensBucket, find_objects, is_address
 from headrace.documents.sources.folder import find_files
 from headrace.errors import WrongUsage
+from headrace.settings import PosixPermissions, SourceSettings
+from headrace.storage.meter import Meter
 from headrace.storage.objects import BucketReader
 
 
@@ -21,6 +24,15 @@ class FoundDocument(Protocol):
 
     @property
     def source(self) -> str | None: ...
+
+    @property
+    def readers(self) -> tuple[str, ...] | None:
+        """Those that its permissions in the source allow, none for everybody; `None` where permissions do not count."""
+        ...
+
+    def readers_now(self) -> tuple[str, ...] | None:
+        """`readers`, looked at again."""
+        ...
 
     def stamp(self) -> str:
         """Text that differs once its content may have changed; empty if it cannot be known without reading it."""
@@ -37,28 +49,72 @@ class FoundDocument(Protocol):
 
 @dataclass(frozen=True)
 class SourceListing:
-    """The documents of some sources, each once; `whole` has the ids of sources that are not empty and were listed in full."""
+    """The documents of some sources, each once; `whole` has the ids of sources that are not empty and were listed in full.
+
+    `closed` has folders that could not be listed though permissions count there, by uri, with the id of their source.
+    """
 
     documents: Sequence[FoundDocument]
     whole: frozenset[str]
+    sources: frozenset[str] = frozenset()
+    """The ids of all sources that were listed."""
+    closed: Mapping[str, str] = field(default_factory=dict)
 
     def stamps(self) -> dict[str, str]:
-        """uri → its stamp, of every document."""
-        return {document.uri: document.stamp() for document in self.documents}
+        """uri → its stamp and its readers by permissions, of every document."""
+        return {document.uri: stamp_of(document, document.stamp()) for document in self.documents}
+
+    def metered(self, meter: Meter) -> SourceListing:
+        """The same listing; what is read of it counts there."""
+        readers: dict[int, BucketReader] = {}
+
+        def metered(document: FoundDocument) -> FoundDocument:
+            if not isinstance(document, FoundObject):
+                return document
+            bucket = readers.setdefault(id(document.bucket), document.bucket.with_meter(meter))
+            return replace(document, bucket=bucket)
+
+        return replace(self, documents=[metered(document) for document in self.documents])
+
+    def with_objects(self, looked_at: Mapping[str, FoundObject | None], source: str) -> SourceListing:
+        """The same listing, with objects of a source as they are by now, `None` for those that are gone."""
+        documents = {document.uri: document for document in self.documents}
+        for uri, found in looked_at.items():
+            if found is not None:
+                documents[uri] = found
+            else:
+                documents.pop(uri, None)
+        whole = self.whole if any(document.source == source for document in documents.values()) else self.whole - {source}
+        return replace(self, documents=list(documents.values()), whole=whole)
 
 
-def find(places: Sequence[str | Path], bucket_of: Callable[[str], BucketReader]) -> SourceListing:
+def stamp_of(document: FoundDocument, stamp: str) -> str:
+    """The stamp of a document, with its readers where its permissions count."""
+    return stamp if document.readers is None else f"{stamp} {json.dumps(document.readers)}"
+
+
+def find(places: Sequence[str | Path], bucket_of: OpensBucket, rules: Sequence[SourceSettings] = ()) -> SourceListing:
     """What is at some paths and addresses (`s3://BUCKET/PREFIX`); `bucket_of` opens a bucket by its name.
 
-    Raises `NotFound` where one does not exist, `WrongUsage` where two documents would have the same uri or a file is a home's,
-    and the object store's errors.
+    `rules` are the settings of those sources that have any. Raises `NotFound` where one does not exist, `WrongUsage` where two
+    documents would have the same uri or a file is a home's, and the object store's errors.
     """
+
+    def rule_of(place: str | Path) -> SourceSettings | None:
+        return next((rule for rule in rules if rule.is_at(place)), None)
+
+    def posix(path: Path) -> PosixPermissions | None:
+        rule = rule_of(path)
+        return rule.permissions if rule is not None and isinstance(rule.permissions, PosixPermissions) else None
+
     addresses = [str(place) for place in places if is_address(place)]
-    files, whole = find_files([Path(place) for place in places if not is_address(place)])
-    found: list[FoundDocument] = list(files)
+    files = find_files([Path(place) for place in places if not is_address(place)], posix)
+    found: list[FoundDocument] = list(files.files)
+    whole, sources = files.whole, {file.source for file in files.files if file.source is not None}
     for address in addresses:
-        objects, source = find_objects(address, bucket_of)
+        objects, source = find_objects(address, bucket_of, rule_of(address))
         found += objects
+        sources.add(source)
         if objects:
             whole.add(source)
     named: dict[str, FoundDocument] = {}
@@ -68,4 +124,4 @@ def find(places: Sequence[str | Path], bucket_of: Callable[[str], BucketReader])
                 f"Two documents would be called {document.uri}, and one would replace the other.",
                 hint="Index the folders or prefixes apart, for different tenants, or rename one.",
             )
-    return SourceListing(found, frozenset(whole))
+    return SourceListing(found, frozenset(whole), frozenset(sources), files.closed)

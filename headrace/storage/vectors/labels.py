@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from headrace.storage.filters import DOCUMENT, KIND, Filters
+from headrace.storage.filters import DOCUMENT, KIND, NOBODY, Filters
 from headrace.storage.tables.handles import quoted
 
 EVERYBODY = ""
@@ -68,7 +68,8 @@ def readers_of(tenant: str, labels: Sequence[str] | None) -> list[str]:
 
 def condition(tenant: str, readers: Sequence[str], filters: Filters, indices: Collection[str]) -> str:
     """The SQL filter for chunks that a tenant's user may read and wants; `readers` are the user and its groups."""
-    mine = f"array_has_any(readers, [{_listed(reader_labels(tenant, dict.fromkeys((EVERYBODY, *readers))))}])"
+    principals = dict.fromkeys((EVERYBODY, *(reader for reader in readers if reader != NOBODY)))
+    mine = f"array_has_any(readers, [{_listed(reader_labels(tenant, principals))}])"
     if "readers_idx" not in indices:
         mine = f"({mine} OR (tenant = {quoted(tenant)} AND {UNLABELLED}))"
     wanted = [mine, *(f"array_has_any(labels, [{_listed(any_of)}])" for any_of in filters.labels)]

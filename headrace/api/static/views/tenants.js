@@ -18,7 +18,7 @@ const LINES = 50;
 const QUOTAS = {
   requests_per_minute: "Requests a minute", questions: "Questions at once", documents: "Documents", stored_bytes: "Stored bytes",
   versions: "Versions of a document",
-  kv_cache_bytes: "KV cache, bytes", put_bytes_per_day: "Bytes put a day", keys: "Keys",
+  kv_cache_bytes: "KV cache, bytes", put_bytes_per_day: "Bytes put a day", keys: "Keys", retention_days: "Days kept",
 };
 const quota = (name, value) => (name.includes("bytes") ? bytes(value) : count(value));
 
