@@ -16,10 +16,24 @@ from typing import Any
 from headrace.errors import BadSettings
 
 # Settings that decide where data, keys or questions are sent, and what is read.
-_ELSEWHERE = {"objects", "tables", "head", "files", "vectors", "metadata", "models", "telemetry", "home", "api", "sources"}
+_ELSEWHERE = {
+    "objects",
+    "tables",
+    "head",
+    "files",
+    "vectors",
+    "metadata",
+    "models",
+    "telemetry",
+    "home",
+    "api",
+    "sources",
+    "triggers",
+}
 # Settings that make a program run, or librdkafka or pyiceberg load code.
 _RUNS = re.compile(
-    r"platform\.(weed|tansu)|head\.properties\.(plugin\.library\.paths|ssl\.(engine\.location|providers)|.*\.cmd)"
+    r"platform\.(weed|tansu)|triggers\.action\.command"
+    r"|(head|sources\.notifications|triggers\.action)\.properties\.(plugin\.library\.paths|ssl\.(engine\.location|providers)|.*\.cmd)"
     r"|tables\.properties\.(.*impl|auth\..*)"
 )
 
@@ -76,5 +90,8 @@ def _names(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _names(value, f"{before}{name}.")
+        elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            for one in value:
+                yield from _names(one, f"{before}{name}.") if isinstance(one, Mapping) else (f"{before}{name}",)
         else:
             yield f"{before}{name}"

@@ -27,6 +27,8 @@ from headrace.errors import StorageFull, Transient
 from headrace.platform.address import embedded_parts
 from headrace.platform.home import Home
 from headrace.readiness import Ask, Readiness, Trouble, asks
+from headrace.scheduler.triggers.queue import DeliveryQueue
+from headrace.scheduler.triggers.thread import TriggerReport, trigger_reports
 from headrace.settings import TenantLimits
 from headrace.storage.metadata import Metadata
 
@@ -91,6 +93,7 @@ class Service:
             lambda: self.unrecorded_answers,
             self.followed_sources,
             self.documents.waiting,
+            self.triggers,
         )
         self._traces = traces or Traces.from_settings(settings.telemetry)
         self.questions = QuestionService(
@@ -148,6 +151,10 @@ class Service:
     def followed_sources(self) -> list[FollowedSource]:
         """How far the index follows each source of the settings."""
         return [following.state() for following in self._following]
+
+    def triggers(self) -> list[TriggerReport]:
+        """The triggers of the settings, and what became of their events."""
+        return trigger_reports(self.settings.triggers, DeliveryQueue(self.metadata)) if self.settings.triggers else []
 
     def cause_of(self, error: BaseException) -> BaseException:
         """The error to report: `StorageFull` where an embedded store fails because the disk is full, and no path in it."""

@@ -20,6 +20,7 @@ from headrace.answering.record import Answer
 from headrace.api.follow_thread import FollowedSource
 from headrace.errors import HeadraceError
 from headrace.readiness import PartState
+from headrace.scheduler.triggers.thread import TriggerReport
 from headrace.settings import Telemetry
 from headrace.storage.ledger import Ledger, summed
 
@@ -31,7 +32,7 @@ class ServiceMetrics:
 
     `queue` returns how many questions are worked on and wait, `parts` the last known state of each part, and `unrecorded` how
     many answers wait to be recorded; `followed` returns the sources that are followed, `unindexed` how many documents wait for
-    the index, and the age of the oldest in seconds.
+    the index, and the age of the oldest in seconds; `triggers` returns what became of the events of each trigger.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ServiceMetrics:
         unrecorded: Callable[[], int] = int,
         followed: Callable[[], Sequence[FollowedSource]] = tuple,
         unindexed: Callable[[], tuple[int, float]] = lambda: (0, 0.0),
+        triggers: Callable[[], Sequence[TriggerReport]] = tuple,
     ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -63,7 +65,7 @@ class ServiceMetrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(_LiveMetrics(ledger, queue, parts, unrecorded, followed, unindexed))
+        self._registry.register(_LiveMetrics(ledger, queue, parts, unrecorded, followed, unindexed, triggers))
 
     def answered(self, tenant: str, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -98,9 +100,10 @@ class _LiveMetrics:
         unrecorded: Callable[[], int],
         followed: Callable[[], Sequence[FollowedSource]],
         unindexed: Callable[[], tuple[int, float]],
+        triggers: Callable[[], Sequence[TriggerReport]],
     ) -> None:
         self._ledger, self._queue, self._parts, self._unrecorded = ledger, queue, parts, unrecorded
-        self._followed, self._unindexed = followed, unindexed
+        self._followed, self._unindexed, self._triggers = followed, unindexed, triggers
 
     def collect(self) -> Iterator[Metric]:
         queue = GaugeMetricFamily("headrace_queue", "Questions under way.", labels=["state"])
@@ -131,6 +134,13 @@ class _LiveMetrics:
             behind.add_metric([source.place, source.tenant], source.behind_s)
             held_up.add_metric([source.place, source.tenant], float(bool(source.trouble)))
         yield from (behind, held_up)
+        deliveries = GaugeMetricFamily("headrace_trigger_events", "Events of a trigger.", labels=["trigger", "state"])
+        waited = GaugeMetricFamily("headrace_trigger_lag_seconds", "Age of its oldest undelivered event.", labels=["trigger"])
+        for trigger in self._triggers():
+            for state in ("waiting", "running", "dead"):
+                deliveries.add_metric([trigger.name, state], getattr(trigger, state))
+            waited.add_metric([trigger.name], trigger.oldest_s)
+        yield from (deliveries, waited)
         moved = CounterMetricFamily("headrace_bytes", "Bytes moved.", labels=["tier", "direction", "tenant"])
         for row in summed(self._ledger.export(), by=("tier", "tenant")):
             moved.add_metric([row["tier"], row["direction"], row["tenant"]], row["bytes"])

@@ -21,7 +21,7 @@ from typer.main import get_command_name
 
 # Importing a module registers its commands; `--help` lists them in this order.
 from headrace.cli import up, setup, documents, questions, evaluation, training, lineage, head, runs, explain, kv, storage  # noqa: F401
-from headrace.cli import tenants, mcp  # noqa: F401
+from headrace.cli import tenants, mcp, triggers  # noqa: F401
 from headrace.cli.common import cli, common, err
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.terminal import Harmless, harmless

@@ -52,6 +52,7 @@ def up(
     from headrace.readiness import Ask
     from headrace.scheduler.ingest_thread import IngestThread
     from headrace.scheduler.process import SchedulerProcess
+    from headrace.scheduler.triggers.thread import TriggerThreads
 
     settings = settings_of(host=host)
     own = settings.api
@@ -69,9 +70,12 @@ def up(
         application = create_app(service, token)
         application.state.landing = landing = beside.enter_context(IngestThread(app.settings, app.runner))
         service.readiness.add(Ask("landing", landing.trouble, "`headrace head` shows what does not land, and how to continue."))
+        triggers = TriggerThreads(settings.triggers, app.runner, lambda: sum(one.lag for one in app.storage.backlog()))
+        beside.enter_context(triggers)
         application.state.trains = train
         if train:
             beside.enter_context(SchedulerProcess(settings, app.runner.record.id))
+        beside.callback(triggers.stop)
         beside.callback(landing.stop)  # runs first on exit, so that landing and training end at the same time
         recorded = RunningService(
             process=this_process(),

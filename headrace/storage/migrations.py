@@ -112,6 +112,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX source_claims_version ON source_claims (tenant, sha256)",
     ),
+    (
+        # Events for triggers (`scheduler/triggers/queue.py`), and how far each table was looked through for them.
+        """CREATE TABLE trigger_deliveries (
+            id TEXT PRIMARY KEY,
+            trigger_name TEXT NOT NULL,
+            event TEXT NOT NULL,
+            state TEXT NOT NULL,
+            attempts INTEGER NOT NULL,
+            due TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            at TEXT NOT NULL
+        )""",
+        "CREATE INDEX trigger_deliveries_due ON trigger_deliveries (trigger_name, state, due)",
+        "CREATE TABLE trigger_positions (name TEXT PRIMARY KEY, position TEXT NOT NULL, at TEXT NOT NULL)",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""The routes about storage: followed sources, the last acceptance test of this home, and the sizing of a platform."""
+"""The routes about storage: followed sources, triggers, the last acceptance test of this home, and the sizing of a platform."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from headrace.explain.sizing.measured import measurements
 from headrace.explain.sizing.models import PRESETS
 from headrace.explain.sizing.parameters import SizingParameters
 from headrace.explain.sizing.sizing import Sizing, choices, size
+from headrace.scheduler.triggers.thread import TriggerReport
 
 router = APIRouter()
 
@@ -37,6 +38,18 @@ class SourcesResponse(ApiResponse):
     """The sources that this service follows, and how far."""
 
     data: list[FollowedSource]
+
+
+class TriggersResponse(ApiResponse):
+    """The triggers of the settings, and what became of their events."""
+
+    data: list[TriggerReport]
+
+
+@router.get("/v1/triggers")
+async def triggers(service: Serving, caller: Administering, in_thread: InThread) -> TriggersResponse:
+    """The triggers of the settings (`[[triggers]]`): their events that wait, run, are done in the last days, and are dead."""
+    return TriggersResponse(data=await in_thread(service.triggers))
 
 
 @router.get("/v1/sources")

@@ -31,12 +31,22 @@ export function open(section) {
   ], { sort: "partition" });
   const state = make("div", {}, loading("Asking the broker"));
   const diverged = make("div", { class: "stack" }, loading());
+  const triggers = table("Triggers", [
+    { name: "name", title: "Trigger", value: (one) => one.name, cell: (one) => make("strong", {}, one.name) },
+    { name: "causes", title: "On", wide: true, cell: (one) => one.causes.join(", ") },
+    { name: "action", title: "Action", cell: (one) => one.action },
+    { name: "waiting", title: "Waiting", number: true, cell: (one) => count(one.waiting + one.running) },
+    { name: "done", title: "Done (7 days)", number: true, cell: (one) => count(one.done) },
+    { name: "dead", title: "Dead", number: true, cell: (one) => (one.dead ? make("strong", {}, count(one.dead)) : "0") },
+    { name: "reason", title: "Last failure", wide: true, cell: (one) => one.reason || "–" },
+  ]);
+  const triggered = make("section", { class: "card", "aria-label": "Triggers", hidden: true }, make("h2", {}, "Triggers"), triggers.element);
   fill(
     section,
     make("div", { class: "view-head" }, make("div", {}, make("h1", {}, "The head"), make("p", {}, "Kafka is the head, not a tier: an event is there until its table has it, and replay comes from the tables."))),
     figures, troubles,
     card("Partitions", state, partitions.element, landing),
-    card("Divergences", diverged),
+    card("Divergences", diverged), triggered,
   );
   listen("loop", ({ landing: status }) => {
     if (!status) {
@@ -60,6 +70,10 @@ export function open(section) {
       const stopped = found.partitions.filter((one) => one.trouble);
       fill(troubles, stopped.map(howToGoOn));
       fill(diverged, divergences(found.divergences));
+      const { data } = await get("/v1/triggers");
+      if (!wanted()) return;
+      triggered.hidden = !data.length;
+      triggers.show(data);
     } catch (error) {
       if (!wanted()) return;
       fill(state, fault(error, load));

@@ -1,0 +1,126 @@
+"""The actions of triggers: an event to an HTTP address, to a program's standard input, or to a Kafka topic."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+
+from headrace.core.runner import Runner
+from headrace.errors import HeadraceError
+from headrace.settings import CommandAction, HttpAction, TopicAction
+from headrace.storage.meter import Meter
+from headrace.storage.reason import reason
+from headrace.storage.stream.cloud_events import MEDIA, CloudEventWriter
+
+_LATER = {408, 425, 429}
+_SAID = 300  # characters of what a program or a server says of a failure
+_STOP_S = 2.0
+_LOOK_S = 0.2
+
+
+class DeliveryFailed(Exception):
+    """An event was not delivered; `final` if it is no use to try again."""
+
+    def __init__(self, why: str, *, final: bool = False) -> None:
+        super().__init__(why)
+        self.final = final
+
+
+Action = Callable[[Mapping[str, Any]], None]
+"""Delivers one event, a CloudEvent as JSON-ready keys; raises `DeliveryFailed`."""
+
+
+def action_of(settings: HttpAction | CommandAction | TopicAction, runner: Runner, stopping: Callable[[], bool]) -> Action:
+    """The action that the settings describe; safe to call from several threads."""
+    match settings:
+        case HttpAction():
+            return _HttpRequest(settings)
+        case CommandAction():
+            return lambda event: _run(settings, event, stopping)
+        case TopicAction():
+            return _TopicRecord(settings, runner)
+
+
+class _HttpRequest:
+    def __init__(self, settings: HttpAction) -> None:
+        self._settings = settings
+        self._http = httpx.Client(timeout=settings.timeout_s, follow_redirects=False)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        headers = {"content-type": f"{MEDIA}; charset=utf-8"}
+        try:
+            if token := self._settings.token():
+                headers["authorization"] = f"Bearer {token}"
+            with self._http.stream("POST", self._settings.url, content=json.dumps(event), headers=headers) as answer:
+                status = answer.status_code  # what it says beside that is not read: it may be any length
+        except HeadraceError as error:
+            raise DeliveryFailed(error.message) from error
+        except httpx.HTTPError as error:
+            raise DeliveryFailed(reason(error) or type(error).__name__) from error
+        if not httpx.codes.is_success(status):
+            later = status in _LATER or status >= httpx.codes.INTERNAL_SERVER_ERROR
+            raise DeliveryFailed(f"the address answered {status}", final=not later)
+
+
+class _TopicRecord:
+    def __init__(self, settings: TopicAction, runner: Runner) -> None:
+        self._settings, self._runner = settings, runner
+        self._writer: CloudEventWriter | None = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        try:
+            if self._writer is None:
+                head = self._runner.endpoints
+                own = {"bootstrap.servers": head.kafka_bootstrap, **head.kafka_properties}
+                client = self._settings.client() if self._settings.bootstrap else own
+                self._writer = CloudEventWriter(self._settings.topic, client, Meter(self._runner.record.ledger, "triggers"))
+            self._writer.write(event, self._settings.timeout_s)
+        except HeadraceError as error:
+            raise DeliveryFailed(error.message) from error
+
+
+def _run(settings: CommandAction, event: Mapping[str, Any], stopping: Callable[[], bool]) -> None:
+    """Run a program in a session of its own, so that its children end with it."""
+    try:
+        process = subprocess.Popen(
+            settings.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "CE_ID": str(event["id"]), "CE_TYPE": str(event["type"])},
+        )
+    except OSError as error:
+        raise DeliveryFailed(f"{settings.command[0]} cannot be started: {(error.strerror or 'error').lower()}") from error
+    given: bytes | None = json.dumps(event).encode()
+    left_s = settings.timeout_s
+    while True:
+        try:
+            _, said = process.communicate(given, timeout=min(_LOOK_S, left_s))
+            break
+        except subprocess.TimeoutExpired:
+            given, left_s = None, left_s - _LOOK_S
+            if stopping() or left_s <= 0:
+                _kill(process)
+                raise DeliveryFailed(
+                    "the service stopped meanwhile" if stopping() else f"it took longer than {settings.timeout_s:g} s"
+                ) from None
+    if process.returncode:
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        raise DeliveryFailed(f"exit code {process.returncode}{f': {lines[-1][-_SAID:]}' if lines else ''}")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a program and what it started: first as Ctrl-C does, so that it can tidy up."""
+    for how in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, how)
+            process.communicate(timeout=_STOP_S)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue

@@ -1,0 +1,180 @@
+"""The deliveries of events to triggers, in the metadata store: at least once each, also if a process is killed at any moment.
+
+An event is queued in the transaction that moves the position behind it. Who delivers it takes it for a while; what is not settled
+by then is delivered again, by any process that shares the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from headrace.errors import NotFound
+from headrace.storage.metadata import Metadata
+
+WAITING, RUNNING, DONE, DEAD = "waiting", "running", "done", "dead"
+_LOOKED_AT = 1_000  # failures, for the newest of each trigger
+_KEPT = timedelta(days=7)  # of what is done: so long the same event is not queued again
+_DUE = f"((state = '{WAITING}' AND due <= :now) OR (state = '{RUNNING}' AND due <= :now))"  # `due` of a running one: its end
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An event on its way to a trigger. `attempts` counts those begun; `reason` is that of the last failure, or empty."""
+
+    id: str
+    trigger: str
+    event: dict[str, Any]
+    state: str
+    attempts: int
+    due: datetime
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class TriggerState:
+    """The deliveries of a trigger by state, `oldest_s` that of the oldest one that waits or runs, and the last failure."""
+
+    waiting: int = 0
+    running: int = 0
+    done: int = 0
+    dead: int = 0
+    oldest_s: float = 0.0
+    reason: str = ""
+
+
+class DeliveryQueue:
+    """Safe to share between threads and processes."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    def position(self, name: str) -> tuple[str, datetime] | None:
+        """How far something was looked through, and when; `None` if it never was."""
+        with self._metadata.transaction() as run:
+            rows = run("SELECT position, at FROM trigger_positions WHERE name = :name", {"name": name})
+        return next(((position, datetime.fromisoformat(at)) for position, at in rows), None)
+
+    def add(self, events: Iterable[tuple[str, Mapping[str, Any]]], *, name: str = "", position: str = "") -> None:
+        """Queue (trigger, event) pairs, each once by the event's id, and note the position behind them."""
+        now = datetime.now(UTC).isoformat()
+        rows = [
+            {"id": _id(trigger, event["id"]), "trigger": trigger, "event": json.dumps(event), "now": now}
+            for trigger, event in events
+        ]
+        with self._metadata.transaction(writing=True) as run:
+            run.many(
+                "INSERT INTO trigger_deliveries (id, trigger_name, event, state, attempts, due, reason, at)"
+                f" VALUES (:id, :trigger, :event, '{WAITING}', 0, :now, '', :now) ON CONFLICT (id) DO NOTHING",
+                rows,
+            )
+            if name:
+                run(
+                    "INSERT INTO trigger_positions (name, position, at) VALUES (:name, :position, :now)"
+                    " ON CONFLICT (name) DO UPDATE SET position = excluded.position, at = excluded.at",
+                    {"name": name, "position": position, "now": now},
+                )
+
+    def take(self, trigger: str, most: int, *, lease_s: float) -> list[Delivery]:
+        """Take deliveries that are due, the oldest first. One that is not settled within `lease_s` seconds is due again."""
+        now = datetime.now(UTC)
+        values = {"trigger": trigger, "now": now.isoformat(), "most": most}
+        with self._metadata.transaction(writing=True) as run:
+            rows = run(
+                f"UPDATE trigger_deliveries SET state = '{RUNNING}', due = :until, attempts = attempts + 1"
+                f" WHERE id IN (SELECT id FROM trigger_deliveries WHERE trigger_name = :trigger AND {_DUE}"
+                # The condition again, since another process may have taken one that was selected.
+                f" ORDER BY due, id LIMIT :most) AND {_DUE} RETURNING {_COLUMNS}",
+                {**values, "until": (now + timedelta(seconds=lease_s)).isoformat()},
+            )
+        return sorted(map(_delivery, rows), key=lambda one: (one.at, one.id))
+
+    def done(self, delivery: Delivery) -> None:
+        """Say that it was delivered."""
+        self._settle(delivery, DONE, "", 0.0)
+
+    def failed(self, delivery: Delivery, reason: str, *, retry_s: float | None) -> None:
+        """Say that it was not, and why: it is due again in so many seconds, or with `None` a dead letter."""
+        self._settle(delivery, DEAD if retry_s is None else WAITING, reason, retry_s or 0.0)
+
+    def states(self) -> dict[str, TriggerState]:
+        """Trigger → its deliveries."""
+        now = datetime.now(UTC)
+        with self._metadata.transaction() as run:
+            rows = run("SELECT trigger_name, state, count(*), min(at) FROM trigger_deliveries GROUP BY trigger_name, state", {})
+            failures = run(
+                "SELECT trigger_name, reason FROM trigger_deliveries WHERE reason <> ''"
+                f" AND state <> '{DONE}' ORDER BY due DESC LIMIT {_LOOKED_AT}",
+                {},
+            )
+        found: dict[str, dict[str, Any]] = {}
+        for trigger, state, count, oldest in rows:
+            own = found.setdefault(trigger, {})
+            own[state] = count
+            if state in (WAITING, RUNNING):
+                age = (now - datetime.fromisoformat(oldest)).total_seconds()
+                own["oldest_s"] = max(own.get("oldest_s", 0.0), age)
+        for trigger, reason in failures:
+            found.get(trigger, {}).setdefault("reason", reason)
+        return {trigger: TriggerState(**own) for trigger, own in found.items()}
+
+    def dead(self, trigger: str, most: int) -> list[Delivery]:
+        """Dead letters of a trigger, the newest first."""
+        with self._metadata.transaction() as run:
+            rows = run(
+                f"SELECT {_COLUMNS} FROM trigger_deliveries WHERE trigger_name = :trigger AND state = '{DEAD}'"
+                " ORDER BY due DESC, id LIMIT :most",
+                {"trigger": trigger, "most": most},
+            )
+        return [_delivery(row) for row in rows]
+
+    def retry(self, trigger: str, delivery: str | None = None) -> int:
+        """Try dead letters of a trigger again, or the one with this id; returns how many. Raises `NotFound` if there is none."""
+        which, values = "", {"trigger": trigger, "now": datetime.now(UTC).isoformat()}
+        if delivery is not None:
+            which, values = " AND id = :id", {**values, "id": delivery}
+        with self._metadata.transaction(writing=True) as run:
+            rows = run(
+                f"UPDATE trigger_deliveries SET state = '{WAITING}', attempts = 0, due = :now"
+                f" WHERE trigger_name = :trigger AND state = '{DEAD}'{which} RETURNING id",
+                values,
+            )
+        if not rows:
+            raise NotFound(f"Trigger {trigger} has no such dead letter.", hint="headrace triggers dead NAME shows them.")
+        return len(rows)
+
+    def tidy(self) -> None:
+        """Drop what was done long ago."""
+        oldest = (datetime.now(UTC) - _KEPT).isoformat()
+        with self._metadata.transaction(writing=True) as run:
+            run(f"DELETE FROM trigger_deliveries WHERE state = '{DONE}' AND due < :oldest", {"oldest": oldest})
+
+    def _settle(self, delivery: Delivery, state: str, reason: str, later_s: float) -> None:
+        with self._metadata.transaction(writing=True) as run:
+            run(
+                "UPDATE trigger_deliveries SET state = :state, reason = :reason, due = :due"
+                # Not if its time was up and another process has it by now.
+                f" WHERE id = :id AND state = '{RUNNING}' AND attempts = :attempts",
+                {
+                    **{"id": delivery.id, "attempts": delivery.attempts, "state": state, "reason": reason},
+                    "due": (datetime.now(UTC) + timedelta(seconds=later_s)).isoformat(),
+                },
+            )
+
+
+_COLUMNS = "id, trigger_name, event, state, attempts, due, reason, at"
+
+
+def _delivery(row: Sequence[Any]) -> Delivery:
+    name, trigger, event, state, attempts, due, reason, at = row
+    times = datetime.fromisoformat(due), datetime.fromisoformat(at)
+    return Delivery(name, trigger, json.loads(event), state, attempts, times[0], reason, times[1])
+
+
+def _id(trigger: str, event: str) -> str:
+    return hashlib.sha256(f"{trigger}\0{event}".encode()).hexdigest()[:16]

@@ -1,0 +1,101 @@
+"""The deliveries of triggers on both databases of the metadata store: each at least once, and at a time by one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from test_metadata import endpoints_of
+from traffic import until
+
+from headrace.errors import NotFound
+from headrace.scheduler.triggers.queue import DeliveryQueue, TriggerState
+from headrace.storage.endpoints import MetadataEndpoint
+from headrace.storage.metadata import Metadata
+
+pytest_plugins = ["postgresql"]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DeliveryQueue]:
+    if request.param == "sqlite":
+        found = MetadataEndpoint(file=tmp_path / "home" / "metadata.db")
+    else:
+        found = MetadataEndpoint(url=request.getfixturevalue("server").url, db_schema=f"t{uuid4().hex}")
+    with closing(Metadata(endpoints_of(found))) as metadata:
+        yield DeliveryQueue(metadata)
+
+
+def events(*numbers: int, trigger: str = "hook") -> list[tuple[str, dict[str, Any]]]:
+    return [(trigger, {"id": f"event/{number}", "type": "x"}) for number in numbers]
+
+
+def test_an_event_is_queued_once_and_the_position_with_it(queue: DeliveryQueue) -> None:
+    assert queue.position("documents") is None
+    queue.add(events(1, 2), name="documents", position="a/1")
+    queue.add(events(2, 3), name="documents", position="a/2")
+    queue.add(events(1, trigger="other"))
+    position = queue.position("documents")
+    assert position is not None
+    assert position[0] == "a/2"
+    taken = queue.take("hook", 10, lease_s=60)
+    assert sorted(one.event["id"] for one in taken) == ["event/1", "event/2", "event/3"]
+    assert [one.event["id"] for one in queue.take("other", 10, lease_s=60)] == ["event/1"]
+    for one in taken:
+        queue.done(one)
+    queue.add(events(1, 2, 3))
+    assert queue.take("hook", 10, lease_s=60) == [], "what was done is not queued again"
+
+
+def test_what_is_not_settled_in_time_is_taken_again(queue: DeliveryQueue) -> None:
+    """As that of a process that was killed."""
+    queue.add(events(1))
+    [first] = queue.take("hook", 1, lease_s=0.0)
+    [second] = queue.take("hook", 1, lease_s=60)
+    assert (first.attempts, second.attempts) == (1, 2)
+    assert queue.take("hook", 1, lease_s=60) == []
+    queue.failed(first, "too late", retry_s=0.0)
+    assert queue.take("hook", 1, lease_s=60) == [], "the one that has it now decides"
+    queue.done(second)
+    assert queue.states() == {"hook": TriggerState(done=1)}
+
+
+def test_a_failure_is_due_later_and_a_dead_letter_not_at_all(queue: DeliveryQueue) -> None:
+    queue.add(events(1))
+    [one] = queue.take("hook", 1, lease_s=60)
+    queue.failed(one, "away", retry_s=0.2)
+    assert queue.take("hook", 1, lease_s=60) == []
+    again: list[Any] = []
+    until(10, lambda: again.extend(queue.take("hook", 1, lease_s=60)) or bool(again), lambda: queue.states())
+    queue.failed(again[0], "it is not wanted", retry_s=None)
+    assert queue.take("hook", 1, lease_s=60) == []
+    state = queue.states()["hook"]
+    assert (state.dead, state.waiting, state.reason) == (1, 0, "it is not wanted")
+    [dead] = queue.dead("hook", 5)
+    assert (dead.event["id"], dead.attempts) == ("event/1", 2)
+    with pytest.raises(NotFound):
+        queue.retry("hook", "0" * 16)
+    with pytest.raises(NotFound):
+        queue.retry("other")
+    assert queue.retry("hook", dead.id) == 1
+    [revived] = queue.take("hook", 1, lease_s=60)
+    assert revived.attempts == 1
+    queue.done(revived)
+    queue.tidy()
+    assert queue.states()["hook"].done == 1, "kept for a while, so that the same event is known"
+
+
+def test_of_many_that_take_at_once_each_event_has_one(queue: DeliveryQueue) -> None:
+    queue.add(events(*range(40)))
+
+    def take(_: int) -> list[str]:
+        return [one.id for _ in range(6) for one in queue.take("hook", 3, lease_s=60)]
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = [name for names in pool.map(take, range(8)) for name in names]
+    assert len(taken) == len(set(taken)) == 40

@@ -1,0 +1,298 @@
+"""Triggers: what is done when documents change, models are promoted, time passes or the head lags."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import serving
+from traffic import until
+from words import words
+
+from headrace.catalog import PROMOTIONS
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.documents.index import index_documents
+from headrace.errors import BadSettings
+from headrace.platform.address import brought, overlay
+from headrace.scheduler.triggers.events import EventFinder
+from headrace.scheduler.triggers.queue import DeliveryQueue
+from headrace.scheduler.triggers.thread import TriggerThreads, trigger_reports
+from headrace.settings import Settings, TriggerSettings
+from headrace.storage.endpoints import MetadataEndpoint
+from headrace.storage.metadata import Metadata
+from headrace.storage.records import batch
+from headrace.storage.stream.cloud_events import CloudEventWriter
+from headrace.storage.tables.handles import TableWriter
+
+SETTINGS = Settings.model_fields["inference"].default
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    folder = tmp_path_factory.mktemp("triggers")
+    with pytest.MonkeyPatch.context() as patch, words() as served, serving(folder) as servers:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        endpoints = overlay(servers.endpoints, brought(Settings(home=folder, models=served.models)))
+        with recorded("triggers", folder) as run:
+            yield Runner(run, endpoints)
+
+
+@pytest.fixture
+def queue(runner: Runner, tmp_path: Path) -> Iterator[DeliveryQueue]:
+    """One in a store of its own, so that each test begins at the end of the tables."""
+    own = runner.endpoints.model_copy(update={"metadata": MetadataEndpoint(file=tmp_path / "triggers.db")})
+    metadata = Metadata(own)
+    yield DeliveryQueue(metadata)
+    metadata.close()
+
+
+@pytest.fixture
+def tenant() -> str:
+    return f"t{uuid.uuid4().hex[:8]}"
+
+
+def trigger(name: str = "hook", **more: Any) -> TriggerSettings:
+    return TriggerSettings.model_validate({"action": {"type": "http", "url": "http://127.0.0.1:1"}, "name": name, **more})
+
+
+DOCUMENTS = [f"document.{what}" for what in ("created", "changed", "tagged", "deleted", "failed")]
+
+
+def queued(queue: DeliveryQueue, name: str = "hook") -> list[dict[str, Any]]:
+    found = queue.take(name, 100, lease_s=60)
+    for one in found:
+        queue.done(one)
+    return [one.event for one in found]
+
+
+def told(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return sorted((one["type"].removeprefix("io.headrace."), one["subject"]) for one in found)
+
+
+def test_changes_of_documents_are_events_once_they_are_in_the_table(
+    runner: Runner, queue: DeliveryQueue, tenant: str, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    triggers = [
+        trigger(on=DOCUMENTS),
+        trigger("of-another", on=DOCUMENTS, tenant="another"),
+        trigger("models", on=["model.promoted"]),
+    ]
+    finder = EventFinder(triggers, runner, queue, lambda: 0)
+
+    def after(**more: Any) -> list[dict[str, Any]]:
+        index_documents(runner, [docs], tenant=tenant, settings=SETTINGS, **more)
+        finder.find()
+        return queued(queue)
+
+    (docs / "before.md").write_text("It was there before.")
+    index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+    finder.find()
+    assert queued(queue) == [], "what was before the first look is none"
+
+    (docs / "a.md").write_text("The first text.")
+    (docs / "empty.md").write_text("")
+    found = after()
+    assert told(found) == [("document.created", "docs/a.md"), ("document.failed", "docs/empty.md")]
+    [created] = [one for one in found if one["subject"] == "docs/a.md"]
+    assert (created["data"]["tenant"], created["data"]["uri"], created["data"]["readers"]) == (tenant, "docs/a.md", [])
+    assert after() == []
+    assert told(after(attributes=["team=hydro"])) == [
+        ("document.failed", "docs/empty.md"),
+        ("document.tagged", "docs/a.md"),
+        ("document.tagged", "docs/before.md"),
+    ]
+    (docs / "a.md").write_text("The second text.")
+    (docs / "before.md").unlink()
+    assert told(after()) == [("document.changed", "docs/a.md"), ("document.deleted", "docs/before.md")]
+    assert queued(queue, "of-another") == []
+    assert queued(queue, "models") == []
+
+
+def test_a_finder_that_died_loses_nothing_and_doubles_nothing(
+    runner: Runner, queue: DeliveryQueue, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    triggers = [trigger(on=DOCUMENTS)]
+    EventFinder(triggers, runner, queue, lambda: 0).find()
+    (docs / "a.md").write_text("The first text.")
+    index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+    before = queue.position("documents")
+    EventFinder(triggers, runner, queue, lambda: 0).find()
+    assert before is not None
+    # As if the process had been killed before it noted how far it was, but the events were there, and the other way about.
+    queue.add((), name="documents", position=before[0])
+    EventFinder(triggers, runner, queue, lambda: 0).find()
+    assert told(queued(queue)) == [("document.created", "docs/a.md")]
+    # Rows were removed, by a purge: the table's revisions are others, and its rows are told by their times.
+    queue.add((), name="documents", position="another/7")
+    EventFinder(triggers, runner, queue, lambda: 0).find()
+    again = told(queued(queue))
+    assert ("document.created", "docs/a.md") not in again
+
+
+def test_promotions_schedules_and_lag_are_events(runner: Runner, queue: DeliveryQueue) -> None:
+    lag = 0
+    triggers = [
+        trigger("models", on=["model.promoted", "model.rolled_back"]),
+        trigger("clock", every_s=1),
+        trigger("lagging", lag=10),
+    ]
+    finder = EventFinder(triggers, runner, queue, lambda: lag)
+    finder.find()
+    promotions = runner.open(TableWriter, PROMOTIONS, stage="test")
+    base = {"model": "reranker", "version": "v2", "previous": "none", "round": 1, "who": "loop", "why": "better"}
+    rows = [{**base, "kind": kind, "at": datetime.now(UTC)} for kind in ("canary", "promote", "rollback")]
+    promotions.append(batch(PROMOTIONS.columns, rows))
+    finder.find()
+    found = queued(queue, "models")
+    assert told(found) == [("model.promoted", "reranker"), ("model.rolled_back", "reranker")]
+    assert found[0]["data"]["version"] == "v2"
+
+    clock: list[dict[str, Any]] = []
+
+    def ticked() -> bool:
+        finder.find()
+        clock.extend(queued(queue, "clock"))
+        return len(clock) >= 2
+
+    until(20, ticked, lambda: clock)
+    assert len({one["id"] for one in clock}) == len(clock)
+
+    lag = 25
+    EventFinder(triggers, runner, queue, lambda: lag).find()
+    EventFinder(triggers, runner, queue, lambda: lag).find()
+    [lagging] = queued(queue, "lagging")
+    assert lagging["data"] == {"lag": 25, "above": 10}
+    lag = 3
+    EventFinder(triggers, runner, queue, lambda: lag).find()
+    lag = 11
+    EventFinder(triggers, runner, queue, lambda: lag).find()
+    assert len(queued(queue, "lagging")) == 1, "again, after it was less"
+
+
+class Hooks(ThreadingHTTPServer):
+    """Answers with the next of `answers`, then 204; counts how many it has at a time."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: list[int] = []
+        self.got: list[dict[str, Any]] = []
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hooks
+
+    def do_POST(self) -> None:
+        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server = self.server
+        with server.lock:
+            server.now += 1
+            server.most = max(server.most, server.now)
+            server.got.append(event)
+            status = server.answers.pop(0) if server.answers else 204
+        threading.Event().wait(0.05)
+        with server.lock:
+            server.now -= 1
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hooks() -> Iterator[Hooks]:
+    server = Hooks()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_events_are_delivered_again_after_failures_and_no_more_at_a_time_than_said(
+    runner: Runner, tenant: str, tmp_path: Path, hooks: Hooks
+) -> None:
+    action = {"type": "http", "url": f"http://127.0.0.1:{hooks.server_address[1]}"}
+    hooks.answers = [503, 500, 404]
+    made = (
+        trigger(
+            f"hook-{tenant}", on=["document.created"], tenant=tenant, action=action, concurrency=2, first_s=0.1, longest_s=0.2
+        ),
+    )
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for number in range(8):
+        (docs / f"{number}.md").write_text(f"The number is {number}.")
+    queue = DeliveryQueue(runner.metadata)
+
+    def state() -> Any:
+        return trigger_reports(made, queue)[0]
+
+    with TriggerThreads(made, runner, lambda: 0):
+        until(20, lambda: queue.position("documents") is not None, lambda: "no look")
+        index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+        until(60, lambda: state().done == 7 and state().dead == 1, state)
+    assert hooks.most <= 2
+    assert len(hooks.got) == 10, "two were tried again, and the one that was not found was not"
+    assert {one["subject"] for one in hooks.got} == {f"docs/{number}.md" for number in range(8)}
+    assert state().reason == "the address answered 404"
+    with TriggerThreads(made, runner, lambda: 0):
+        assert queue.retry(made[0].name) == 1
+        until(20, lambda: state().done == 8, state)
+
+
+def test_events_are_written_to_a_topic_as_cloud_events(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    topic = f"events-{tenant}"
+    kafka = {"bootstrap.servers": runner.endpoints.kafka_bootstrap}
+    administrator = AdminClient(kafka)
+    administrator.create_topics([NewTopic(topic, 1, 1)])[topic].result(20)
+    made = (trigger(f"topic-{tenant}", on=["document.created"], tenant=tenant, action={"type": "topic", "topic": topic}),)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text("The first text.")
+    queue = DeliveryQueue(runner.metadata)
+    with ExitStack() as stack:
+        stack.enter_context(TriggerThreads(made, runner, lambda: 0))
+        until(20, lambda: queue.position("documents") is not None, lambda: "no look")
+        index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+        until(60, lambda: trigger_reports(made, queue)[0].done == 1, lambda: trigger_reports(made, queue))
+    consumer = Consumer({**kafka, "group.id": "test", "enable.auto.commit": False})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    message = consumer.poll(20)
+    consumer.close()
+    assert message is not None
+    assert message.error() is None
+    assert dict(message.headers() or ())["content-type"] == b"application/cloudevents+json; charset=utf-8"
+    assert (message.key(), json.loads(message.value() or b"")["type"]) == (b"docs/a.md", "io.headrace.document.created")
+    assert sum(row.bytes for row in runner.record.ledger.rows() if row.store == "cloud-events") > 0, "metered"
+
+
+def test_a_topic_of_headraces_own_is_refused(runner: Runner) -> None:
+    from headrace.storage.meter import Meter
+
+    with pytest.raises(BadSettings, match="Headrace's own"):
+        CloudEventWriter("document-events", {"bootstrap.servers": "127.0.0.1:1"}, Meter(runner.record.ledger, "test"))
