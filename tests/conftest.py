@@ -331,6 +331,10 @@ def api(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Any:
         followed = folder / "followed"  # empty until a test puts something there
         followed.mkdir()
         home.env["HEADRACE_SOURCES"] = json.dumps([{"place": str(followed), "tenant": "followed", "every_s": 0.2}])
+        # A tenant's documents alone; the program writes the events it is given, one after another.
+        append = [sys.executable, "-c", f"import sys; open({str(folder / 'events')!r}, 'a').write(sys.stdin.read() + chr(10))"]
+        trigger = {"name": "written", "on": ["document.created", "document.deleted"], "tenant": "triggered"}
+        home.env["HEADRACE_TRIGGERS"] = json.dumps([{**trigger, "action": {"type": "command", "command": append}}])
         home.env["HEADRACE_INFERENCE__DOCUMENT_BYTES"] = "200000"
         home.env["HEADRACE_INFERENCE__REWRITE_SECONDS"] = "0"  # follow-ups are rewritten by rule: the tiny models write nonsense
         with contextlib.ExitStack() as stack:

@@ -340,7 +340,17 @@ def test_a_verdict_is_seen_to_land_by_its_tenant_and_by_nobody_else(api: Any, cl
 
 def test_the_head_the_rounds_and_the_models_are_shown_to_admins_alone(api: Any, client: httpx.Client) -> None:
     acme = api.client(api.keys["acme"])
-    for path in ("/v1/head", "/v1/rounds", "/v1/registry", "/v1/ledger", "/v1/runs", "/v1/audit", "/v1/check", "/v1/sizing"):
+    for path in (
+        "/v1/head",
+        "/v1/rounds",
+        "/v1/registry",
+        "/v1/ledger",
+        "/v1/runs",
+        "/v1/audit",
+        "/v1/check",
+        "/v1/sizing",
+        "/v1/triggers",
+    ):
         assert acme.get(path).status_code == 403, path
     head = client.get("/v1/head").json()
     assert {one["topic"] for one in head["partitions"]} == {"document-events", "interactions", "feedback"}

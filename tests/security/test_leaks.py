@@ -234,6 +234,11 @@ def test_a_settings_file_that_everybody_may_write_is_refused(here: Path) -> None
         "[head]\ntype = 'kafka'\nbootstrap = 'k:9092'\n[head.properties]\n'plugin.library.paths' = './evil.so'",
         "[head]\ntype = 'kafka'\nbootstrap = 'k:9092'\n[head.properties.ssl.engine]\nlocation = './evil.so'",
         "[tables]\ntype = 'rest'\nuri = 'http://c'\nwarehouse = 'w'\nproperties = {'py-io-impl' = 'antigravity.X'}",
+        "[[triggers]]\nname = 'a'\non = ['document.created']\naction = {type = 'command', command = ['./evil']}",
+        "[[triggers]]\nname = 'a'\nevery_s = 1\n"
+        "action = {type = 'topic', topic = 't', properties = {'plugin.library.paths' = './evil.so'}}",
+        "[[sources]]\nplace = 's3://a'\n[sources.notifications]\nbootstrap = 'k:9092'\ntopic = 't'\n"
+        "[sources.notifications.properties]\n'plugin.library.paths' = './evil.so'",
     ],
 )
 def test_a_settings_file_that_has_something_run_is_obeyed_only_if_it_is_named(
