@@ -31,6 +31,7 @@ from headrace.models.client import Generator
 from headrace.models.support import content_words
 from headrace.platform.home import DEMO
 from headrace.settings import AnswerMode, EmbeddedPart, Settings
+from headrace.simulate.questions import Excerpt, natural_questions
 from headrace.storage.ledger import summed
 from headrace.storage.tables.handles import TableReader
 
@@ -39,7 +40,8 @@ _UNPACKED_S = 600.0  # the first time, a slow or busy machine has to unpack the 
 _RULE = 100  # columns of the line above a section, at most
 _TENANT_USER = "simulated-user"
 _SEED = 11
-# For Python's language reference; a user's folder is asked about its own headings.
+_ASKED = 3  # questions about a user's folder
+# For Python's language reference; a user's folder is asked about what is in it (`natural_questions`).
 _QUESTIONS = (
     "What does the assert statement do?",
     "When is the finally clause of a try statement executed?",
@@ -67,8 +69,16 @@ class Memory:
     heading: str
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What a simulated user looks for, and questions that a person would ask about the same documents."""
+
+    memories: list[Memory]
+    questions: list[str]
+
+
 @stage("Reads passages that the simulated user will search for.")
-def sample_passages(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, seed: int) -> list[Memory]:
+def sample_passages(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, seed: int) -> Sample:
     """Choose up to `most` sentences, spread over the documents, and half of each one's content words, in order."""
     rows = [
         row
@@ -95,7 +105,8 @@ def sample_passages(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, mos
         memories.append(Memory(" ".join(words[i] for i in words_kept), row["chunk_id"], row["document_id"], row["heading"]))
         if len(memories) >= most:
             break
-    return memories
+    asked = natural_questions([Excerpt(row["document_id"], row["heading"] or "", row["text"]) for row in spread], _ASKED)
+    return Sample(memories, asked or ["What are these documents about?"])
 
 
 def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, questions: int, console: Console) -> None:
@@ -119,8 +130,8 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
             raise Permanent(
                 "None of these files has text that can be indexed.", hint="Name a folder with text, Markdown, HTML or PDF."
             )
-        memories = app.runner.run(sample_passages, tenant=settings.tenant, most=questions, seed=_SEED)
-        questions_asked = _QUESTIONS if docs is None else _questions_from_headings(memories)
+        sample = app.runner.run(sample_passages, tenant=settings.tenant, most=questions, seed=_SEED)
+        memories, questions_asked = sample.memories, _QUESTIONS if docs is None else sample.questions
         _head(console, "2  Questions and answers", "inference, at question time")
         _wake(console, app)
         _ask(console, app.answers, settings, questions_asked)
@@ -289,12 +300,6 @@ def _before_and_after(console: Console, app: App, missed: Sequence[tuple[Memory,
         found = _rank(memory, answer)
         after = f"rank {found}" if found is not None else "not found"
         console.print(Text(f"  rank {before} → {after}  {memory.question}"))
-
-
-def _questions_from_headings(memories: Sequence[Memory]) -> list[str]:
-    """Questions about the user's folder: one per heading, three at most."""
-    titles = list(dict.fromkeys(memory.heading.split(" › ")[-1] for memory in memories if memory.heading))
-    return [f"What do the documents say about {title}?" for title in titles[:3]] or ["What are these documents about?"]
 
 
 def _prose(text: str) -> str:

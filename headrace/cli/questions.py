@@ -68,6 +68,8 @@ def search(
         for number, passage in enumerate(found["passages"][:10], 1)
     ]
     out.print(rows_table(shown))
+    if (ranking := found["ranking_version"]) != "none":  # its scores are sums over features, and are not shown
+        out.print(f"ordered by ranking {ranking}", style="dim", highlight=False)
     if found.get("note"):  # e.g. that the re-ranker was skipped
         out.print(f"note: {printable(found['note'])}", style="yellow", highlight=False, soft_wrap=True)
 

@@ -4,6 +4,7 @@ beir, evaluate    an evaluation, from folder to figures
 users             a replay's users: what each asks, and how they judge
 clients           the clients they ask through
 performance       the replay: concurrent users, with counts and latencies
+questions         questions that a person would ask about documents
 """
 
 from headrace.simulate.beir import DocumentNames
