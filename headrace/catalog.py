@@ -6,7 +6,7 @@ signatures, the diagram draws them, the ledger counts them. No pipeline has data
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import pyarrow as pa
@@ -444,6 +444,8 @@ CHUNKS = Store(
 
 # file
 KV_CACHE = Store("kv-cache", Tier.FILE, "KV blocks by content hash", "LRU by bytes, per-tenant quota")
+KV_OBJECTS = replace(KV_CACHE, tier=Tier.OBJECT)
+"""The KV cache where `files.kv_backend` is `objects`."""
 
 STORES: tuple[Store, ...] = (
     DOCUMENT_EVENTS,
@@ -473,6 +475,7 @@ STORES: tuple[Store, ...] = (
     PROOFS,
     CHUNKS,
     KV_CACHE,
+    KV_OBJECTS,
 )
 
 # The table each topic lands in.

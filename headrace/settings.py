@@ -202,6 +202,10 @@ class Files(Section):
     """A directory, e.g. an NFS mount. Unset: `<home>/files`."""
     kv_cache_bytes: int = Field(default=2 << 30, ge=0)
     """Maximum bytes of the KV cache; least recently used blocks are deleted first."""
+    kv_backend: Literal["files", "objects"] = "files"
+    """Where the KV cache keeps its blocks: in this directory, or in the bucket of `[objects]`."""
+    kv_memory_bytes: int = Field(default=0, ge=0)
+    """Memory of the model server that keeps blocks in front of it; worth it for a network file system and for objects."""
 
 
 class Vectors(Section):

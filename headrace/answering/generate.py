@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from headrace.answering.rerank import Passage
-from headrace.catalog import KV_CACHE, MODELS
+from headrace.catalog import KV_CACHE, KV_OBJECTS, MODELS
 from headrace.core.stage import stage
 from headrace.models.client import GREEDY, Completion, Generator, SamplingParameters
 from headrace.models.prompt import STOP, messages
@@ -19,6 +19,7 @@ from headrace.storage.timeline import ASKED
 def generate(
     models: Annotated[ReportedReader, MODELS],
     kv_cache: Annotated[ReportedWriter, KV_CACHE],
+    kv_objects: Annotated[ReportedWriter, KV_OBJECTS],
     tenant: str,
     chat: Sequence[Mapping[str, str]],
     generator: Generator,
@@ -47,6 +48,7 @@ def generate(
         if isinstance(piece, Completion):
             models.take(piece.storage)
             kv_cache.take(piece.storage)
+            kv_objects.take(piece.storage)
         yield piece
 
 

@@ -144,7 +144,7 @@ def list_after_write(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
 
 @promise(
     "a long listing is complete and in order",
-    loses="documents, versions or checkpoints after the first page would be missed",
+    loses="documents, versions, checkpoints or KV blocks after the first page would be missed",
 )
 def long_listing(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
     count = _LISTED if budget.seconds >= AMPLE_S else 64
@@ -159,6 +159,11 @@ def long_listing(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
         raise Broken(
             f"{lost} of {count} objects were not listed" if lost else f"{count} objects were listed out of order or twice"
         )
+    middle = keys[count // 2]
+    if [meta["path"] for page in obstore.list(sandbox.reader, f"{sandbox.prefix}/long", offset=middle) for meta in page] != [
+        key for key in keys if key > middle
+    ]:
+        raise Broken("a listing that goes on behind a key (start-after) left objects out or repeated them")
     return Measured(f"{count:,} objects in {took * 1e3:.0f} ms", objects=count, list_ms=took * 1e3)
 
 

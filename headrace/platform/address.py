@@ -189,7 +189,11 @@ def brought(settings: Settings) -> dict[str, Any]:
     """Fields of `Endpoints`, as JSON values, that come from the settings instead of the embedded platform."""
     from headrace.settings import S3, EmbeddedPart, Endpoint, Kafka, PostgreSQL, RestCatalog, Vast
 
-    fields: dict[str, Any] = {"kv_cache_bytes": settings.files.kv_cache_bytes}
+    fields: dict[str, Any] = {
+        "kv_backend": settings.files.kv_backend,
+        "kv_cache_bytes": settings.files.kv_cache_bytes,
+        "kv_memory_bytes": settings.files.kv_memory_bytes,
+    }
     if not settings.platform.counters:
         fields["s3_metrics_url"] = ""
     if settings.files.dir is not None:

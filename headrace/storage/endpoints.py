@@ -92,7 +92,9 @@ class Endpoints(BaseModel):
     """The embedded head's bucket; none for the user's own Kafka."""
     files_dir: Path
     kv_backend: str = "files"
-    """The KV cache's backend, by its name in `BACKENDS` (models/kv/blocks.py)."""
+    """The KV cache's backend, by its name in `BACKENDS` (models/kv/backends.py)."""
+    kv_memory_bytes: int = 0
+    """Memory of the model server in front of it."""
     kv_cache_bytes: int
     vectors_uri: str
     metadata: MetadataEndpoint | None = None

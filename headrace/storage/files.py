@@ -137,10 +137,17 @@ _REST_S = (5.0, 300.0)
 
 
 class Mount:
-    """Circuit breaker for a mount that may hang; thread-safe."""
+    """Circuit breaker for a mount, or other storage, that may hang; thread-safe."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        what: str = "The file system",
+        hint: str = "Check that it is mounted.",
+    ) -> None:
         self._clock = clock
+        self._what, self._hint = what, hint
         self._lock = threading.Lock()
         self._late = 0
         self._rest_s = _REST_S[0]
@@ -150,7 +157,7 @@ class Mount:
         """Return or raise what `work` does; raises `Unavailable` on a timeout or while the mount is being left alone."""
         with self._lock:
             if self._clock() < self._resting_until:
-                raise Unavailable("The file system did not answer and is not used for a while.", hint="Check that it is mounted.")
+                raise Unavailable(f"{self._what} did not answer and is not used for a while.", hint=self._hint)
         done: list[T] = []
         failed: list[BaseException] = []
 
@@ -175,7 +182,7 @@ class Mount:
                 self._resting_until = self._clock() + self._rest_s
                 # The next timeout opens the circuit again.
                 self._late, self._rest_s = _LATE - 1, min(2 * self._rest_s, _REST_S[1])
-        raise Unavailable(f"The file system did not answer within {seconds:g} s.", hint="Check that it is mounted.")
+        raise Unavailable(f"{self._what} did not answer within {seconds:g} s.", hint=self._hint)
 
 
 class TimedFiles(FileWriter):

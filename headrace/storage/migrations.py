@@ -127,6 +127,27 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX trigger_deliveries_due ON trigger_deliveries (trigger_name, state, due)",
         "CREATE TABLE trigger_positions (name TEXT PRIMARY KEY, position TEXT NOT NULL, at TEXT NOT NULL)",
     ),
+    (
+        # KV blocks in the object store by their last use, and their bytes by tenant (`models/kv/object_index.py`): can be made
+        # again. `scope` is the bucket and the store, hashed.
+        """CREATE TABLE kv_objects (
+            scope BIGINT NOT NULL,
+            name TEXT NOT NULL,
+            tenant TEXT NOT NULL,
+            bytes BIGINT NOT NULL,
+            used DOUBLE PRECISION NOT NULL,
+            PRIMARY KEY (scope, name)
+        )""",
+        "CREATE INDEX kv_objects_name ON kv_objects (scope, name COLLATE BINARY)",
+        "CREATE INDEX kv_objects_used ON kv_objects (scope, used, name)",
+        "CREATE INDEX kv_objects_tenant ON kv_objects (scope, tenant, used, name)",
+        """CREATE TABLE kv_object_bytes (
+            scope BIGINT NOT NULL,
+            tenant TEXT NOT NULL,
+            bytes BIGINT NOT NULL,
+            PRIMARY KEY (scope, tenant)
+        )""",
+    ),
 )
 
 

@@ -6,7 +6,7 @@ import copy
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PART_BYTES = 8 << 20
 _LIST_PAGE = 1000
+_DELETE_MOST = 1000
 _UNREADABLE = re.compile(r'invalid path: .*?Path "(.*)"(?: contained|: Encountered)', re.DOTALL)
 
 
@@ -128,12 +129,13 @@ class ObjectReader(Metered):
             return None
         return ObjectInfo(key, meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key starts with `prefix`, in key order."""
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose key starts with `prefix`, in key order; those behind the key `after`, if it is given."""
         start = len(self._path("-")) - 1
         folder, _, rest = prefix.rpartition("/")
         # obstore filters by whole path segments, so a partial last segment is filtered here.
-        pages = obstore.list(self._client, prefix=self._path(folder), chunk_size=_LIST_PAGE)
+        offset = self._path(after) if after else None
+        pages = obstore.list(self._client, prefix=self._path(folder), offset=offset, chunk_size=_LIST_PAGE)
         while True:
             with self._faults(prefix), self.meter.operation(self.store, Direction.READ):
                 page = next(iter(pages), None)
@@ -143,6 +145,12 @@ class ObjectReader(Metered):
                 key = meta["path"][start:]
                 if key.startswith(prefix) or not rest:
                     yield ObjectInfo(key, meta["size"], meta["e_tag"] or "", meta["last_modified"])
+
+    def folders(self) -> Sequence[str]:
+        """The first segments of keys, those before a slash; its cost follows their number and not that of the objects."""
+        with self._faults(""), self.meter.operation(self.store, Direction.READ):
+            found = obstore.list_with_delimiter(self._client, self._path(""))
+        return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
     def _path(self, key: str) -> str:
         return f"{self.store.name}/{key}" if key else self.store.name
@@ -281,6 +289,13 @@ class ObjectWriter(ObjectReader):
         """Delete one object; a missing object is not an error."""
         with self._faults(key), self.meter.operation(self.store, Direction.WRITE):
             obstore.delete(self._client, self._path(key))
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects, up to a thousand in a request; missing ones are not an error."""
+        for start in range(0, len(keys), _DELETE_MOST):
+            some = keys[start : start + _DELETE_MOST]
+            with self._faults(some[0]), self.meter.operation(self.store, Direction.WRITE):
+                obstore.delete(self._client, [self._path(key) for key in some])
 
     def _put(self, key: str, data: bytes, mode: PutMode) -> str:
         with self._faults(key), self.meter.operation(self.store, Direction.WRITE) as operation:

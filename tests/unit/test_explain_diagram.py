@@ -155,7 +155,7 @@ def test_triggers_and_labels_come_from_the_declaration() -> None:
         (
             INFERENCE,
             [row("retrieve", KV_CACHE, "write", 800), row("put", DOCUMENTS, "write", 200)],
-            "Inference moved 1 KB; 80 % of it is the KV cache on files",
+            "Inference moved 1 KB; 80 % of it is the KV cache",
         ),
         (
             INFERENCE,

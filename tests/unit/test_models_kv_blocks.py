@@ -1,30 +1,29 @@
-"""The contract of a block store, held against files and against memory; and a cache on either."""
+"""Block stores without a server, held against the contract of all (`kv_contract.py`): files, memory in front, a dictionary."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from kv_contract import CONTRACT, SHAPE, held, zeros
 
 from headrace.catalog import KV_CACHE
-from headrace.errors import HeadraceError, NotFound
-from headrace.models.kv.blocks import BACKENDS, BlockInfo, BlockStore, BlockWriter, FileBlocks, tenant_prefix
-from headrace.models.kv.cache import BLOCK, KvCache, Shape, pack
+from headrace.errors import NotFound
+from headrace.models.kv.backends import BlockWriter, backend_of
+from headrace.models.kv.blocks import BlockInfo, BlockStore, FileBackend, FileBlocks, tenant_prefix
+from headrace.models.kv.cache import BLOCK, KvCache, pack
+from headrace.models.kv.memory import BlockMemory, FrontedBlocks
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 
-SHAPE = Shape(1, 1, 2)
 
-
-class MemoryBlocks:
-    """Blocks in this process's memory: all that a backend takes."""
+class PlainBlocks:
+    """Blocks in a dictionary: all that a block store takes."""
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[bytes, BlockInfo]] = {}
@@ -35,6 +34,9 @@ class MemoryBlocks:
 
     def put(self, name: str, data: bytes) -> None:
         self._held[name] = data, BlockInfo(name, len(data), next(self._clock))
+
+    def has(self, name: str) -> bool:
+        return name in self._held
 
     def touch(self, name: str) -> None:
         if name not in self._held:
@@ -68,74 +70,20 @@ class MemoryBlocks:
         return len(found)
 
 
-def held(store: BlockStore) -> list[BlockInfo]:
-    """All blocks, by name."""
-    return sorted(store.oldest(10_000), key=lambda info: info.name)
-
-
 def files(folder: Path) -> FileWriter:
     return FileWriter(KV_CACHE, Endpoints.model_construct(files_dir=folder), Meter(Ledger(), "test"))
 
 
-@pytest.fixture(params=[*BACKENDS, "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlockStore:
-    """Each backend, and one of the tests' own: the cache must not depend on files."""
-    if request.param == "memory":
-        return MemoryBlocks()
-    endpoints = Endpoints.model_construct(files_dir=tmp_path, kv_backend=request.param)
-    return BACKENDS[request.param]().open(KV_CACHE, endpoints, Meter(Ledger(), "test"), wait=True)
-
-
-def test_a_block_is_put_listed_read_and_deleted(store: BlockStore) -> None:
-    assert store.get("acme/a") is None
-    store.put("acme/a", b"12")
-    store.put("acme/a", b"123")
-    assert store.get("acme/a") == b"123"
-    assert [(info.name, info.bytes) for info in held(store)] == [("acme/a", 3)]
-    store.delete("acme/a")
-    store.delete("acme/a")
-    assert (store.get("acme/a"), held(store)) == (None, [])
-    with pytest.raises(HeadraceError):
-        store.touch("acme/a")
-
-
-def test_the_blocks_used_least_recently_are_named_of_all_tenants_or_of_one(store: BlockStore) -> None:
-    names = ["acme/a", "globex/b", "acme/c", "globex/d", "acme/e"]
-    for name in names:
-        store.put(name, b"1")
-    for name in reversed(names):  # so the first is the newest
-        store.touch(name)
-        time.sleep(0.02)  # more than a tick of the file system's clock
-    assert {info.name for info in store.oldest(2)} == {"acme/e", "globex/d"}
-    assert {info.name for info in store.oldest(2, "acme")} == {"acme/e", "acme/c"}
-    assert store.oldest(0) == store.oldest(5, "initech") == []
-
-
-def test_a_tenant_is_dropped_alone_and_noted_before_it_goes(store: BlockStore) -> None:
-    for name in ("acme/a", "acme/b", "acme2/a", f"{tenant_prefix('')}a"):
-        store.put(name, b"12345")
-    noted: list[str] = []
-
-    def note(blocks: Sequence[BlockInfo]) -> None:
-        noted.extend(sorted(block.name for block in blocks))
-        assert all(store.get(block.name) == b"12345" for block in blocks)
-        store.put("acme/late", b"1")
-
-    assert store.drop("acme", note) == 2
-    assert noted == ["acme/a", "acme/b"]
-    assert sorted(info.name for info in held(store)) == sorted(["acme/late", "acme2/a", f"{tenant_prefix('')}a"])
-    assert store.drop("", lambda blocks: None) == 1
-
-
-def test_what_cannot_be_noted_is_not_dropped(store: BlockStore) -> None:
-    store.put("acme/a", b"1")
-
-    def note(blocks: Sequence[BlockInfo]) -> None:
-        raise ValueError("the journal is full")
-
-    with pytest.raises(ValueError, match="full"):
-        store.drop("acme", note)
-    assert store.get("acme/a") == b"1"
+@pytest.mark.parametrize("backend", ["files", "files that answer in time", "memory in front of files", "plain"])
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_every_store_keeps_the_contract(promise: Callable[[BlockStore], None], backend: str, tmp_path: Path) -> None:
+    memory = 1 << 20 if "memory" in backend else 0
+    endpoints = Endpoints.model_construct(files_dir=tmp_path, kv_backend="files", kv_memory_bytes=memory)
+    if backend == "plain":
+        promise(PlainBlocks())
+    else:
+        opened = backend_of(endpoints)
+        promise(opened.open(opened.store, endpoints, Meter(Ledger(), "test"), wait="time" not in backend))
 
 
 def test_a_half_written_file_is_no_block_and_is_dropped_with_its_tenant(tmp_path: Path) -> None:
@@ -147,48 +95,59 @@ def test_a_half_written_file_is_no_block_and_is_dropped_with_its_tenant(tmp_path
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_cache_restores_and_evicts_on_any_store(store: BlockStore) -> None:
-    def cache(limit: int = 1 << 20) -> KvCache:
-        return KvCache(store, identity="m", tenant="acme", shape=SHAPE, secret=b"s", limit_bytes=limit)
-
-    tokens, other = list(range(2 * BLOCK)), [7] * BLOCK
-    values = SHAPE.rounded(np.random.default_rng(1).standard_normal(SHAPE.array(2 * BLOCK), dtype=np.float32)).astype(np.float32)
-    assert cache().save(tokens, values, restored=0) == 2
-    into = np.zeros_like(values)
-    assert cache().restore(tokens, into) == 2 * BLOCK
-    assert np.array_equal(into, values)
-    size = held(store)[0].bytes
-    assert cache(2 * size).save(other, values, restored=0) == 1
-    assert cache().restore(tokens, into) == BLOCK, "the prefix's last block went first"
+def test_a_stage_and_the_model_server_share_blocks_and_each_is_metered(tmp_path: Path) -> None:
+    endpoints, ledger = Endpoints.model_construct(files_dir=tmp_path, kv_backend="files", kv_memory_bytes=0), Ledger()
+    patient = BlockWriter(KV_CACHE, endpoints, Meter(ledger, "forget")).with_meter(Meter(ledger, "drop"))
+    quick = backend_of(endpoints).open(KV_CACHE, endpoints, Meter(ledger, "models"), wait=False)
+    quick.put("acme/a", b"1")
+    assert patient.blocks.get("acme/a") == b"1"
+    assert {row["stage"] for row in ledger.export()} == {"models", "drop"}
 
 
-def test_every_backend_opens(tmp_path: Path) -> None:
-    for name, backend in BACKENDS.items():
-        endpoints, ledger = Endpoints.model_construct(files_dir=tmp_path, kv_backend=name), Ledger()
-        patient = BlockWriter(KV_CACHE, endpoints, Meter(ledger, "forget")).with_meter(Meter(ledger, "drop"))
-        quick = backend().open(KV_CACHE, endpoints, Meter(ledger, "models"), wait=False)
-        quick.put("acme/a", b"1")
-        assert patient.blocks.get("acme/a") == b"1"
-        assert {row["stage"] for row in ledger.export()} == {"models", "drop"}
+class CountedBlocks(PlainBlocks):
+    """Counts reads."""
+
+    reads = 0
+
+    def get(self, name: str) -> bytes | None:
+        self.reads += 1
+        return super().get(name)
 
 
-def test_a_block_that_was_used_since_it_was_listed_stays(store: BlockStore) -> None:
-    for name in ("acme/aa/a", "acme/bb/b"):
-        store.put(name, b"1")
-    used, unused = held(store)
-    time.sleep(0.02)  # more than a tick of the file system's clock
-    store.touch(used.name)
-    assert (store.evict(used), store.evict(unused)) == (False, True)
-    assert [info.name for info in held(store)] == [used.name]
+def test_what_memory_holds_is_not_read_again_but_only_while_the_store_behind_has_it() -> None:
+    behind, memory = CountedBlocks(), BlockMemory(10)
+    store = FrontedBlocks(behind, memory)
+    store.put("acme/a", b"12345")
+    assert (store.get("acme/a"), store.get("acme/a"), behind.reads) == (b"12345", b"12345", 0)
+    behind.delete("acme/a")  # by another host, e.g. because its document was deleted
+    assert (store.get("acme/a"), behind.reads, memory.use().bytes) == (None, 0, 0)
+    behind.put("acme/b", b"123")
+    assert (store.get("acme/b"), store.get("acme/b"), behind.reads) == (b"123", b"123", 1)
+    assert (memory.use().hits, memory.use().hit_bytes, memory.use().misses) == (3, 13, 2)
 
 
-def zeros(tokens: list[int]) -> np.ndarray:
-    return np.zeros(SHAPE.array(len(tokens)), np.float32)
+def test_memory_holds_what_was_used_last_up_to_its_size_and_for_a_while() -> None:
+    now = [0.0]
+    memory = BlockMemory(10, kept_s=60, clock=lambda: now[0])
+    for name in ("acme/a", "acme/b"):
+        memory.put(name, b"12345")
+    memory.hit("acme/a")
+    memory.put("globex/c", b"12345")
+    assert [memory.get(name) is not None for name in ("acme/a", "acme/b", "globex/c")] == [True, False, True]
+    memory.put("acme/large", b"x" * 11)
+    assert memory.get("acme/large") is None
+    memory.put("globex/c", b"1")
+    assert memory.use().bytes == 6
+    memory.remove_tenant("acme")
+    assert (memory.use().blocks, memory.use().bytes) == (1, 1)
+    now[0] = 61.0
+    memory.put("acme/new", b"1")
+    assert (memory.get("globex/c"), memory.use().bytes) == (None, 1)
 
 
 def test_the_limit_holds_for_two_servers_on_one_directory_and_a_twentieth_goes_at_once(tmp_path: Path) -> None:
     endpoints = Endpoints.model_construct(files_dir=tmp_path, kv_backend="files")
-    stores = [BACKENDS["files"]().open(KV_CACHE, endpoints, Meter(Ledger(), "test"), wait=False) for _ in range(2)]
+    stores = [FileBackend().open(KV_CACHE, endpoints, Meter(Ledger(), "test"), wait=False) for _ in range(2)]
     size = len(pack("0" * 64, zeros([0] * BLOCK), SHAPE, b"s"))
     counts = []
     for number in range(60):

@@ -14,6 +14,7 @@ from headrace.catalog import (
     FEEDBACK_ROWS,
     INTERACTION_ROWS,
     KV_CACHE,
+    KV_OBJECTS,
     PROMOTIONS,
     SUPPRESSIONS,
     Store,
@@ -224,46 +225,48 @@ def recipes(draft: Draft) -> None:
 
 
 def kv_cache(draft: Draft) -> None:
-    """The KV cache on files today, GPU-direct to object beside it."""
+    """The KV cache where this run had it, GPU-direct to object beside it."""
     numbers, canvas = draft.numbers, draft.canvas
+    in_objects = numbers.bytes(tier=KV_OBJECTS.tier, store=KV_OBJECTS.name).value > 0
+    store, where = (KV_OBJECTS, "in objects") if in_objects else (KV_CACHE, "on files")
     written, reused = numbers.count("kv_tokens_written"), numbers.count("kv_tokens_read")
-    moved = numbers.bytes(tier=KV_CACHE.tier, store=KV_CACHE.name, direction="write")
-    loaded = numbers.bytes(tier=KV_CACHE.tier, store=KV_CACHE.name, direction="read")
+    moved = numbers.bytes(tier=store.tier, store=store.name, direction="write")
+    loaded = numbers.bytes(tier=store.tier, store=store.name, direction="read")
     of = (moved, written) if written.value else (loaded, reused)
     each = numbers.each(*of, lambda value: f"{human_count(value)} B")
     draft.headline(
         SlideHeadline(
-            f"The KV cache lives on files today: {reused} tokens were read instead of computed, {each} a token",
+            f"The KV cache lives {where} today: {reused} tokens were read instead of computed, {each} a token",
             lambda tokens, size: tokens > 0 and size > 0,
             (reused, each),
         ),
         SlideHeadline(
-            f"The KV cache lives on files today: {written} tokens were written, {each} a token",
+            f"The KV cache lives {where} today: {written} tokens were written, {each} a token",
             lambda tokens, size: tokens > 0 and size > 0,
             (written, each),
         ),
         SlideHeadline(
-            f"The KV cache lives on files today: {moved} written, {loaded} read",
+            f"The KV cache lives {where} today: {moved} written, {loaded} read",
             lambda wrote, read: wrote + read > 0,
             (moved, loaded),
         ),
         SlideHeadline(
-            "The KV cache lives on files today; this run did not use it", lambda wrote, read: wrote + read == 0, (moved, loaded)
+            f"The KV cache lives {where} today; this run did not use it", lambda wrote, read: wrote + read == 0, (moved, loaded)
         ),
     )
     cards = (
-        (moved, "written to the file tier"),
-        (loaded, "read from the file tier"),
+        (moved, f"written to the {store.tier} tier"),
+        (loaded, f"read from the {store.tier} tier"),
         *([(each, "of keys and values a token")] if each.value else []),
     )
     for at, (number, words) in enumerate(cards):
-        draft.card(Area(LEFT + at * 298, TOP + 4, 284, 86), number, words, colour=draft.colour(KV_CACHE.tier))
+        draft.card(Area(LEFT + at * 298, TOP + 4, 284, 86), number, words, colour=draft.colour(store.tier))
     left, right = Area(LEFT, 226, 430, 262), Area(490, 226, 430, 262)
-    canvas.box(left, stroke=draft.colour(KV_CACHE.tier), fill=WHITE, rounded=True, alt="", name="Panel")
+    canvas.box(left, stroke=draft.colour(store.tier), fill=WHITE, rounded=True, alt="", name="Panel")
     canvas.box(right, stroke=draft.brand.colours.muted, fill=WHITE, rounded=True, dashed=True, alt="", name="Panel")
     draft.points(
         Area(left.x + 14, left.y + 10, left.width - 28, left.height - 20),
-        f"Measured here: {draft.brand.tier(KV_CACHE.tier)}",
+        f"Measured here: {draft.brand.tier(store.tier)}",
         [
             "Blocks of 128 tokens, named by a hash of model, tenant and every token before them.",
             "A block that does not match its checksum is a miss: never a wrong answer.",

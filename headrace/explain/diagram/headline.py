@@ -138,7 +138,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         _read_again("datasets", "datasets"),
     ),
     "inference": (
-        _store_claim("Inference", "kv-cache", "the KV cache on files", 0.4),
+        _store_claim("Inference", "kv-cache", "the KV cache", 0.4),
         _ahead_claim(),
         _store_claim("Inference", "models", "the re-ranker's weights", 0.4),
     ),

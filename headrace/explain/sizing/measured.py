@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from headrace.catalog import CHECKPOINTS, CHUNKS, DIMENSIONS, KV_CACHE, LANDINGS, Tier
+from headrace.catalog import CHECKPOINTS, CHUNKS, DIMENSIONS, KV_CACHE, KV_OBJECTS, LANDINGS, Tier
 from headrace.core.run import journal_of, newest_first
 from headrace.explain.sizing import formulas
 from headrace.explain.sizing.models import PRESETS, TYPE_BYTES
@@ -157,13 +157,17 @@ def _question(run: _Run) -> Measurement | None:
 
 def _token(run: _Run) -> Measurement | None:
     tokens = run.counts.get("kv_tokens_written", 0)
-    moved = run.total("bytes", KV_CACHE.tier, stages=("generate",), stores=(KV_CACHE.name,), direction="write")
+    by_tier = {
+        store.tier: run.total("bytes", store.tier, stages=("generate",), stores=(store.name,), direction="write")
+        for store in (KV_CACHE, KV_OBJECTS)
+    }
+    tier, moved = max(by_tier.items(), key=lambda item: item[1])
     if not (tokens and moved):
         return None
     model = PRESETS[_GENERATOR]
     return run.measurement(
         "kv_bytes_per_token",
-        KV_CACHE.tier,
+        tier,
         "KV written per token",
         moved,
         tokens,

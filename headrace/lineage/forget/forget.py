@@ -160,7 +160,7 @@ _SEARCHED = {
         "feedback (table)": "rows of the tenant by this user or on such an answer",
         "dead-letters (table)": "letters that are readable as JSON and name the user or such an answer",
         "examples (table), datasets (object)": "rows of such an answer, event or user",
-        "kv-cache (file)": "every block of the tenant",
+        "kv-cache (file), kv-cache (object)": "every block of the tenant",
         "older snapshots of these tables": "every one",
     },
     "document": {
@@ -172,7 +172,7 @@ _SEARCHED = {
         "feedback (table)": "the text of verdicts on those answers",
         "dead-letters (table)": "letters that are readable as JSON and name the document or such an answer",
         "examples (table), datasets (object)": "rows from a passage of it, or from an answer made with one",
-        "kv-cache (file)": "every block of the tenant",
+        "kv-cache (file), kv-cache (object)": "every block of the tenant",
         "older snapshots of these tables": "every one",
     },
 }

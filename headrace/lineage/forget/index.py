@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
-from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS, INDEXES, KV_CACHE
+from headrace.catalog import (
+    CHUNK_ROWS,
+    CHUNKS,
+    DOCUMENT_EVENT_ROWS,
+    DOCUMENT_ROWS,
+    DOCUMENTS,
+    INDEXES,
+    KV_CACHE,
+    KV_OBJECTS,
+    Store,
+)
 from headrace.core.stage import stage
 from headrace.documents.claims import SourceClaims
 from headrace.documents.lookup import ChunkLookup, DocumentLookup, SeenEvents
@@ -15,7 +26,8 @@ from headrace.documents.sources.hashes import SourceHashes
 from headrace.documents.versions import newest_versions
 from headrace.lineage.forget.journal import REMOVED, Journal
 from headrace.lineage.forget.subject import DOCUMENT, Subject
-from headrace.models.kv.blocks import BlockInfo, BlockWriter
+from headrace.models.kv.backends import BlockWriter
+from headrace.models.kv.blocks import BlockInfo
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, quoted
@@ -95,16 +107,24 @@ def drop_copies(
 
 
 @stage("Drops a tenant's KV cache: a block covers a whole prompt, so it may contain anyone's words.")
-def drop_kv(kv_cache: Annotated[BlockWriter, KV_CACHE], subject: Subject, journal: Journal) -> int:
-    """Remove all blocks of the tenant, including half-written ones; returns their number."""
+def drop_kv(
+    kv_cache: Annotated[BlockWriter, KV_CACHE],
+    kv_objects: Annotated[BlockWriter, KV_OBJECTS],
+    subject: Subject,
+    journal: Journal,
+) -> int:
+    """Remove all blocks of the tenant, including half-written ones; returns their number.
 
-    def note(blocks: Sequence[BlockInfo]) -> None:
+    From files and from objects, since `files.kv_backend` may have been another when they were written.
+    """
+
+    def note(store: Store, blocks: Sequence[BlockInfo]) -> None:
         if blocks:
             names = hashlib.sha256("\n".join(sorted(block.name for block in blocks)).encode()).hexdigest()
             piece = f"{subject.tenant}/: {len(blocks)} blocks, their names {names[:16]}"
-            journal.take(KV_CACHE, REMOVED, [piece], size=sum(block.bytes for block in blocks))
+            journal.take(store, REMOVED, [piece], size=sum(block.bytes for block in blocks))
 
-    return kv_cache.blocks.drop(subject.tenant, note)
+    return sum(kv.blocks.drop(subject.tenant, partial(note, kv.store)) for kv in (kv_cache, kv_objects))
 
 
 def shared(known: TableReader, metadata: Metadata, subject: Subject, journal: Journal) -> set[str]:

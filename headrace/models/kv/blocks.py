@@ -1,4 +1,4 @@
-"""Block stores, which hold KV blocks: the protocol, its backends, and the handle through which stages use them.
+"""Block stores, which hold KV blocks: the protocols of a store and of a backend, and the file tier.
 
 Names, format and eviction of blocks are the same for all backends: `cache.py`. How to add a backend:
 docs/how-to/add-a-kv-backend.md.
@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
-from headrace.catalog import Store
+from headrace.catalog import KV_CACHE, Store
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileWriter, Mount, TimedFiles
 from headrace.storage.listing import FileInfo, FolderListing
-from headrace.storage.meter import Meter, ReportedWriter
+from headrace.storage.meter import Meter
 
 _NO_TENANT = "_"
 
@@ -44,6 +44,9 @@ class BlockStore(Protocol):
 
     def put(self, name: str, data: bytes) -> None:
         """Store a block atomically."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a block, without reading it."""
 
     def touch(self, name: str) -> None:
         """Record a use. Raises `HeadraceError` if there is no such block."""
@@ -84,6 +87,10 @@ class FileBlocks:
     def put(self, name: str, data: bytes) -> None:
         """See `BlockStore.put`."""
         self._files.write(name, data)
+
+    def has(self, name: str) -> bool:
+        """See `BlockStore.has`."""
+        return self._files.used(name) is not None
 
     def touch(self, name: str) -> None:
         """See `BlockStore.touch`."""
@@ -126,7 +133,11 @@ class FileBlocks:
 
 
 class BlockBackend(Protocol):
-    """Opens block stores of one kind and owns what they share."""
+    """Opens block stores of one kind and owns what they share. `store` is their place in the catalog."""
+
+    @property
+    def store(self) -> Store:
+        """The catalog's store that they hold."""
 
     def open(self, store: Store, endpoints: Endpoints, meter: Meter, *, wait: bool) -> BlockStore:
         """The block store, counted by this meter. Without `wait`, calls end within seconds even if storage does not answer."""
@@ -134,6 +145,8 @@ class BlockBackend(Protocol):
 
 class FileBackend:
     """The file tier. Stores opened without `wait` share a circuit breaker for a mount that does not answer, and a listing."""
+
+    store = KV_CACHE
 
     def __init__(self) -> None:
         self._mount = Mount()
@@ -145,23 +158,6 @@ class FileBackend:
             return FileBlocks(FileWriter(store, endpoints, meter))
         files = TimedFiles(store, endpoints, meter, self._mount)
         return FileBlocks(files, self._listings.setdefault(files.root, files.listing()))
-
-
-BACKENDS: dict[str, Callable[[], BlockBackend]] = {"files": FileBackend}
-"""Backends by `Endpoints.kv_backend`."""
-
-
-class BlockWriter(ReportedWriter):
-    """The KV cache for a stage that accesses its blocks itself; the model server reports what it does for other stages."""
-
-    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
-        super().__init__(store, endpoints, meter)
-        self._endpoints = endpoints
-        self.blocks = BACKENDS[endpoints.kv_backend]().open(store, endpoints, meter, wait=True)
-
-    def with_meter(self, meter: Meter) -> Self:
-        """The same handle with another meter."""
-        return type(self)(self.store, self._endpoints, meter)
 
 
 def _info(file: FileInfo) -> BlockInfo:

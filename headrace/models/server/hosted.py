@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from headrace.catalog import KV_CACHE
 from headrace.errors import HeadraceError, Unavailable
 from headrace.models.cards import EmbedderCard, GeneratorCard, RerankerCard
-from headrace.models.kv.blocks import BACKENDS, BlockBackend, BlockStore
+from headrace.models.kv.backends import backend_of
+from headrace.models.kv.blocks import BlockBackend, BlockStore
 from headrace.models.server.queue import ModelQueue
 from headrace.models.server.release import LoadedReleases
 from headrace.storage.endpoints import Endpoints
@@ -87,7 +87,7 @@ class HostedModels:
     _embedder: MiniLM | None = None
     _generator: SmolLM | None = None
     _reported: set[str] = field(default_factory=set)
-    _kv: dict[str, BlockBackend] = field(default_factory=dict)
+    _kv: dict[tuple[str, int], BlockBackend] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         releases = partial(LoadedReleases, endpoints=self.endpoints, cache=self.cache)
@@ -161,8 +161,11 @@ class HostedModels:
                 self._reported.add("kv")
                 log.warning("prompts are not cached: %s", error)
             return None
-        backend = self._kv.setdefault(endpoints.kv_backend, BACKENDS[endpoints.kv_backend]())
-        blocks = backend.open(KV_CACHE, endpoints, Meter(ledger, "models", tenant), wait=False)
+        chosen = endpoints.kv_backend, endpoints.kv_memory_bytes
+        if chosen not in self._kv:
+            self._kv[chosen] = backend_of(endpoints)
+        backend = self._kv[chosen]
+        blocks = backend.open(backend.store, endpoints, Meter(ledger, "models", tenant), wait=False)
         return blocks, endpoints.kv_cache_bytes
 
     def _import_torch(self) -> None:
