@@ -66,7 +66,7 @@ def measured_from(settings: Settings, endpoints: Endpoints) -> dict[str, Any]:
     """What a run measures, and from where, JSON-ready: `version`, `host`, `versions`, and `subjects`, one for each tier."""
     return {
         "version": __version__,
-        "host": _host(),
+        "host": host_facts(),
         "versions": _versions(),
         "subjects": [asdict(_subject(tier, settings, endpoints)) for tier in Tier],
     }
@@ -82,7 +82,7 @@ def provenance(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds_asked=seconds,
         concurrency=concurrency,
-        host=_host(),
+        host=host_facts(),
         versions=_versions(),
         subjects=[_subject(tier, settings, endpoints) for tier in tiers],
         settings=shown,
@@ -94,14 +94,24 @@ def _versions() -> dict[str, str]:
     return {name: _version(name) for name in _CLIENTS} | {"python": platform.python_version()}
 
 
-def _host() -> dict[str, Any]:
+def host_facts() -> dict[str, Any]:
+    """The machine that measures: its name, system, processor, the cores that this process may use, and memory."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "name": platform.node() or UNKNOWN,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30, 1),
     }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return UNKNOWN
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), UNKNOWN)
 
 
 def _subject(tier: Tier, settings: Settings, endpoints: Endpoints) -> CheckedStorage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,11 @@ from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of
 from headrace.errors import WrongUsage
 
 if TYPE_CHECKING:
+    from headrace.explain.kv.engine_metrics import EngineTier
+    from headrace.explain.kv.live import LiveOptions
     from headrace.explain.kv.recorded import RecordedPrompt
+    from headrace.explain.kv.replay import KvStorage
+    from headrace.explain.kv.trace import Trace
 
 kv = typer.Typer(help="The KV cache: what it did, what a request trace asks of it, engines' settings.", no_args_is_help=True)
 cli.add_typer(kv, name="kv", rich_help_panel="Explaining it")
@@ -41,12 +46,29 @@ def replay_trace(
         typer.Option(metavar="TOKENS", help="Tokens a second that the model prefills; default: 40 % of an H100's peak.", min=0),
     ] = None,
     block_tokens: Annotated[int, typer.Option(help="Tokens of a block in the trace.", min=1)] = 512,
+    live: Annotated[
+        str | None,
+        typer.Option(
+            "--live",
+            metavar="DIR|objects",
+            help="Drive this directory, or the object store of the settings, with the trace's blocks, and measure.",
+        ),
+    ] = None,
+    clients: Annotated[int, typer.Option(help="With --live: processes that share the blocks.", min=1, max=64)] = 2,
+    seconds: Annotated[float, typer.Option(metavar="S", help="With --live: end after so many seconds.", min=1)] = 30.0,
+    keep_pages: Annotated[
+        bool, typer.Option("--keep-page-cache", help="With --live: do not drop files from this machine's memory before reading.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Draw the curve: FILE.svg, .png, .pdf or .pptx.")] = None,
     dark: Annotated[bool, typer.Option("--dark", help="Draw it on a dark ground.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Replay a request trace against capacities: hit rate, bytes a second, seconds of prefill saved, and the curve."""
+    """Replay a request trace against capacities: hit rate, bytes a second, seconds of prefill saved, and the curve.
+
+    With --live, drive real storage with its blocks from several processes that share them: rates, latencies, and where from.
+    """
     from headrace.cli.render.kv import say_replays
+    from headrace.explain.kv.live import LiveOptions
     from headrace.explain.kv.recorded import trace_of
     from headrace.explain.kv.replay import POLICIES, KvStorage, capacities, prefixes, replay
     from headrace.explain.kv.trace import read_trace
@@ -68,6 +90,12 @@ def replay_trace(
         prefill_rate(known) if prefill is None else prefill,
     )
     requests = trace_of(_recorded(as_json)) if trace is None else read_trace(trace, block_tokens=block_tokens)
+    if live is not None:
+        if output is not None or len(capacity or ()) > 1 or memory != "0" or ttl is not None or policy != "lru":
+            raise WrongUsage("--live goes with one --capacity, and without --memory, --policy, --ttl and --output.")
+        bound = _size(capacity[0], "--capacity") if capacity else None
+        _drive(live, requests, known.name, storage, LiveOptions(clients, seconds, bound, not keep_pages), as_json)
+        return
     bounds = sorted({_size(one, "--capacity") for one in capacity}) if capacity else capacities(requests, storage)
     if not bounds[0]:
         raise WrongUsage("--capacity must be greater than 0.")
@@ -132,7 +160,7 @@ def engine_config(
     servers: Annotated[int, typer.Option(help="Servers that share the directory.", min=1)] = 1,
     gpus: Annotated[int, typer.Option(help="GPUs of a server that share a model.", min=1)] = 1,
     integrity: Annotated[
-        bool, typer.Option("--integrity/--no-integrity", help="Checksums, where the engine must choose between them and a bound.")
+        bool, typer.Option("--integrity/--no-integrity", help="Refuse what does not check blocks that it reads.")
     ] = True,
     allow_local: Annotated[bool, typer.Option("--allow-local", help="Accept this machine's own disk.")] = False,
     as_json: AsJson = False,
@@ -165,6 +193,18 @@ def engine_config(
     print_json(made.as_dict()) if as_json else say_config(out, err, made)
 
 
+@kv.command("known")
+def known_faults(as_json: AsJson = False) -> None:
+    """List what is known to be broken between engines, KV cache libraries and models, with what to do."""
+    from headrace.cli.render.kv import say_faults
+    from headrace.explain.kv.compatibility import KNOWN_FAULTS, READ
+
+    if as_json:
+        print_json({"read": READ, "faults": [one.as_dict() for one in KNOWN_FAULTS]})
+    else:
+        say_faults(out, KNOWN_FAULTS, READ)
+
+
 @kv.command("report")
 def report(
     model: Annotated[str, typer.Option(help="The generator's shape: a preset, or a model's config.json.")] = "smollm2-135m",
@@ -185,6 +225,83 @@ def report(
         print_json({"bytes_per_token": size, "uses": [use.as_dict() for use in uses], "worth": worth(uses)})
     else:
         say_use(out, uses)
+
+
+@kv.command("watch")
+def watch(
+    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Engines: vLLM's address, or that of LMCache's server.")],
+    once: Annotated[bool, typer.Option("--once", help="Print the totals since the engines started, and end.")] = False,
+    interval: Annotated[float, typer.Option(metavar="S", help="Seconds between two looks.", min=0.2)] = 2.0,
+    model: Annotated[
+        str | None,
+        typer.Option(help="For LMCache, which counts chunks: a preset or a model's config.json, to estimate bytes."),
+    ] = None,
+    kv_type: Annotated[str, typer.Option(help="Type of the stored keys and values.")] = "fp16",
+    chunk_tokens: Annotated[int, typer.Option(help="LMCache's --chunk-size.", min=1)] = 256,
+    record: Annotated[bool, typer.Option("--record", help="Count what is seen in the ledger of a run of this home.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch the KV caches of production engines (vLLM, llm-d, LMCache): bytes, seconds and hits by tier, until Ctrl-C.
+
+    --json implies --once.
+    """
+    from headrace.cli.render.kv import say_tiers, watch_tiers
+    from headrace.core.run import recorded
+    from headrace.explain.kv.engine_metrics import advice, count_into, engine_tiers, fetch_metrics, metrics_url, since
+    from headrace.explain.sizing.formulas import kv_bytes_per_token
+    from headrace.explain.sizing.models import TYPE_BYTES, model_of
+
+    if kv_type not in TYPE_BYTES:
+        raise WrongUsage(f"There is no type {kv_type!r}.", hint=f"Choose from {', '.join(TYPE_BYTES)}.")
+    chunk = None if model is None else chunk_tokens * kv_bytes_per_token(model_of(model), TYPE_BYTES[kv_type])
+    sources = [metrics_url(one) for one in dict.fromkeys(urls)]
+
+    def look() -> list[EngineTier]:
+        return [tier for url in sources for tier in engine_tiers(fetch_metrics(url), url, chunk_bytes=chunk)]
+
+    first = look()
+    with ExitStack() as stack:
+        run = stack.enter_context(recorded("kv-watch", settings_of().home)) if record else None
+        if once or as_json:
+            if run is not None:
+                count_into(run.ledger, first)
+            if as_json:
+                rows = [row for tier in first for row in tier.rows()]
+                print_json({"tiers": [one.as_dict() for one in first], "rows": rows, "advice": advice(first)})
+            else:
+                say_tiers(out, first)
+            return
+        last = first
+
+        def change() -> list[EngineTier]:
+            nonlocal last
+            now = look()
+            changed, last = since(last, now), now
+            if run is not None:
+                count_into(run.ledger, changed)
+            return now
+
+        watch_tiers(out, err, first, change, interval)
+
+
+def _drive(where: str, trace: Trace, model: str, storage: KvStorage, options: LiveOptions, as_json: bool) -> None:
+    from headrace.app import App
+    from headrace.cli.render.kv import say_live
+    from headrace.core.progress import ProgressBars
+    from headrace.explain.kv.live import directory_target, drive, object_target
+
+    bars = ProgressBars(quiet=as_json)
+    if where == "objects":
+        with App(settings_of(), "kv-replay", models=False, quiet=as_json) as app:
+            subjects = app.runner.record.provenance["subjects"]
+            facts = next(one["facts"] for one in subjects if one["tier"] == "object")
+            with object_target(app.runner.endpoints, facts) as target:
+                measured = drive(trace, model, storage, target, options, bars)
+            app.runner.record.ledger.fold(measured.entries)
+    else:
+        with directory_target(Path(where)) as target:
+            measured = drive(trace, model, storage, target, options, bars)
+    print_json(measured.as_dict()) if as_json else say_live(out, measured)
 
 
 def _recorded(quiet: bool) -> list[RecordedPrompt]:

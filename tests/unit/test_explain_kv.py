@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import sys
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from headrace.cli import main
 from headrace.errors import WrongUsage
 from headrace.explain.diagram.draw import draw_scene
-from headrace.explain.diagram.scene import Box, Label
+from headrace.explain.diagram.scene import Box, Label, Line, Rect, Scene
 from headrace.explain.diagram.theme import DARK
 from headrace.explain.kv.curve import curve_scene, enough
 from headrace.explain.kv.replay import KvStorage, capacities, prefixes, replay
@@ -173,6 +175,7 @@ def test_the_curve_says_what_is_enough_and_its_words_stay_in_place(prompts: tupl
     for label in labels:
         assert label.box.x >= picture.x
         assert label.box.right <= min(picture.right, label.bounds.right + 0.1)
+    assert_readable(scene)
     found = enough(curve, unbounded)
     if found is None:
         assert unbounded.token_hit_rate == 0
@@ -183,6 +186,39 @@ def test_the_curve_says_what_is_enough_and_its_words_stay_in_place(prompts: tupl
     for suffix in (".svg", ".png", ".pdf", ".pptx"):
         draw_scene(scene, tmp_path / f"curve{suffix}")
         assert (tmp_path / f"curve{suffix}").stat().st_size > 1_000
+
+
+def assert_readable(scene: Scene) -> None:
+    """No words lie on others, and no line painted after what is behind them goes through them."""
+    painted = [item for group in scene.groups for item in group.items]
+    labels = [item for item in painted if isinstance(item, Label)]
+    for one, other in combinations(labels, 2):
+        assert not overlap(one.box, other.box), (one.text, other.text)
+    for number, line in enumerate(painted):
+        if isinstance(line, Line) and line.y1 == line.y2:
+            for label in labels:
+                hidden = any(isinstance(item, Rect) and covers(item.box, label.box) for item in painted[number:])
+                across = label.box.y < line.y1 < label.box.bottom and label.box.x < line.x2 and label.box.right > line.x1
+                assert hidden or not across, (label.text, line.y1)
+
+
+def overlap(one: Box, other: Box) -> bool:
+    return one.x < other.right and other.x < one.right and one.y < other.bottom and other.y < one.bottom
+
+
+def covers(one: Box, other: Box) -> bool:
+    return one.x <= other.x and one.right >= other.right and one.y <= other.y and one.bottom >= other.bottom
+
+
+def test_words_of_a_point_just_below_the_bound_stay_clear_of_its_line() -> None:
+    many = trace(*(["abcdefgh", "abcdefgx"] * 8), *("ijklmnop", "qrstuvwx", "ABCDEFGH"), *(["abcdefgh"] * 9))
+    curve = [replay(many, FAST, capacity_bytes=size) for size in capacities(many, FAST)]
+    assert_readable(curve_scene(many, "a model", curve, replay(many, FAST)))
+    near = replay(many, FAST)
+    for share in (0.9, 0.92, 0.94, 0.96, 0.98):
+        points = [replace(near, capacity_bytes=10**9, token_hit_rate=0.1), replace(near, capacity_bytes=2 * 10**9)]
+        points[1] = replace(points[1], token_hit_rate=near.token_hit_rate * share)
+        assert_readable(curve_scene(many, "a model", points, near))
 
 
 def test_the_command_prints_the_curve_and_json(

@@ -14,9 +14,11 @@ import pytest
 from headrace.check.mounts import mount_of
 from headrace.cli import main
 from headrace.errors import WrongUsage
+from headrace.explain.kv.compatibility import KNOWN_FAULTS
 from headrace.explain.kv.engines import ENGINES, KvConfig, KvRequest, kv_config
 
 ASKED = KvRequest("llama-3.1-8b", "meta-llama/Llama-3.1-8B", Path("/mnt/nfs/kv"))
+UNCHECKED = replace(ASKED, integrity=False)
 TB = 10**12
 
 
@@ -37,7 +39,9 @@ def adapter(made: KvConfig) -> dict[str, Any]:
 
 
 def usual(engine: str) -> KvConfig:
-    return kv_config(engine, replace(ASKED, capacity_bytes=10 * TB) if engine == "dynamo" else ASKED)
+    if engine == "vllm-lmcache":
+        return kv_config(engine, ASKED)
+    return kv_config(engine, replace(UNCHECKED, capacity_bytes=10 * TB) if engine == "dynamo" else UNCHECKED)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -55,8 +59,13 @@ def test_every_engine_serves_the_model_with_a_connector_and_reports_to_nobody(en
 def test_staging_memory_holds_the_longest_prompts_or_is_refused() -> None:
     """Memory smaller than a prompt's chain of blocks restores nothing: a user measured 132 s instead of 5 s."""
     needed = 131_072 * 32_768 * 4
-    memory = connector(kv_config("vllm-tiering", ASKED))["kv_connector_extra_config"]["cpu_bytes_to_use"]
+    memory = connector(kv_config("vllm-tiering", UNCHECKED))["kv_connector_extra_config"]["cpu_bytes_to_use"]
     assert needed <= memory <= 1.2 * needed
+    server = words(kv_config("vllm-lmcache", replace(ASKED, memory_bytes=needed)), 0)
+    gibibytes = float(server[server.index("--l1-size-gb") + 1])
+    assert needed <= gibibytes * 2**30 <= needed + 2**30 / 50, "not rounded down below what the prompts need"
+    made = kv_config("dynamo", replace(UNCHECKED, memory_bytes=needed, capacity_bytes=10 * TB))
+    assert needed <= int(made.environment["DYN_KVBM_CPU_CACHE_GB"]) * 10**9 < needed + 10**9
     for engine in ENGINES:
         with pytest.raises(WrongUsage, match="cannot stage 4 prompts"):
             kv_config(engine, replace(ASKED, memory_bytes=needed - 1, capacity_bytes=10 * TB))
@@ -89,12 +98,26 @@ def test_a_capacity_never_comes_without_eviction() -> None:
         kv_config("dynamo", ASKED)
 
 
+def test_an_engine_that_checks_nothing_is_refused_unless_that_is_accepted() -> None:
+    for engine in ("vllm-tiering", "llm-d", "dynamo"):
+        with pytest.raises(WrongUsage, match="checks nothing that it reads"):
+            kv_config(engine, replace(ASKED, capacity_bytes=10 * TB if engine == "dynamo" else None))
+        assert any("checksums of its own" in warning for warning in usual(engine).warnings)
+
+
+def test_what_is_known_to_be_broken_is_named_for_each_engine() -> None:
+    assert {engine for one in KNOWN_FAULTS for engine in one.engines} <= set(ENGINES)
+    for engine in ENGINES:
+        assert usual(engine).known == tuple(one.name for one in KNOWN_FAULTS if engine in one.engines) != ()
+    assert len({one.name for one in KNOWN_FAULTS}) == len(KNOWN_FAULTS)
+
+
 def test_each_tier_is_larger_than_the_one_in_front_of_it() -> None:
     with pytest.raises(WrongUsage, match="less than the 60 GB of the GPUs"):
-        kv_config("vllm-tiering", replace(ASKED, memory_bytes=50 * 10**9, gpu_bytes=60 * 10**9))
+        kv_config("vllm-tiering", replace(UNCHECKED, memory_bytes=50 * 10**9, gpu_bytes=60 * 10**9))
     with pytest.raises(WrongUsage, match="less than the 400 GB of memory"):
         kv_config("dynamo", replace(ASKED, memory_bytes=100 * 10**9, capacity_bytes=300 * 10**9, servers=4))
-    made = kv_config("dynamo", replace(ASKED, memory_bytes=100 * 10**9, capacity_bytes=4 * TB, servers=4))
+    made = kv_config("dynamo", replace(UNCHECKED, memory_bytes=100 * 10**9, capacity_bytes=4 * TB, servers=4))
     assert made.environment["DYN_KVBM_CPU_CACHE_GB"] == "100"
     assert made.environment["DYN_KVBM_DISK_CACHE_GB"] == "1000"
 
@@ -109,8 +132,8 @@ def test_a_local_disk_is_no_shared_file_system(tmp_path: Path) -> None:
     if found is None or not found.local:
         pytest.skip(f"the folder of this test is on {found}")
     with pytest.raises(WrongUsage, match="which other servers do not see"):
-        kv_config("vllm-tiering", replace(ASKED, mount=tmp_path))
-    assert kv_config("vllm-tiering", replace(ASKED, mount=tmp_path, allow_local=True)).commands
+        kv_config("vllm-tiering", replace(UNCHECKED, mount=tmp_path))
+    assert kv_config("vllm-tiering", replace(UNCHECKED, mount=tmp_path, allow_local=True)).commands
     with pytest.raises(WrongUsage, match="not an absolute path"):
         kv_config("vllm-tiering", replace(ASKED, mount=Path("kv")))
 
@@ -142,6 +165,7 @@ def test_the_mount_of_a_path_is_the_longest_and_the_last_over_it(tmp_path: Path)
 @pytest.mark.parametrize("name", ["my models/it's one", "x; touch y #", "$(id)"])
 def test_a_name_is_one_word_of_the_script(engine: str, name: str) -> None:
     asked = replace(ASKED, served_model=name, mount=Path("/mnt") / name.replace("/", " "), capacity_bytes=10 * TB)
+    asked = replace(asked, integrity=engine == "vllm-lmcache")
     made = kv_config(engine, asked if engine == "dynamo" else replace(asked, capacity_bytes=None))
     assert words(made)[:4] == ["vllm", "serve", name, "--kv-transfer-config"]
     assert len(words(made)) == 5
@@ -157,13 +181,23 @@ def test_the_command_prints_a_script_and_its_warnings_beside_it(
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out, said.err
 
-    code, script, notes = run("--engine", "vllm-tiering", "--served", "Qwen/Qwen3-8B", "--gpus", "2")
+    code, script, notes = run("--engine", "vllm-tiering", "--no-integrity", "--served", "Qwen/Qwen3-8B", "--gpus", "2")
     assert code == 0
     assert "--tensor-parallel-size 2" in script
     assert all(line.startswith(("export ", "vllm ", "  --")) for line in script.splitlines() if line), "a script and nothing else"
     assert "147,456 B" in notes
+    assert "vllm-project/vllm#49261" in notes
     code, text, _ = run("--json")
     assert json.loads(text)["engine"] == "vllm-lmcache"
     assert run("--engine", "sglang")[0] != 0
     assert "There is no model" in run("--model", "nosuch")[2]
     assert "There is no type" in run("--kv-type", "fp3")[2]
+
+
+def test_known_faults_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for words_, found in ((["--json"], '"name": "LMCache/LMCache#4725"'), ([], "LMCache/LMCache#4725")):
+        monkeypatch.setattr(sys, "argv", ["headrace", "kv", "known", *words_])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (0, None)
+        assert found in capsys.readouterr().out

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from headrace.cli.render.results import counted
+from headrace.errors import Unavailable
 from headrace.explain.diagram.format import human_bytes, human_s
+from headrace.explain.kv.compatibility import KnownFault
 from headrace.explain.kv.curve import enough
+from headrace.explain.kv.engine_metrics import EngineTier, advice, since
 from headrace.explain.kv.engines import KvConfig
+from headrace.explain.kv.live import LiveReplay
 from headrace.explain.kv.recorded import KvUse, worth
 from headrace.explain.kv.replay import KvStorage, Replayed
 from headrace.explain.kv.trace import Trace
@@ -41,6 +47,135 @@ def say_replays(console: Console, trace: Trace, model: str, storage: KvStorage, 
         )
     console.print(table)
     console.print(_conclusion(storage, replays), highlight=False)
+
+
+def say_live(console: Console, measured: LiveReplay) -> None:
+    """Print what storage did under a trace, and where that was measured."""
+    origin = measured.provenance
+    host, storage = origin["host"], origin["storage"]
+    console.print(
+        f"{origin['trace']['name']} on {storage['where']}: {counted(measured.requests, 'request')} by"
+        f" {counted(measured.clients, 'client')} in {human_s(measured.seconds)}, blocks of {human_bytes(origin['block_bytes'])}"
+        f" ({origin['model']}), {human_bytes(origin['capacity_bytes'])} at most.",
+        highlight=False,
+        markup=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in ("blocks", "bytes", "bytes/s", "p50", "p95"):
+        table.add_column(name, justify="right")
+    for name, count, size, rate, middle, high in (
+        (
+            "read",
+            measured.blocks_read,
+            measured.bytes_read,
+            measured.read_bytes_per_s,
+            measured.read_p50_ms,
+            measured.read_p95_ms,
+        ),
+        (
+            "written",
+            measured.blocks_written,
+            measured.bytes_written,
+            measured.write_bytes_per_s,
+            measured.write_p50_ms,
+            measured.write_p95_ms,
+        ),
+    ):
+        table.add_row(name, f"{count:,}", human_bytes(size), human_bytes(round(rate)), human_s(middle / 1e3), human_s(high / 1e3))
+    console.print(table)
+    console.print(
+        f"Found: {measured.block_hit_rate:.1%} of blocks (a replay of the same requests one by one:"
+        f" {measured.predicted_block_hit_rate:.1%}), {measured.tokens_per_s:,.0f} tokens/s read instead of computed;"
+        f" a request's prefix in {human_s(measured.restore_p50_ms / 1e3)} (p50),"
+        f" {human_s(measured.restore_p95_ms / 1e3)} (p95).\n"
+        f"While reading: {human_bytes(round(measured.load_bytes_per_s))}/s. Clients used {measured.processor_cores:.1f} of"
+        f" {counted(host['cores'], 'core')}. Evicted: {measured.evicted:,}. Damaged: {measured.damaged:,}.",
+        highlight=False,
+    )
+    if measured.failed:
+        console.print(f"! Failed: {measured.failed:,} times, first: {harmless(measured.fault)}", style="yellow", highlight=False)
+    facts = ", ".join(f"{name} {value}" for name, value in storage.items() if name not in ("tier", "where"))
+    console.print(
+        f"From {host['name']}: {host['processor']}, {host['memory_gib']:g} GiB, {host['system']}. Storage: {facts}.\n"
+        f"Page cache: {measured.page_cache}.",
+        highlight=False,
+        markup=False,
+    )
+
+
+def say_tiers(console: Console, tiers: Sequence[EngineTier]) -> None:
+    """Print the totals of engines' tiers, and what they say is wrong."""
+    if not tiers:
+        console.print(_NO_TIERS, highlight=False)
+        return
+    console.print(_tiers(tiers, tiers, 0.0))
+    for sentence in advice(tiers):
+        console.print(f"! {harmless(sentence)}", style="yellow", highlight=False)
+
+
+def watch_tiers(
+    console: Console, notes: Console, first: Sequence[EngineTier], look: Callable[[], Sequence[EngineTier]], interval: float
+) -> None:
+    """Show a table that is renewed until Ctrl-C; without a terminal, print one at each look. A lost engine is waited for."""
+    from rich.live import Live
+
+    before, at = first, time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(suppress(KeyboardInterrupt))
+        shown: Callable[[RenderableType], object]
+        if console.is_terminal:
+            shown = stack.enter_context(Live(_tiers(first, first, 0.0) if first else _NO_TIERS, console=console)).update
+        else:
+            shown = console.print
+        away = False
+        while True:
+            time.sleep(interval)
+            try:
+                now = look()
+            except Unavailable as error:
+                if not away:
+                    notes.print(f"! {error.message} Waiting for it.", style="yellow", highlight=False)
+                away = True
+                continue
+            away, took = False, time.monotonic() - at
+            shown(_tiers(before, now, took) if now else _NO_TIERS)
+            before, at = now, time.monotonic()
+
+
+_NO_TIERS = (
+    "No metrics of a KV cache on storage here: vLLM has them with TieringOffloadingSpec, LMCache in multiprocess mode, after the"
+    " first request."
+)
+
+
+def _tiers(before: Sequence[EngineTier], now: Sequence[EngineTier], seconds: float) -> Table:
+    """Totals of now, and rates since before."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("engine", "model", "tier"):
+        table.add_column(name, overflow="fold")
+    for name in ("hits", "read", "/s", "written", "/s", "held", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    several = len({one.source for one in now}) > 1
+    for one, change in zip(now, since(before, now), strict=True):
+
+        def rate(moved: int | None) -> str:
+            return "-" if moved is None or not seconds else f"{human_bytes(round(moved / seconds))}"
+
+        mark = "~" if one.estimated else ""
+        table.add_row(
+            harmless(f"{one.engine} {one.source}" if several else one.engine),
+            harmless(one.model) or "-",
+            f"{harmless(one.name)}{f' ({one.tier})' if one.tier else ''}",
+            "-" if one.hit_rate is None else f"{one.hit_rate:.1%} of {one.lookups:,} {one.unit}",
+            "-" if one.read_bytes is None else f"{mark}{human_bytes(one.read_bytes)}",
+            rate(change.read_bytes),
+            "-" if one.write_bytes is None else f"{mark}{human_bytes(one.write_bytes)}",
+            rate(change.write_bytes),
+            "-" if one.held_bytes is None else human_bytes(one.held_bytes),
+            f"{one.failures:,}",
+        )
+    return table
 
 
 def say_use(console: Console, uses: Sequence[KvUse]) -> None:
@@ -77,6 +212,20 @@ def say_config(console: Console, notes: Console, made: KvConfig) -> None:
         notes.print(fact, highlight=False)
     for warning in made.warnings:
         notes.print(f"! {warning}", style="yellow", highlight=False)
+    if made.known:
+        notes.print(f"Known faults: {', '.join(made.known)}; see `headrace kv known`.", highlight=False)
+
+
+def say_faults(console: Console, faults: Sequence[KnownFault], read: str) -> None:
+    """Print known faults, a row each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("issue", "engine", "versions", "models", "what happens", "what to do", "state"):
+        table.add_column(name, overflow="fold")
+    for one in faults:
+        engines = ", ".join(one.engines) or "-"
+        table.add_row(one.name, engines, one.versions, one.models, one.happens, one.remedy, one.state)
+    console.print(table)
+    console.print(f"Issues as read in {read}; none was tried here.", highlight=False)
 
 
 def _conclusion(storage: KvStorage, replays: Sequence[Replayed]) -> str:

@@ -16,6 +16,8 @@ from headrace.explain.kv.trace import Trace
 _WIDTH, _HEIGHT, _MARGIN = 1280.0, 720.0, 60.0
 _PLOT = Box(_MARGIN + 70, 150, _WIDTH - 2 * _MARGIN - 70, 380)
 _TEXT, _SMALL = 18.0, 16.0  # 13.5 and 12 pt on a slide 13.33 inches wide
+_FILLED = 0.96
+"""The share of the plot's height that the highest point reaches at most: above it stand its words."""
 _MOST = 0.9
 """The share of all possible hits from which on a capacity counts as enough."""
 
@@ -38,7 +40,8 @@ def curve_scene(trace: Trace, model: str, curve: Sequence[Replayed], unbounded: 
     drawing.text(_MARGIN, 70, title, 34, BOLD, palette.ink, _WIDTH - 2 * _MARGIN)
     drawing.text(_MARGIN, 106, below, _TEXT, REGULAR, palette.muted, _WIDTH - 2 * _MARGIN)
     drawing.close("headline", title)
-    scale = _Scale([point.capacity_bytes or 1 for point in points], max(0.1, math.ceil(unbounded.token_hit_rate * 10) / 10))
+    top = max(0.1, math.ceil(unbounded.token_hit_rate / _FILLED * 10) / 10)
+    scale = _Scale([point.capacity_bytes or 1 for point in points], top)
     _axes(drawing, scale, points)
     _lines(drawing, scale, points, unbounded)
     _figures(drawing, enough(points, unbounded) or points[-1])
@@ -115,20 +118,44 @@ def _axes(drawing: _Drawing, scale: _Scale, points: Sequence[Replayed]) -> None:
 
 def _lines(drawing: _Drawing, scale: _Scale, points: Sequence[Replayed], unbounded: Replayed) -> None:
     p = drawing.palette
-    y = scale.y(unbounded.token_hit_rate)
-    drawing.add(Line(_PLOT.x, y, _PLOT.right, y, p.feedback, 2.0, dash=(6, 5)))
-    drawing.text(_PLOT.x + 10, y - 9, f"without a bound: {percent(unbounded.token_hit_rate)}", _SMALL, SEMIBOLD, p.feedback, 400)
+    at = scale.y(unbounded.token_hit_rate)
+    drawing.add(Line(_PLOT.x, at, _PLOT.right, at, p.feedback, 2.0, dash=(6, 5)))
+    words = f"- - without a bound: {percent(unbounded.token_hit_rate)}"
+    drawing.text(_PLOT.right, _PLOT.y - 14, words, _SMALL, SEMIBOLD, p.feedback, 400, "end")
     drawing.close("bound", f"Without a bound {percent(unbounded.token_hit_rate)}")
     places = [(scale.x(point.capacity_bytes or 1), scale.y(point.token_hit_rate)) for point in points]
+    chosen = enough(points, unbounded)
+    labels = [
+        _Value(point, x, y, SEMIBOLD if point is chosen else REGULAR, bound=at)
+        for point, (x, y) in zip(points, places, strict=True)
+    ]
+    for label in labels:  # first, so that lines of the scale end before the words and the curve is whole
+        drawing.add(Rect(label.ground, p.card))
     for (x1, y1), (x2, y2) in pairwise(places):
         drawing.add(Line(x1, y1, x2, y2, p.write, 3.0))
-    chosen = enough(points, unbounded)
-    for point, (x, y) in zip(points, places, strict=True):
+    for point, (x, y), label in zip(points, places, labels, strict=True):
         half = 8 if point is chosen else 5
         drawing.add(Rect(Box(x - half, y - half, 2 * half, 2 * half), p.write, radius=half))
-        weight = SEMIBOLD if point is chosen else REGULAR
-        drawing.text(x - 10, y - 12, percent(point.token_hit_rate), _SMALL, weight, p.ink, 70, "end")
+        drawing.text(label.x, label.y, label.text, _SMALL, label.weight, p.ink, 70, label.anchor)
     drawing.close("curve", "The share of tokens found grows with the capacity")
+
+
+class _Value:
+    """A point's share in words: left above the point, or right below it where the line of the bound would touch the words."""
+
+    def __init__(self, point: Replayed, x: float, y: float, weight: int, *, bound: float) -> None:
+        self.text, self.weight = percent(point.token_hit_rate), weight
+        self.anchor: Anchor = "end"
+        self.x, self.y = x - 10, y - 12
+        if self.ground.y - 4 <= bound <= self.ground.bottom:
+            self.anchor, self.x, self.y = "start", x + 10, y + 26
+
+    @property
+    def ground(self) -> Box:
+        """The words' box, with some space around."""
+        wide, tall = theme.width(self.text, _SMALL, self.weight), theme.CAP_HEIGHT * _SMALL
+        left = self.x - (wide if self.anchor == "end" else 0.0)
+        return Box(left - 4, self.y - tall - 5, wide + 8, tall + 10)
 
 
 def _figures(drawing: _Drawing, point: Replayed) -> None:

@@ -24,10 +24,13 @@ from typing import Any
 from headrace.check.mounts import mount_of
 from headrace.errors import WrongUsage
 from headrace.explain.diagram.format import human_bytes
+from headrace.explain.kv.compatibility import faults_of
 from headrace.explain.sizing.formulas import kv_bytes_per_token
 from headrace.explain.sizing.models import TYPE_BYTES, model_of
 
 _GB = 10**9
+_SEED = {"PYTHONHASHSEED": "0"}
+"""vLLM before 0.28 names blocks by a seed of each process unless this is set: no other server would find them."""
 _HEADROOM = 1.1
 """Staging memory beyond the longest prompts' keys and values, for blocks that are on their way out."""
 
@@ -74,6 +77,8 @@ class KvConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     facts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    """Issues that concern this engine, by the names under which `headrace kv known` has them."""
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration under the CLI's JSON keys."""
@@ -115,7 +120,8 @@ def kv_config(engine: str, request: KvRequest) -> KvConfig:
         " their way.",
         *made.facts,
     )
-    return KvConfig(engine, made.commands, made.environment, facts, (*where, *made.warnings))
+    known = tuple(one.name for one in faults_of(engine))
+    return KvConfig(engine, made.commands, made.environment, facts, (*where, *made.warnings), known)
 
 
 def _shared(request: KvRequest) -> tuple[str, ...]:
@@ -167,7 +173,7 @@ def _lmcache(request: KvRequest, memory: int) -> KvConfig:
         )
     server = (
         "lmcache server --host 127.0.0.1 --port 5555 --http-host 127.0.0.1 --http-port 8080 \\\n"
-        f"  --chunk-size 256 --hash-algorithm blake3 --l1-size-gb {memory // _GB} \\\n"
+        f"  --chunk-size 256 --hash-algorithm blake3 --l1-size-gb {_gibibytes(memory)} \\\n"
         "  --eviction-policy LRU --eviction-trigger-watermark 0.8 --eviction-ratio 0.2 \\\n"
         f"  --l2-store-policy default --l2-prefetch-policy default --l2-adapter {_quoted(adapter)}"
     )
@@ -192,6 +198,7 @@ def _lmcache(request: KvRequest, memory: int) -> KvConfig:
 
 def _vllm(request: KvRequest, memory: int) -> KvConfig:
     _unbounded(request, "vLLM's `fs` tier")
+    _unchecked(request, "vLLM's `fs` tier")
     connector = {
         "kv_connector": "OffloadingConnector",
         "kv_role": "kv_both",
@@ -208,8 +215,8 @@ def _vllm(request: KvRequest, memory: int) -> KvConfig:
     return KvConfig(
         "",
         (_serve(request, connector),),
-        {"VLLM_NO_USAGE_STATS": "1"},
-        ("Bytes and seconds by tier are in its metrics: vllm:kv_offload_tiering_*_total{tier}.",),
+        {"VLLM_NO_USAGE_STATS": "1", **_SEED},
+        ("Bytes and seconds by tier are in its metrics: `headrace kv watch` reads them.",),
         (
             "Nothing deletes old blocks: set a quota on the directory, and delete what was not used for long.",
             "Nothing checks what is read: use a file system with checksums of its own.",
@@ -225,6 +232,7 @@ def _llm_d(request: KvRequest, memory: int) -> KvConfig:
             "llm-d's connector deletes nothing: its PVC evictor does, by the share of the volume that is full.",
             hint="Leave out --capacity, and size the volume.",
         )
+    _unchecked(request, "llm-d's connector")
     connector = {
         "kv_connector": "OffloadingConnector",
         "kv_role": "kv_both",
@@ -241,7 +249,7 @@ def _llm_d(request: KvRequest, memory: int) -> KvConfig:
     return KvConfig(
         "",
         (_serve(request, connector),),
-        {"VLLM_NO_USAGE_STATS": "1"},
+        {"VLLM_NO_USAGE_STATS": "1", **_SEED},
         ("A write that waits for more than 10 s is dropped, so that slow storage slows no answer.",),
         (
             "Deploy its PVC evictor beside it (deletes from 85 % down to 70 %); it goes by access times, so mount with"
@@ -255,6 +263,7 @@ def _llm_d(request: KvRequest, memory: int) -> KvConfig:
 def _dynamo(request: KvRequest, memory: int) -> KvConfig:
     if request.capacity_bytes is None:
         raise WrongUsage("Dynamo needs the size of its disk tier.", hint="Give --capacity; it is divided among the servers.")
+    _unchecked(request, "Dynamo's disk tier")
     each = request.capacity_bytes // request.servers
     connector = {
         "kv_connector": "DynamoConnector",
@@ -265,10 +274,11 @@ def _dynamo(request: KvRequest, memory: int) -> KvConfig:
         "",
         (_serve(request, connector),),
         {
-            "DYN_KVBM_CPU_CACHE_GB": str(max(1, memory // _GB)),
+            "DYN_KVBM_CPU_CACHE_GB": str(math.ceil(memory / _GB)),
             "DYN_KVBM_DISK_CACHE_GB": str(max(1, each // _GB)),
             "DYN_KVBM_DISK_CACHE_DIR": str(request.mount),
             "DYN_KVBM_DISK_ZEROFILL_FALLBACK": "true",
+            "DYN_KVBM_DISK_DISABLE_O_DIRECT": "true",
             "DYN_KVBM_METRICS": "true",
         },
         (
@@ -277,7 +287,13 @@ def _dynamo(request: KvRequest, memory: int) -> KvConfig:
         ),
         (
             "Each server has its own part of the disk tier: servers do not share blocks through it.",
+            "Nothing checks what is read: use a file system with checksums of its own.",
             "Its metrics count blocks, not bytes.",
+            *(
+                (f"Whether its limits are for each of the {request.gpus} workers is not documented: watch the directory's size.",)
+                if request.gpus > 1
+                else ()
+            ),
         ),
     )
 
@@ -287,6 +303,19 @@ def _unbounded(request: KvRequest, what: str) -> None:
         raise WrongUsage(
             f"{what} has no bound and deletes nothing.", hint="Leave out --capacity, and set a quota on the directory instead."
         )
+
+
+def _unchecked(request: KvRequest, what: str) -> None:
+    if request.integrity:
+        raise WrongUsage(
+            f"{what} checks nothing that it reads: a corrupted file of the right size becomes a wrong answer.",
+            hint="Give --no-integrity if the file system has checksums of its own; --engine vllm-lmcache has a CRC-32.",
+        )
+
+
+def _gibibytes(size: int) -> str:
+    """GiB with two digits, never less than `size`: LMCache's GB are 2^30 bytes, and may have a fraction."""
+    return f"{math.ceil(100 * size / 2**30) / 100:g}"
 
 
 def _serve(request: KvRequest, connector: Mapping[str, Any]) -> str:
