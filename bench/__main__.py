@@ -1,10 +1,11 @@
 """Run every benchmark, or those named, and print one JSON document.
 
 python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [ranking] [tenants] [training]
-    [new] [scale] [stores] [sources] [blocks] [peers] [mutants]
+    [new] [scale] [stores] [sources] [blocks] [kv] [peers] [mutants]
 
-Seven run only where they are named: `new`, `scale`, `stores`, `sources` and `blocks`, which first make up to ten million rows or
-a million files, `peers`, which installs packages beside the project, and `mutants`, which measures the tests.
+Eight run only where they are named: `new`, `scale`, `stores`, `sources` and `blocks`, which first make up to ten million rows or
+a million files, `kv`, which computes long prompts again and again, `peers`, which installs packages beside the project, and
+`mutants`, which measures the tests.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bench import (
     blocks,
     demo,
     index,
+    kv,
     landing,
     ledger,
     maintenance,
@@ -53,10 +55,11 @@ BENCHMARKS = {
     "stores": stores.measure,
     "sources": sources.measure,
     "blocks": blocks.measure,
+    "kv": kv.measure,
     "peers": peers.measure,
     "mutants": mutants.measure,
 }
-_NAMED_ONLY = {"new", "scale", "stores", "sources", "blocks", "peers", "mutants"}
+_NAMED_ONLY = {"new", "scale", "stores", "sources", "blocks", "kv", "peers", "mutants"}
 
 
 def main() -> None:
