@@ -194,7 +194,7 @@ FEEDBACK = Store(
 )
 
 # A topic of the user's own, which the settings of a trigger name: not landed, and so none of `STORES`.
-CLOUD_EVENTS = Store("cloud-events", Tier.STREAM, "what happened, for other programs, as CloudEvents", "its owner's")
+CLOUD_EVENTS = Store("cloud-events", Tier.STREAM, "what happened, for and from other programs, as CloudEvents", "its owner's")
 
 # table
 DOCUMENT_EVENT_ROWS = Store("document-events", Tier.TABLE, "one row per document event", "archive", _landed(DOCUMENT_EVENTS))

@@ -589,6 +589,23 @@ TriggerEvent = Literal[
 ]
 
 
+class TopicCause(Section):
+    """A Kafka topic with CloudEvents 1.0 of other programs, in structured or binary mode."""
+
+    topic: str = Field(min_length=1)
+    """The topic; not one of Headrace's own. It is read from its end on when the trigger is new."""
+    bootstrap: str = ""
+    """`host:port[,host:port]`. Unset: the head's."""
+    properties: dict[str, str] = {}
+    """Further librdkafka properties; `env:NAME` or `file:PATH` as a value names where it is. Used with `bootstrap` only."""
+    types: tuple[str, ...] = ()
+    """Types of the events wanted, e.g. `com.example.order.paid`. Unset: all."""
+
+    def client(self) -> dict[str, str]:
+        """The properties of a client of its own broker. Raises `BadSettings` where one is not where it should be."""
+        return {"bootstrap.servers": self.bootstrap, **_references(self.properties)}
+
+
 class TriggerSettings(Section):
     """What is done when something happens, by `headrace up`: at least once for each event, and again after failures."""
 
@@ -601,6 +618,8 @@ class TriggerSettings(Section):
     """A schedule: seconds between two events."""
     lag: int | None = Field(default=None, ge=1)
     """Events of the head that have not landed from which on, once, there is an event; again after they were fewer."""
+    events: TopicCause | None = None
+    """A topic, each event of which is one of the trigger's."""
     tenant: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
     """Only documents of this tenant. Unset: of all."""
     action: Annotated[HttpAction | CommandAction | TopicAction, Field(discriminator="type")]
@@ -616,8 +635,8 @@ class TriggerSettings(Section):
 
     @model_validator(mode="after")
     def _caused(self) -> Self:
-        if not self.on and self.every_s is None and self.lag is None:
-            raise ValueError("set `on`, `every_s` or `lag`, or it has nothing to do")
+        if not self.on and self.every_s is None and self.lag is None and self.events is None:
+            raise ValueError("set `on`, `every_s`, `lag` or `events`, or it has nothing to do")
         return self
 
 

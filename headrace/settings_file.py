@@ -33,7 +33,7 @@ _ELSEWHERE = {
 # Settings that make a program run, or librdkafka or pyiceberg load code.
 _RUNS = re.compile(
     r"platform\.(weed|tansu)|triggers\.action\.command"
-    r"|(head|sources\.notifications|triggers\.action)\.properties\.(plugin\.library\.paths|ssl\.(engine\.location|providers)|.*\.cmd)"
+    r"|(head|sources\.notifications|triggers\.(action|events))\.properties\.(plugin\.library\.paths|ssl\.(engine\.location|providers)|.*\.cmd)"
     r"|tables\.properties\.(.*impl|auth\..*)"
 )
 

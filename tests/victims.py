@@ -24,7 +24,8 @@ from headrace.documents.index import reindex
 from headrace.documents.parser import Parser
 from headrace.lineage.forget import Subject, forget
 from headrace.platform import open_platform
-from headrace.settings import Inference, Maintenance, PlatformSettings, Settings, Training
+from headrace.scheduler.triggers.thread import TriggerThreads
+from headrace.settings import Inference, Maintenance, PlatformSettings, Settings, Training, TriggerSettings
 from headrace.storage import database, migrations
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -130,3 +131,10 @@ def half_migrating(link: Connection, endpoints: Endpoints) -> None:
     kind.__call__ = run
     migrations.MIGRATIONS += (("CREATE TABLE half (x INTEGER)", "SELECT 1", endless),)
     Metadata(endpoints).tenants()
+
+
+def triggering(link: Connection, home: Path, endpoints: Endpoints, triggers: tuple[TriggerSettings, ...], lease_s: float) -> None:
+    """A service that finds and delivers the events of triggers, until it is told to go."""
+    with recorded("triggers", home) as run, TriggerThreads(triggers, Runner(run, endpoints), lambda: 0, lease_s=lease_s):
+        link.send("up")
+        link.recv()

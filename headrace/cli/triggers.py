@@ -58,7 +58,9 @@ def dead(
         rows = [{"id": one.id, "event": one.event, "attempts": one.attempts, "reason": one.reason} for one in found]
         print_json({"trigger": name, "dead": rows})
         return
-    shown = [{"id": one.id, "event": one.event["type"], "subject": one.event["subject"], "reason": one.reason} for one in found]
+    shown = [
+        {"id": one.id, "event": one.event["type"], "subject": one.event.get("subject", ""), "reason": one.reason} for one in found
+    ]
     out.print(rows_table(shown) if shown else f"Trigger {name} has no dead letters.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import victims
+from forks import ForkedProcess
 from servers import serving
 from traffic import until
 from words import words
@@ -289,6 +292,122 @@ def test_events_are_written_to_a_topic_as_cloud_events(runner: Runner, tenant: s
     assert dict(message.headers() or ())["content-type"] == b"application/cloudevents+json; charset=utf-8"
     assert (message.key(), json.loads(message.value() or b"")["type"]) == (b"docs/a.md", "io.headrace.document.created")
     assert sum(row.bytes for row in runner.record.ledger.rows() if row.store == "cloud-events") > 0, "metered"
+
+
+def test_a_service_that_is_killed_again_and_again_delivers_every_event(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    """kill -9 while it finds events and while programs run: each event is delivered, some more than once, none is lost."""
+    written = tmp_path / "events"
+    program = (
+        "import json, os, sys, time; event = json.load(sys.stdin); time.sleep(0.1);"
+        f" fd = os.open({str(written)!r}, os.O_APPEND | os.O_CREAT | os.O_WRONLY);"
+        " os.write(fd, (event['subject'] + chr(10)).encode())"
+    )
+    action = {"type": "command", "command": [sys.executable, "-S", "-c", program]}
+    made = (trigger(f"kill-{tenant}", on=["document.created"], tenant=tenant, action=action, concurrency=3, attempts=50),)
+    docs, queue = tmp_path / "docs", DeliveryQueue(runner.metadata)
+    docs.mkdir()
+    EventFinder(made, runner, queue, lambda: 0).find()
+    for number in range(20):
+        (docs / f"{number}.md").write_text(f"The number is {number}.")
+    index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+
+    def state() -> Any:
+        return trigger_reports(made, queue)[0]
+
+    def delivered() -> list[str]:
+        return written.read_text().splitlines() if written.exists() else []
+
+    kills, moments = 0, iter((0, 1, 4, 9, 13))
+    before: tuple[int, int] = (0, 0)
+    while state().done < 20:
+        assert kills < 40, state()
+        home = tmp_path / f"home{kills}"
+        home.mkdir(mode=0o700)
+        service = ForkedProcess(victims.triggering, home, runner.endpoints, made, 1.0)
+        moment = next(moments, 20)
+        try:
+            until(60, lambda: bool(service.said) and len(delivered()) >= moment, lambda: (service.said, state()))  # noqa: B023
+            if moment == 20:
+                until(60, lambda: state().done == 20, state)
+        finally:
+            service.kill()
+        kills += 1
+        before = (state().done, state().dead)
+    assert before == (20, 0)
+    assert set(delivered()) == {f"docs/{number}.md" for number in range(20)}
+    assert kills >= 5
+
+
+def test_what_other_programs_write_to_a_topic_is_events(runner: Runner, queue: DeliveryQueue, tenant: str) -> None:
+    from confluent_kafka import Producer
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    topic = f"orders-{tenant}"
+    kafka = {"bootstrap.servers": runner.endpoints.kafka_bootstrap}
+    administrator = AdminClient(kafka)
+    administrator.create_topics([NewTopic(topic, 1, 1)])[topic].result(20)
+    producer = Producer(kafka)
+
+    def sent(value: bytes, **headers: str) -> None:
+        producer.produce(topic, value, headers=[(name.replace("__", "-"), text.encode()) for name, text in headers.items()])
+        assert producer.flush(20) == 0
+
+    def structured(identity: str, kind: str = "com.example.paid") -> bytes:
+        return json.dumps({"specversion": "1.0", "id": identity, "source": "/shop", "type": kind, "data": {"a": 1}}).encode()
+
+    triggers = [trigger(events={"topic": topic, "types": ["com.example.paid"]})]
+
+    def look() -> EventFinder:
+        return EventFinder(triggers, runner, queue, lambda: 0)
+
+    def seen(wanted: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        finder = look()
+
+        def enough() -> bool:
+            finder.find()
+            found.extend(queued(queue))
+            return len(found) >= wanted
+
+        try:
+            until(30, enough, lambda: found)
+        finally:
+            finder.close()
+        return found
+
+    sent(structured("before"))
+    first = look()
+    first.find()
+    first.close()
+    sent(structured("1"))
+    sent(structured("2", "com.example.other"))
+    sent(
+        b'{"a": 2}',
+        ce_specversion="1.0",
+        ce_id="3",
+        ce_source="/shop",
+        ce_type="com.example.paid",
+        content__type="application/json",
+    )
+    sent(b"\xff", ce_specversion="1.0", ce_id="4", ce_source="/shop", ce_type="com.example.paid", content__type="image/png")
+    found = seen(3)
+    assert [one["id"] for one in found] == ["1", "3", "4"], "from the end on that it had when the trigger was new"
+    assert (found[1]["data"], found[1]["datacontenttype"]) == ({"a": 2}, "application/json")
+    assert found[2]["data_base64"] == "/w=="
+
+    without_type = b'{"specversion": "1.0", "id": "5", "source": "/shop"}'
+    for odd in (b"nothing", b"[]", b'{"specversion": "0.3"}', without_type, b"[" * 100_000):
+        sent(odd)
+    sent(structured("1"))  # again, as a producer does that heard no answer
+    sent(structured("6"))
+    assert [one["id"] for one in seen(1)] == ["6"]
+    assert sorted(one.reason for one in queue.dead("hook", 10)) == [
+        "it has no type",
+        "it is no CloudEvent of version 1.0",
+        "it is no JSON object",
+        "it is not JSON, and has no header ce_specversion",
+        "it is not JSON, and has no header ce_specversion",
+    ]
 
 
 def test_a_topic_of_headraces_own_is_refused(runner: Runner) -> None:

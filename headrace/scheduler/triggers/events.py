@@ -7,6 +7,7 @@ its row, so an event that is found twice is the same one. Events from before the
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,11 @@ from headrace.catalog import DOCUMENT_ROWS, PROMOTIONS
 from headrace.core.runner import Runner
 from headrace.documents.lookup import DocumentLookup, follows
 from headrace.documents.versions import ORIGIN, origin_of
+from headrace.errors import HeadraceError
 from headrace.scheduler.triggers.queue import DeliveryQueue
-from headrace.settings import TriggerSettings
+from headrace.settings import TopicCause, TriggerSettings
+from headrace.storage.meter import Meter
+from headrace.storage.stream.cloud_events import CloudEventReader
 from headrace.storage.tables.handles import TableReader, quoted
 
 _TYPE = "io.headrace."
@@ -51,6 +55,14 @@ class EventFinder:
         self._promotions = runner.open(TableReader, PROMOTIONS, stage="triggers")
         self._lookup = DocumentLookup(runner.metadata, self._documents)
         self._lag_looked = -_LAG_S
+        self._runner = runner
+        self._readers: dict[str, CloudEventReader] = {}
+
+    def close(self) -> None:
+        """Close the connections to topics of other programs."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers = {}
 
     def find(self) -> None:
         """Look once. Raises what reading a table raises; the next look begins where this one did."""
@@ -62,6 +74,15 @@ class EventFinder:
         if any(trigger.lag for trigger in self._triggers) and time.monotonic() - self._lag_looked > _LAG_S:
             self._lag_looked = time.monotonic()
             self._lag()
+        failed = []
+        for trigger in self._triggers:
+            if trigger.events is not None:
+                try:
+                    self._topic(trigger, trigger.events)
+                except HeadraceError as error:  # of this topic alone
+                    failed.append(error)
+        if failed:
+            raise failed[0]
 
     def _wants(self, prefix: str) -> bool:
         return any(kind.startswith(prefix) for trigger in self._triggers for kind in trigger.on)
@@ -129,6 +150,29 @@ class EventFinder:
             )
             # Several turns that were missed are one; the first is the next one.
             self._queue.add([(trigger.name, event)] if known is not None else [], name=name, position=str(turn))
+
+    def _topic(self, trigger: TriggerSettings, cause: TopicCause) -> None:
+        """Queue what other programs wrote to a topic, and with it how far the topic was read."""
+        reader = self._readers.get(trigger.name)
+        if reader is None:
+            head = self._runner.endpoints
+            own = {"bootstrap.servers": head.kafka_bootstrap, **head.kafka_properties}
+            client = cause.client() if cause.bootstrap else own
+            reader = CloudEventReader(cause.topic, client, Meter(self._runner.record.ledger, "triggers"))
+            self._readers[trigger.name] = reader
+        name = f"topic/{trigger.name}/{cause.topic}"
+        known = self._queue.position(name)
+        offsets = None if known is None else {int(partition): at for partition, at in json.loads(known[0]).items()}
+        read = reader.read(offsets)
+        if read.offsets == offsets:
+            return
+        wanted = [(trigger.name, event) for event in read.events if not cause.types or event["type"] in cause.types]
+        now = datetime.now(UTC)
+        refused = [
+            (trigger.name, cloud_event("refused", origin, "/headrace/topics", cause.topic, now, {"record": origin}), reason)
+            for origin, reason in read.refused
+        ]
+        self._queue.add(wanted, name=name, position=json.dumps(read.offsets), refused=refused)
 
     def _lag(self) -> None:
         lag = self._unlanded()

@@ -60,24 +60,40 @@ class DeliveryQueue:
             rows = run("SELECT position, at FROM trigger_positions WHERE name = :name", {"name": name})
         return next(((position, datetime.fromisoformat(at)) for position, at in rows), None)
 
-    def add(self, events: Iterable[tuple[str, Mapping[str, Any]]], *, name: str = "", position: str = "") -> None:
-        """Queue (trigger, event) pairs, each once by the event's id, and note the position behind them."""
-        now = datetime.now(UTC).isoformat()
+    def add(
+        self,
+        events: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        name: str = "",
+        position: str = "",
+        refused: Iterable[tuple[str, Mapping[str, Any], str]] = (),
+    ) -> None:
+        """Queue (trigger, event) pairs, each once by the event's source and id, and note the position behind them.
+
+        `refused` are dead letters from the start, with the reason.
+        """
+        now = datetime.now(UTC)
+        every = [(trigger, event, WAITING, "") for trigger, event in events]
+        every += [(trigger, event, DEAD, reason) for trigger, event, reason in refused]
         rows = [
-            {"id": _id(trigger, event["id"]), "trigger": trigger, "event": json.dumps(event), "now": now}
-            for trigger, event in events
+            {
+                **{"id": _id(trigger, event), "trigger": trigger, "event": json.dumps(event)},
+                # Each a little later than the one before it, by which they are taken in their order.
+                **{"state": state, "reason": reason, "now": (now + timedelta(microseconds=place)).isoformat()},
+            }
+            for place, (trigger, event, state, reason) in enumerate(every)
         ]
         with self._metadata.transaction(writing=True) as run:
             run.many(
                 "INSERT INTO trigger_deliveries (id, trigger_name, event, state, attempts, due, reason, at)"
-                f" VALUES (:id, :trigger, :event, '{WAITING}', 0, :now, '', :now) ON CONFLICT (id) DO NOTHING",
+                " VALUES (:id, :trigger, :event, :state, 0, :now, :reason, :now) ON CONFLICT (id) DO NOTHING",
                 rows,
             )
             if name:
                 run(
                     "INSERT INTO trigger_positions (name, position, at) VALUES (:name, :position, :now)"
                     " ON CONFLICT (name) DO UPDATE SET position = excluded.position, at = excluded.at",
-                    {"name": name, "position": position, "now": now},
+                    {"name": name, "position": position, "now": now.isoformat()},
                 )
 
     def take(self, trigger: str, most: int, *, lease_s: float) -> list[Delivery]:
@@ -93,6 +109,17 @@ class DeliveryQueue:
                 {**values, "until": (now + timedelta(seconds=lease_s)).isoformat()},
             )
         return sorted(map(_delivery, rows), key=lambda one: (one.at, one.id))
+
+    def renew(self, deliveries: Iterable[Delivery], *, lease_s: float) -> None:
+        """Say that these are under way: none of them is due for so many seconds."""
+        until = (datetime.now(UTC) + timedelta(seconds=lease_s)).isoformat()
+        rows = [{"id": one.id, "attempts": one.attempts, "until": until} for one in deliveries]
+        if rows:
+            with self._metadata.transaction(writing=True) as run:
+                run.many(
+                    f"UPDATE trigger_deliveries SET due = :until WHERE id = :id AND state = '{RUNNING}' AND attempts = :attempts",
+                    rows,
+                )
 
     def done(self, delivery: Delivery) -> None:
         """Say that it was delivered."""
@@ -176,5 +203,7 @@ def _delivery(row: Sequence[Any]) -> Delivery:
     return Delivery(name, trigger, json.loads(event), state, attempts, times[0], reason, times[1])
 
 
-def _id(trigger: str, event: str) -> str:
-    return hashlib.sha256(f"{trigger}\0{event}".encode()).hexdigest()[:16]
+def _id(trigger: str, event: Mapping[str, Any]) -> str:
+    """Source and id are what tells two events apart (CloudEvents 1.0.2, section 3.1)."""
+    named = json.dumps([trigger, event.get("source", ""), event["id"]])
+    return hashlib.sha256(named.encode()).hexdigest()[:16]

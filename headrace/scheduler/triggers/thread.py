@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from headrace.terminal import printable
 
 _LOOK_S, _DELIVER_S, _LONGEST_S = 2.0, 0.5, 30.0
 _TIDY = 1_000  # looks between two times that what was done long ago is dropped
-_SPARE_S = 60.0  # how much longer than its action may take a delivery is this process's
+_LEASE_S = 30.0  # for which a delivery is this process's, renewed while it is under way
 
 log = logging.getLogger("headrace.triggers")
 
@@ -50,6 +51,7 @@ def trigger_reports(triggers: tuple[TriggerSettings, ...], queue: DeliveryQueue)
         causes: list[str] = [*trigger.on]
         causes += [f"every {trigger.every_s:g} s"] if trigger.every_s is not None else []
         causes += [f"lag of {trigger.lag:,} events"] if trigger.lag is not None else []
+        causes += [f"topic {trigger.events.topic}"] if trigger.events is not None else []
         state = states.get(trigger.name, TriggerState())
         counts = (state.waiting, state.running, state.done, state.dead)
         found.append(TriggerReport(trigger.name, tuple(causes), trigger.action.type, *counts, state.oldest_s, state.reason))
@@ -59,13 +61,23 @@ def trigger_reports(triggers: tuple[TriggerSettings, ...], queue: DeliveryQueue)
 class TriggerThreads:
     """A context manager that finds and delivers events until its block ends; does nothing without triggers.
 
-    What is under way at the end is stopped, and delivered again by the next process.
+    What is under way at the end is stopped, and delivered again by the next process. What a process that is killed had taken is
+    taken again after `lease_s` seconds.
     """
 
-    def __init__(self, triggers: tuple[TriggerSettings, ...], runner: Runner, unlanded: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        triggers: tuple[TriggerSettings, ...],
+        runner: Runner,
+        unlanded: Callable[[], int],
+        *,
+        lease_s: float = _LEASE_S,
+    ) -> None:
         self._triggers, self._runner, self._unlanded = triggers, runner, unlanded
         self._queue = DeliveryQueue(Metadata(runner.endpoints))
         self._stop = threading.Event()
+        self._lease_s = lease_s
+        self._running: dict[str, Delivery] = {}
         self._free = Counter({trigger.name: trigger.concurrency for trigger in triggers})
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -104,20 +116,27 @@ class TriggerThreads:
                 if failures == 1:
                     log.warning("events for triggers are not found at present: %s", _said(error))
                 log.debug("", exc_info=True)
+        if finder is not None:
+            finder.close()
 
     def _deliver(self) -> None:
         actions = {trigger.name: action_of(trigger.action, self._runner, self._stop.is_set) for trigger in self._triggers}
         most = sum(trigger.concurrency for trigger in self._triggers)
-        failing = False
+        failing, renewed = False, time.monotonic()
         with ThreadPoolExecutor(most, thread_name_prefix="trigger") as pool:
             while not self._stop.wait(_DELIVER_S):
                 try:
+                    if time.monotonic() - renewed > self._lease_s / 4:
+                        with self._lock:
+                            running = list(self._running.values())
+                        self._queue.renew(running, lease_s=self._lease_s)
+                        renewed = time.monotonic()
                     for trigger in self._triggers:
                         if free := self._free[trigger.name]:
-                            lease_s = trigger.action.timeout_s + _SPARE_S
-                            for delivery in self._queue.take(trigger.name, free, lease_s=lease_s):
+                            for delivery in self._queue.take(trigger.name, free, lease_s=self._lease_s):
                                 with self._lock:
                                     self._free[trigger.name] -= 1
+                                    self._running[delivery.id] = delivery
                                 pool.submit(self._one, trigger, actions[trigger.name], delivery)
                     failing = False
                 except Exception as error:
@@ -153,6 +172,7 @@ class TriggerThreads:
         finally:
             with self._lock:
                 self._free[trigger.name] += 1
+                self._running.pop(delivery.id, None)
 
 
 def _said(error: Exception) -> str:

@@ -1,30 +1,38 @@
-"""Writes CloudEvents 1.0 to a Kafka topic, in structured mode (the Kafka protocol binding 1.0.2, section 3.3)."""
+"""CloudEvents 1.0 on Kafka topics of other programs (Kafka protocol binding 1.0.2): written in structured mode, read in both."""
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from headrace.catalog import CLOUD_EVENTS, Tier, stores
 from headrace.errors import BadSettings, Unavailable
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
+from headrace.storage.stream.topic import RECORD_BYTES
 
 _TIMEOUT_MS = 60_000  # after which the client gives a record up; its delivery is tried again
+_LIST_S, _WAIT_S, _AT_ONCE = 5.0, 0.2, 500
 MEDIA = "application/cloudevents+json"
+
+
+def _require_foreign(topic: str) -> None:
+    if topic in {store.name for store in stores(Tier.STREAM)}:
+        raise BadSettings(f"Topic {topic} is Headrace's own.", hint="Name another topic for the events of a trigger.")
 
 
 class CloudEventWriter:
     """Writes to one topic; safe to share between threads."""
 
     def __init__(self, topic: str, client: Mapping[str, str], meter: Meter) -> None:
-        if topic in {store.name for store in stores(Tier.STREAM)}:
-            raise BadSettings(f"Topic {topic} is Headrace's own.", hint="Name another topic for the events of a trigger.")
+        _require_foreign(topic)
         self._topic, self._meter = topic, meter
         config: dict[str, Any] = {
             "acks": "all",
@@ -60,3 +68,118 @@ class CloudEventWriter:
 
     def _unavailable(self, said: str) -> Unavailable:
         return Unavailable(f"Topic {self._topic} cannot be written: {said}.", hint="Check that it exists, and its broker.")
+
+
+@dataclass(frozen=True)
+class ReadEvents:
+    """Events of a topic, and the offset behind them of each partition; `refused` are records that are none, with the reason."""
+
+    events: list[dict[str, Any]]
+    refused: list[tuple[str, str]]
+    offsets: dict[int, int]
+
+
+class CloudEventReader:
+    """Reads one topic from given offsets, which the caller keeps: nothing is committed to a consumer group. For one thread."""
+
+    def __init__(self, topic: str, client: Mapping[str, str], meter: Meter) -> None:
+        _require_foreign(topic)
+        self._topic, self._meter = topic, meter
+        config: dict[str, Any] = {
+            "group.id": "headrace",  # required by the client
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",  # where the topic has forgotten what was not read yet
+            "fetch.message.max.bytes": RECORD_BYTES,
+            **client,
+        }
+        self._consumer = Consumer(config)
+        self._assigned: set[int] = set()
+        self._reached: dict[int, int] = {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close()
+
+    def read(self, offsets: Mapping[int, int] | None) -> ReadEvents:
+        """What arrived behind `offsets`, without waiting for more; with `None` nothing, and where the topic ends.
+
+        A partition that has none is read from its beginning: it is new. Raises `Unavailable`.
+        """
+        try:
+            known = self._consumer.list_topics(self._topic, timeout=_LIST_S).topics[self._topic]
+            if known.error is not None:
+                raise KafkaException(known.error)
+            partitions = sorted(known.partitions)
+            if offsets is None:
+                return ReadEvents([], [], {partition: self._ends(partition) for partition in partitions})
+            wanted = {partition: offsets.get(partition, 0) for partition in partitions}
+            if wanted != self._reached:
+                self._consumer.assign([TopicPartition(self._topic, partition, at) for partition, at in wanted.items()])
+                self._reached = dict(wanted)
+            began = time.perf_counter()
+            messages = self._consumer.consume(_AT_ONCE, timeout=_WAIT_S)
+            seconds = time.perf_counter() - began
+        except KafkaException as error:
+            self._reached = {}
+            raise self._unavailable(error.args[0].str()) from error
+        read = ReadEvents([], [], dict(wanted))
+        size = 0
+        for message in messages:
+            if (fault := message.error()) is not None:
+                self._reached = {}
+                raise self._unavailable(fault.str())
+            partition, offset = int(message.partition() or 0), int(message.offset() or 0)
+            size += len(message.value() or b"")
+            read.offsets[partition] = offset + 1
+            try:
+                read.events.append(_event_of(message))
+            except ValueError as error:
+                read.refused.append((f"{self._topic}/{partition}/{offset}", str(error)))
+        self._meter.count(CLOUD_EVENTS, Direction.READ, bytes=size, seconds=seconds)
+        self._reached = dict(read.offsets)
+        return read
+
+    def _ends(self, partition: int) -> int:
+        _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_LIST_S, cached=False)
+        return int(end)
+
+    def _unavailable(self, said: str) -> Unavailable:
+        return Unavailable(f"Topic {self._topic} cannot be read: {said}.", hint="Check that it exists, and its broker.")
+
+
+def _event_of(message: Message) -> dict[str, Any]:
+    """The event in a record, in the JSON format. Raises `ValueError` with the reason where there is none."""
+    headers = {name.lower(): (value or b"").decode("utf-8", "replace") for name, value in message.headers() or ()}
+    body, kind = message.value() or b"", headers.get("content-type", "")
+    if "ce_specversion" in headers:
+        event: Any = {name.removeprefix("ce_"): value for name, value in headers.items() if name.startswith("ce_")}
+        event |= {"datacontenttype": kind} if kind else {}
+        event |= _data(body, kind)
+    else:
+        try:
+            event = json.loads(body)
+        except (ValueError, RecursionError):
+            raise ValueError("it is not JSON, and has no header ce_specversion") from None
+    if not isinstance(event, dict):
+        raise ValueError("it is no JSON object")
+    if event.get("specversion") != "1.0":
+        raise ValueError("it is no CloudEvent of version 1.0")
+    for name in ("id", "source", "type"):
+        if not isinstance(event.get(name), str) or not event[name]:
+            raise ValueError(f"it has no {name}")
+    return event
+
+
+def _data(body: bytes, kind: str) -> dict[str, Any]:
+    """The data of an event in binary mode, as the JSON format has it."""
+    if not body:
+        return {}
+    if kind.partition(";")[0].strip() in ("", "application/json") or kind.partition(";")[0].strip().endswith("+json"):
+        try:
+            return {"data": json.loads(body)}
+        except (ValueError, RecursionError):
+            pass
+    try:
+        return {"data": body.decode()}
+    except UnicodeDecodeError:
+        return {"data_base64": base64.b64encode(body).decode()}
