@@ -48,7 +48,7 @@ def up(
     from headrace.core.progress import ProgressBars
     from headrace.platform import running
     from headrace.platform.home import Home
-    from headrace.platform.state import RunningService, only_service, recorded_service, this_process
+    from headrace.platform.state import FileId, RunningService, only_service, recorded_service, this_process
     from headrace.readiness import Ask
     from headrace.scheduler.ingest_thread import IngestThread
     from headrace.scheduler.process import SchedulerProcess
@@ -83,6 +83,7 @@ def up(
             token=token,
             settings=digest_of(settings),
             certificate=own.certificate and own.certificate.resolve(),
+            lock=FileId.from_path(Home(settings.home).service_lock),
         )
         beside.enter_context(recorded_service(Home(settings.home), recorded))
         out.print(f"Headrace is up: {own.url(port)}/#token={token}", highlight=False, soft_wrap=True)

@@ -65,6 +65,28 @@ class Request(BaseModel):
     idle_s: float = 0.0
 
 
+class FileId(BaseModel):
+    """Which file a lock is: a copy of a home has locks of its own, and what runs in the home does not run in its copy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: int
+    inode: int
+
+    @classmethod
+    def from_path(cls, path: Path) -> FileId:
+        """The file that `path` names now. Raises `OSError`."""
+        status = path.stat()
+        return cls(device=status.st_dev, inode=status.st_ino)
+
+    def names(self, path: Path) -> bool:
+        """Whether `path` names this file."""
+        try:
+            return FileId.from_path(path) == self
+        except OSError:
+            return False
+
+
 class State(BaseModel):
     """What a supervisor runs. Contains secrets: stored with mode 0600."""
 
@@ -77,13 +99,20 @@ class State(BaseModel):
     ports: Ports
     endpoints: Endpoints
     """The embedded endpoints, without those from the settings."""
+    lock: FileId | None = None
+    """The supervisor's `running.lock`; `None` in a record of an older version."""
 
 
 def read_state(home: Home) -> State | None:
-    """The state of the platform running in `home`, or None, also if the recorded supervisor is gone."""
+    """The state of the platform running in `home`, or None, also if the recorded supervisor is gone.
+
+    A record that was copied with its home is none: a command in the copy would change, and end, what runs in the original.
+    """
     try:
         state = State.model_validate_json(home.state.read_text(encoding="utf-8"))
     except (OSError, ValidationError, ValueError):
+        return None
+    if state.lock is not None and not state.lock.names(home.running_lock):
         return None
     return state if state.supervisor.alive else None
 
@@ -119,12 +148,14 @@ class RunningService(BaseModel):
     """A digest of its settings: a command with others works beside it."""
     certificate: Path | None = None
     """Its TLS certificate, if it has one."""
+    lock: FileId | None = None
+    """Its `up.lock`; `None` in a record of an older version."""
 
 
 def read_service(home: Home) -> RunningService | None:
     """The service running in `home`, or None, also if the recorded process is gone.
 
-    A record that another user wrote is none: questions would go wherever it says.
+    A record that another user wrote is none: questions would go wherever it says. Nor is one that was copied with its home.
     """
     try:
         with home.service.open(encoding="utf-8") as file:
@@ -132,6 +163,8 @@ def read_service(home: Home) -> RunningService | None:
                 return None
             service = RunningService.model_validate_json(file.read())
     except (OSError, ValidationError, ValueError):
+        return None
+    if service.lock is not None and not service.lock.names(home.service_lock):
         return None
     return service if service.process.alive else None
 

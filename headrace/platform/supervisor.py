@@ -29,7 +29,7 @@ from headrace.platform.home import FREE_BYTES, Home, Lock, free_bytes, write_pri
 from headrace.platform.keys import Keys, keys_of
 from headrace.platform.model_server import start_model_server
 from headrace.platform.seaweedfs import start_weed
-from headrace.platform.state import Process, Request, Setup, State, read_request, this_process, write_state
+from headrace.platform.state import FileId, Process, Request, Setup, State, read_request, this_process, write_state
 from headrace.platform.tansu import start_broker
 
 TICK_SECONDS = 0.5
@@ -110,6 +110,7 @@ class Supervisor:
                 setup=self._setup,
                 ports=self._ports,
                 endpoints=embedded_endpoints(self.home, self._keys, self._ports),
+                lock=FileId.from_path(self.home.running_lock),
             ),
         )
         _log.info("serving %s", ", ".join(f"{name} (pid {child.pid})" for name, child in self.children.items()))

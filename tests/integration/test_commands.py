@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +58,23 @@ def test_commands_in_a_row_use_the_same_servers_until_they_are_ended(home: Home,
     assert home.json("down") == {"home": str(home.path), "ended": ["head", "objects"]}
     assert home.processes() == []
     assert home.run("down").stdout == f"No embedded servers are running in {home.path}.\n"
+
+
+def test_what_runs_in_a_home_does_not_run_in_its_copy(module_home: Home, tmp_path: Path) -> None:
+    """A command in a copy of a home in use indexed into the original, and `down` there ended the original's servers."""
+    home = module_home
+    home.run("sql", "select 1")
+    before = state(home)
+    copied = tmp_path / "restored"
+    shutil.copytree(home.path, copied, ignore=shutil.ignore_patterns("objects", "models-cache"))
+    copy = replace(home, path=copied)
+    assert copy.run("down").stdout == f"No embedded servers are running in {copied}.\n"
+    assert state(home) == before
+    assert before.supervisor.alive
+    assert copy.json("endpoints")["s3_endpoint"] != home.json("endpoints")["s3_endpoint"]
+    assert copy.json("down") == {"home": str(copied), "ended": ["head", "objects"]}
+    assert state(home) == before
+    assert all(child.alive for child in before.children.values())
 
 
 def test_the_idle_time_is_said_where_a_terminal_looks_on(home: Home) -> None:

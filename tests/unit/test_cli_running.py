@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from headrace.errors import BadSettings, NotFound, Unavailable, WrongUsage
 from headrace.models import http
 from headrace.platform.certificates import certificate_of
 from headrace.platform.home import Home
-from headrace.platform.state import RunningService, only_service, read_service, recorded_service, this_process
+from headrace.platform.state import FileId, RunningService, only_service, read_service, recorded_service, this_process
 from headrace.settings import ApiSettings, Settings
 
 
@@ -115,6 +116,22 @@ def test_a_record_of_another_user_leads_no_question_to_them(tmp_path: Path, monk
         assert running_api(settings) is None
         monkeypatch.undo()
         assert running_api(settings) is not None
+
+
+def test_a_record_that_was_copied_with_its_home_leads_no_command_to_the_original(tmp_path: Path) -> None:
+    """A question that was asked in a copy of a home was answered, and recorded, by the service of the original."""
+    home, copy = Home(tmp_path / "home"), Home(tmp_path / "copy")
+    with only_service(home):
+        own = service("http://127.0.0.1:1").model_copy(update={"lock": FileId.from_path(home.service_lock)})
+        with recorded_service(home, own):
+            assert read_service(home) == own
+            shutil.copytree(home.root, copy.root)
+            assert read_service(copy) is None
+            with only_service(copy):
+                pass
+            home.root.rename(tmp_path / "moved")
+            assert read_service(Home(tmp_path / "moved")) == own, "a home that was moved is the same"
+            (tmp_path / "moved").rename(home.root)
 
 
 def test_a_home_has_one_up(tmp_path: Path) -> None:
