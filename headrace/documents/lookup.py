@@ -67,13 +67,14 @@ class _TableCopy(ABC):
         known = found[0][0] if found else None
         if known == revision:
             return revision
+        # `alone`: a process that is late must not write what it has read over what another one has read since.
         slices = self._slices(known)
         last: Sequence[Any] = next(slices, ())
         for following in slices:
-            with self._metadata.transaction(writing=True) as run:
+            with self._metadata.transaction(alone=True) as run:
                 self._take_in(run, scope, last)
             last = following
-        with self._metadata.transaction(writing=True) as run:
+        with self._metadata.transaction(alone=True) as run:
             self._take_in(run, scope, last)
             # Another process that followed further meanwhile must not be set back.
             run(
@@ -88,7 +89,7 @@ class _TableCopy(ABC):
     def rebuild(self) -> str | None:
         """Make the copy again from nothing."""
         self.follow()
-        with self._metadata.transaction(writing=True) as run:
+        with self._metadata.transaction(alone=True) as run:
             run("DELETE FROM table_copies WHERE scope = :scope", {"scope": self._scope})
             for table in self.tables:
                 run(f"DELETE FROM {table} WHERE scope = :scope", {"scope": self._scope})

@@ -327,13 +327,16 @@ class Metadata:
             run("UPDATE api_keys SET last_used_at = :now WHERE id = :id", {"id": key_id, "now": _text(_now())})
 
     @contextlib.contextmanager
-    def transaction(self, *, writing: bool = False) -> Iterator[Statements]:
-        """Statements in one transaction, rolled back if the block raises; other threads wait for it."""
+    def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[Statements]:
+        """Statements in one transaction, rolled back if the block raises; other threads wait for it.
+
+        With `alone` so do transactions of other processes with `alone`: what such a one reads is not changed before it writes.
+        """
         with self._lock:
             if not self._migrated:
                 migrate(self._database)
                 self._migrated = True
-            with self._database.transaction(writing=writing) as run:
+            with self._database.transaction(writing=writing, alone=alone) as run:
                 yield run
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,7 +15,8 @@ from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents.formats.contract import ParseLimits
-from headrace.documents.names import object_key
+from headrace.documents.lookup import DocumentLookup
+from headrace.documents.names import document_id, object_key
 from headrace.documents.parse import ParsedDocuments, parse
 from headrace.documents.put import Put, delete, put, put_document
 from headrace.documents.view import DocumentView
@@ -25,9 +27,16 @@ from headrace.lineage.forget.journal import Journal
 from headrace.lineage.forget.subject import DOCUMENT, Subject
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings, TenantLimits
+from headrace.storage.endpoints import MetadataEndpoint
 from headrace.storage.metadata import By, Metadata
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader
+
+if TYPE_CHECKING:
+    from postgresql import Server
+
+Within = Callable[[float, Callable[[], bool]], bool]
+pytest_plugins = ["postgresql"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +64,7 @@ class SlowView(DocumentView):
 
 def test_a_document_that_is_put_while_another_is_counted_counts(runner: Runner) -> None:
     view = SlowView(runner)
-    documents = Documents(runner, view, lambda tenant: None)
+    documents = Documents(runner, view, lambda tenant, *, withdraws: None)
     limits, refused = TenantLimits(documents=1), []
 
     def late() -> None:
@@ -93,7 +102,7 @@ def test_a_source_stays_while_another_document_with_the_same_bytes_is_put(runner
     key = object_key("acme", hashlib.sha256(data).hexdigest())
     sources = runner.open(ObjectWriter, DOCUMENTS, stage="test")
     parsed(runner)  # what other tests left
-    documents = Documents(runner, DocumentView(runner), lambda tenant: None)
+    documents = Documents(runner, DocumentView(runner), lambda tenant, *, withdraws: None)
     documents.put("acme", "sent.md", data, TenantLimits())
     assert parsed(runner).parsed == 1
 
@@ -108,7 +117,7 @@ def test_a_source_stays_while_another_document_with_the_same_bytes_is_put(runner
     done = parsed(runner)
     assert (done.parsed, done.deleted, done.failed) == (1, 1, ())
 
-    again = Documents(runner, DocumentView(runner), lambda tenant: None)
+    again = Documents(runner, DocumentView(runner), lambda tenant, *, withdraws: None)
     again.delete("acme", "docs/a.md")
     assert sources.info(key) is None, "nobody has it any more"
 
@@ -129,7 +138,7 @@ def test_a_source_stays_while_it_is_put_though_the_view_says_that_it_is_free(run
 def test_a_source_goes_with_the_last_of_two_documents_that_are_deleted_before_they_are_parsed(runner: Runner) -> None:
     data = b"# Gate\n\nThe gate is shut.\n"
     key = object_key("acme", hashlib.sha256(data).hexdigest())
-    documents = Documents(runner, DocumentView(runner), lambda tenant: None)
+    documents = Documents(runner, DocumentView(runner), lambda tenant, *, withdraws: None)
     for name in ("one.md", "two.md"):
         documents.put("acme", name, data, TenantLimits())
     documents.delete("acme", "one.md")
@@ -164,3 +173,59 @@ def test_a_key_that_is_revoked_makes_no_key_any_more(runner: Runner) -> None:
         metadata.create_key("acme", ["tenant-admin"], by=by)
     assert len(metadata.keys("acme")) == 2
     metadata.close()
+
+
+_STOPS_WHERE_IT_IS_OPEN = """
+CREATE FUNCTION waits() RETURNS trigger AS $$ BEGIN
+    IF NEW.description LIKE '[[]%' THEN PERFORM pg_advisory_xact_lock(42); END IF;
+    RETURN NEW;
+END $$ LANGUAGE plpgsql;
+CREATE TRIGGER waits BEFORE INSERT ON document_states FOR EACH ROW EXECUTE FUNCTION waits();
+"""
+
+
+def test_a_replica_that_is_late_does_not_open_what_was_closed(runner: Runner, server: Server, within: Within) -> None:
+    """In PostgreSQL it wrote what it had read before over what another replica had read since: the document stayed open."""
+    import psycopg
+
+    endpoints = runner.endpoints.model_copy(update={"metadata": MetadataEndpoint(url=server.url, db_schema="replicas")})
+    table = runner.open(TableReader, DOCUMENT_ROWS, stage="test")
+
+    def follow() -> DocumentLookup:
+        lookup = DocumentLookup(Metadata(endpoints), table)
+        lookup.follow()
+        return lookup
+
+    name, data = document_id("acme", "pay.md"), b"# Pay\n\nThe miller earns ninety florins.\n"
+    runner.run(put_document, tenant="acme", uri="other.md", data=b"Another.")
+    parsed(runner)
+    follow()
+    with psycopg.connect(server.url, autocommit=True) as other:
+        other.execute("SET search_path TO replicas")
+        (before,) = other.execute("SELECT revision FROM table_copies").fetchone() or ("",)
+        runner.run(put_document, tenant="acme", uri="pay.md", data=data)
+        parsed(runner)
+        follow()
+        (then,) = other.execute("SELECT revision FROM table_copies").fetchone() or ("",)
+        assert then != before
+        other.execute(_STOPS_WHERE_IT_IS_OPEN)
+        other.execute("SELECT pg_advisory_lock(42)")
+
+        def waiting() -> int:
+            stopped = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'headrace'"
+            return int((other.execute(stopped).fetchone() or (0,))[0])
+
+        other.execute("UPDATE table_copies SET revision = %s", (before,))  # as the late one read it
+        late = threading.Thread(target=follow)
+        late.start()
+        assert within(20, lambda: waiting() == 1)
+        other.execute("UPDATE table_copies SET revision = %s", (then,))
+        runner.run(put_document, tenant="acme", uri="pay.md", data=data, readers=["hr"])
+        parsed(runner)
+        prompt = threading.Thread(target=follow)
+        prompt.start()
+        assert within(20, lambda: waiting() == 2 or not prompt.is_alive())
+        other.execute("SELECT pg_advisory_unlock(42)")
+        late.join(30)
+        prompt.join(30)
+    assert follow().current({name})[1][name].readers == ("hr",)
