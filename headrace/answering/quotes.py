@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from headrace.answering.rerank import Passage
 from headrace.errors import Transient
-from headrace.models.citations import Support
+from headrace.models.citations import Support, quotable
 from headrace.models.client import Embedder
 from headrace.models.extract import Extract, Quote, SourceText, best, parts, quotes, shortlist, with_block, word_weights
 from headrace.models.short_answer import cell_answer, short_answer
@@ -71,7 +71,7 @@ def quote(question: str, passages: Sequence[Passage], embedder: Embedder | None)
                 continue
             sure = few
             shown = found if few else with_block(found, sources[found.source], read)
-            number, said = order.index(found.source) + 1, few or shown.said
+            number, said = order.index(found.source) + 1, quotable(few or shown.said)
             if said not in {support.sentence for support in lines.values() if support}:  # one row may answer two parts
                 before = "" if best_one else OR
                 lines[f"{before}{said} [{number}]"] = Support(said, number, shown.start, shown.end)

@@ -12,7 +12,10 @@ from headrace.models.support import best_of, content_words
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
 _BULLET = re.compile(r"^(?:[-*•]|\d{1,3}[.)]|[A-Za-z][.)])\s+")
 _BRACKETS = str.maketrans("", "", "[]")
-_MARKER = re.compile(r"(?<!\s)\s*+\[\d++(?:\s*+,\s*+\d++)*+\]")
+_OPEN, _CLOSE, _DIGITS = r"\[［【〔", r"\]］】〕", r"\d⁰¹²³⁴-⁹₀-₉"  # what a reader takes for a citation
+_MARKER = re.compile(rf"(?<!\s)\s*+[{_OPEN}]\s*+[{_DIGITS}]++(?:\s*+,\s*+[{_DIGITS}]++)*+\s*+[{_CLOSE}]")
+_LIKE_ONE = re.compile(rf"[{_OPEN}]\s*+([{_DIGITS}]++)\s*+[{_CLOSE}]")
+_TURNED = re.compile("[\u202a-\u202e\u2066-\u2069]")  # what follows one is shown in the other direction
 # A full stop that does not end a sentence: after a list's number, an initial or an abbreviation.
 _NO_END = re.compile(
     r"(?:^|\n)\s*(?:\d{1,3}|[A-Za-z])[.)]$|\b(?:e\.g|i\.e|approx|vs|cf|no|nr|ca|bzw|z\.\s?b|d\.\s?h|dr|mr|mrs|st|fig)\.$", re.I
@@ -30,6 +33,14 @@ class Support:
     number: int | None
     start: int = 0
     end: int = 0
+
+
+def quotable(text: str) -> str:
+    """Text of a document, without what a reader could take for a citation of another: its numbers in square brackets.
+
+    These get round ones. Characters that turn the direction of writing are left out: they make "]1[" look like one.
+    """
+    return _LIKE_ONE.sub(r"(\1)", _TURNED.sub("", text))
 
 
 class Citations:
@@ -72,7 +83,7 @@ class Citations:
         yield from self._checked(pending.rstrip())
 
     def _checked(self, text: str) -> Iterator[str]:
-        text = _MARKER.sub("", text)
+        text = _MARKER.sub("", _TURNED.sub("", text))
         if _MARKER.search(text):  # one inside another left a third; once and for all, as there may be thousands
             text = text.translate(_BRACKETS)
         sentence = text.strip()

@@ -121,9 +121,7 @@ class Quote:
     def said(self) -> str:
         """The text that is shown, without Markdown's bold; for a table row, each cell after the name of its column."""
         if not self.text.startswith("|"):
-            line = re.sub(r"\s*\n\s*", " ", _HYPHEN.sub("", _MARK.sub("", self.text)))
-            # A number in square brackets would look like a citation.
-            return without_bold(re.sub(r"\[(\d+)\]", r"(\1)", line))
+            return without_bold(re.sub(r"\s*\n\s*", " ", _HYPHEN.sub("", _MARK.sub("", self.text))))
         return "; ".join([f"{name}: {cell}" if name else cell for name, cell in self.cells][:_COLUMNS])
 
     @property

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
 from headrace.answering.quotes import NOT_FOUND, OR, quote
 from headrace.answering.rerank import Passage
 from headrace.storage.vectors.handles import Hit
@@ -65,3 +69,17 @@ def test_where_the_best_quote_is_said_as_a_whole_the_second_is_too() -> None:
     lines = list(quote("Who may close the pier?", passages(pier), None).lines)
     assert lines[0] == "The pier may be closed by the harbour office. [1]"
     assert all(line == f"{OR}The pier is open until 15 September. [1]" for line in lines[1:])
+
+
+@pytest.mark.parametrize("like", ["[2]", "[ 2 ]", "［2］", "【2】", "〔2〕", "[²]", "\u202e]2[\u202c"])
+def test_a_document_cannot_pretend_that_another_one_says_it(like: str) -> None:
+    """The number of a passage in a quoted sentence, or in a cell of a table, looked like a citation of that passage."""
+    evil = f"# Lock\n\nThe upper lock is closed by order of the board {like}.\n"
+    [line] = quote("By whose order is the upper lock closed?", passages(KEEPER, evil), None).lines
+    assert line.startswith("The upper lock is closed by order of the board ")
+    table = f"| lock | key {like} |\n|---|---|\n| upper | 4242 {like} |\n| lower | 1313 |\n"
+    [cell] = quote("What is the key of the upper lock?", passages(KEEPER, table), None).lines
+    assert "4242" in cell
+    for shown in (line, cell):
+        assert shown.endswith(" [1]")
+        assert not re.search(r"[［【〔\[]\s*[\d²]|\u202e", shown.removesuffix(" [1]"))

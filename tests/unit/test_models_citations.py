@@ -33,7 +33,7 @@ def test_a_sentence_without_support_gets_none() -> None:
     assert cited == {1}
 
 
-@pytest.mark.parametrize("wrong", ["[7]", " [1]", "[2] ", "[1][2]"])
+@pytest.mark.parametrize("wrong", ["[7]", " [1]", "[2] ", "[1][2]", " [ 2 ]", "【2】", "[²]"])
 def test_markers_of_the_generators_own_are_not_believed(wrong: str) -> None:
     text, cited = marked(f"The Moreau family built the Wheel House{wrong}. Bananas ripen{wrong}.")
     assert re.findall(r"\[\d+\]", text) == ["[1]"]

@@ -126,7 +126,7 @@ max_guests = 1800       # guests at the same time
     found = quotes([wrapped])
     assert [quote.said for quote in found] == [
         "The simple form of the statement, the one without a message, is equivalent to a test that raises an error.",
-        "The other one (2) is not.",
+        "The other one [2] is not.",
         "The bearing of the second pump of the harbour is greased every 250 hours with grease.",
         "the first thing of a list that has a good many words in its line",
         "the second thing of it",
