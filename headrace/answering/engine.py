@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -54,6 +54,9 @@ _STOPS = 4  # that OpenAI's endpoints take; `limited` obeys the others
 NOT_STORED = "the KV cache could not be written, so the same prompt is computed again"
 _AnswerStream = abc.Generator[str, None, Answer]  # yields pieces of the text and returns the answer
 
+Withheld = Callable[[str, Collection[str], Collection[str]], Collection[str]]
+"""Tenant, uris and readers → those of the documents that are deleted, or closed to these readers, and still in the index."""
+
 
 class GivenUp(Exception):
     """The caller no longer waits for the answer."""
@@ -75,6 +78,7 @@ class QueryEngine:
         """For callers with several threads: a tenant's first question opens topics and catalogs."""
         self.verdicts = Verdicts(runner, unrecorded, self.first)
         self._settings = settings
+        self._withheld: Withheld = _nothing_withheld
         self._embedders = Embedders(runner.endpoints.embedder)
         self.embedder = Embedder(runner.endpoints.embedder)
         """As configured, whatever embedder the index is of: what clients keep stays comparable."""
@@ -85,6 +89,10 @@ class QueryEngine:
         self._generator = Generator(writer)
         seconds = min(writer.timeout_s, settings.rewrite_seconds or writer.timeout_s)
         self._rewriter = Generator(writer.model_copy(update={"timeout_s": seconds}))
+
+    def withhold(self, withheld: Withheld) -> None:
+        """Leave out of the passages those documents that `withheld` returns, though the index still has them."""
+        self._withheld = withheld
 
     def search(
         self,
@@ -384,10 +392,14 @@ class QueryEngine:
                 filters=filters,
                 by_rank=self._settings.fusion == "ranks",
             )
+            # What was closed or deleted is so at once, however long the pass takes that the index waits for.
+            named = {source.document for hit in found.hits for source in hit.sources}
+            withheld = self._withheld(tenant, named, readers)
+            hits = tuple(left for hit in found.hits if (left := hit.without(withheld)) is not None) if withheld else found.hits
             retrieved = time.perf_counter()
             self._runner.record.counts["index_chunks"] = found.index_chunks
             ordered = self._runner.for_tenant(tenant).run(
-                rerank, question=in_full, hits=found.hits, reranker=self._reranker, answer_id=answer_id
+                rerank, question=in_full, hits=hits, reranker=self._reranker, answer_id=answer_id
             )
             reranked = time.perf_counter()
         answer = Answer(
@@ -405,7 +417,7 @@ class QueryEngine:
             ranking_version=ordered.ranking_version,
             index_version=found.index_version,
             note="; ".join(filter(None, (found.note, ordered.note))),
-            similarity=max((hit.similarity for hit in found.hits if hit.similarity is not None), default=None),
+            similarity=max((hit.similarity for hit in hits if hit.similarity is not None), default=None),
             timings_ms={
                 **({"rewrite": _ms(started - began)} if in_full != question else {}),
                 "retrieve": _ms(retrieved - started),
@@ -414,6 +426,10 @@ class QueryEngine:
             bytes=moved(watched),
         )
         return answer, found.embedder
+
+
+def _nothing_withheld(_tenant: str, _uris: Collection[str], _readers: Collection[str]) -> Collection[str]:
+    return ()
 
 
 def _ms(seconds: float) -> float:

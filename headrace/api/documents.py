@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import Protocol
 
 from headrace.api.admission import Rate
 from headrace.api.auth import Caller
@@ -22,10 +23,16 @@ from headrace.settings import TenantLimits
 _DAY_S = 86_400.0
 
 
-class Documents:
-    """Puts, deletes and shows documents; safe to share between threads. `announce` is called with the tenant of a change."""
+class Announce(Protocol):
+    """Says that a tenant changed something; with `withdraws` it deleted it or closed it to some readers."""
 
-    def __init__(self, runner: Runner, view: DocumentView, announce: Callable[[str], object]) -> None:
+    def __call__(self, tenant: str, *, withdraws: bool) -> object: ...
+
+
+class Documents:
+    """Puts, deletes and shows documents; safe to share between threads. `announce` is called with each change."""
+
+    def __init__(self, runner: Runner, view: DocumentView, announce: Announce) -> None:
         self._runner = runner
         self._view = view
         self._announce = announce
@@ -93,7 +100,8 @@ class Documents:
                 partition=place.partition,
                 offset=place.offset,
             )
-            self._changed(document)
+            closed = bool(wanted) and (existing is None or set(existing.readers) != set(wanted))
+            self._changed(document, withdraws=closed)
         return document, True
 
     def delete(self, tenant: str, uri: str) -> Document:
@@ -105,7 +113,7 @@ class Documents:
         with self._freeing(tenant, uri, self._view.deletable(tenant, uri)) as free:
             place = self._runner.run(delete, tenant=tenant, uri=uri, versions=free)
             deleted = replace(document, status=DELETING, partition=place.partition, offset=place.offset)
-            self._changed(deleted)
+            self._changed(deleted, withdraws=True)
         return deleted
 
     def visible(self, caller: Caller, tenant: str, uri: str) -> Document:
@@ -148,9 +156,9 @@ class Documents:
         visible = [document for document in every if document.status != DELETING and caller.may_read(document.readers)]
         return len(visible), sum(document.bytes for document in visible)
 
-    def _changed(self, document: Document) -> None:
+    def _changed(self, document: Document, *, withdraws: bool) -> None:
         self._view.add(document)
-        self._announce(document.tenant)
+        self._announce(document.tenant, withdraws=withdraws)
 
     @contextmanager
     def _storing(self, tenant: str, version: str) -> Iterator[None]:

@@ -199,4 +199,5 @@ class FollowThread:
             if not self._held:
                 log.warning("%s: %s", printable(self._source.place), printable(held))
         self._held = held
-        return self._indexing.announce(self._tenant), bool(done.refused or done.failed_before)
+        announced = self._indexing.announce(self._tenant, withdraws=done.deleted > 0)
+        return announced, bool(done.refused or done.failed_before)

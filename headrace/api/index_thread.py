@@ -72,6 +72,7 @@ class IndexThread:
         self._runner = runner
         self._settings = settings
         self._arrived: set[str] = set()  # tenants that put or deleted something since the pass under way began
+        self._withdrawn = False  # whether one of them deleted something, or closed it to some readers
         self._parsing = Parsing()
         self._unfinished: frozenset[str] = frozenset()  # documents that the last pass left to be split or embedded
         self._splitting, self._embedding = Splitting(), Embedding()
@@ -100,10 +101,14 @@ class IndexThread:
         """What blocks indexing, and since when; `None` if nothing does."""
         return self._blocked.trouble
 
-    def announce(self, tenant: str) -> int:
-        """Say that a tenant has put or deleted something. Returns what `is_past` takes."""
+    def announce(self, tenant: str, *, withdraws: bool = False) -> int:
+        """Say that a tenant has put or deleted something. Returns what `is_past` takes.
+
+        With `withdraws` it deleted something or closed it to some readers, which must not wait for all that is to be embedded.
+        """
         with self._lock:
             self._arrived.add(tenant)
+            self._withdrawn = self._withdrawn or withdraws
             begun = self._begun
         self._work.set()
         return begun
@@ -149,6 +154,7 @@ class IndexThread:
     def _pass(self) -> None:
         with self._lock:
             self._arrived.clear()
+            self._withdrawn = False
             self._begun += 1
             begun = self._begun
         self._blocked.begun()
@@ -167,7 +173,7 @@ class IndexThread:
             filled = bring_up(
                 self._runner,
                 self._settings,
-                gives_way=self._gives_way,
+                gives_way=lambda waiting: self._withdrawn or self._gives_way(waiting),
                 split_s=_SPLIT_S,
                 splitting=self._splitting,
                 embedding=self._embedding,

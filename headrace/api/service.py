@@ -63,6 +63,7 @@ class Service:
         self.audit = Audit(self.metadata, runner, self.strangers)
         self.rate = Rate()
         view = DocumentView(runner)
+        app.answers.withhold(view.withheld)
         self._indexing = IndexThread(view, runner, settings.inference)
         self.documents = Documents(runner, view, self._indexing.announce)
         self._following = [

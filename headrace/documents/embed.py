@@ -193,6 +193,10 @@ def embed(
     missing, reused = _reuse(vectors, missing, indexed, lookup)
     pairs = zip(indexed["document_id"].to_pylist(), indexed["version"].to_pylist(), strict=True)
     outdated = {name for name, version in pairs if answering.get(name) != version}
+    # Before anything is embedded, which may take hours: nothing comes in their place.
+    removed = {name for name in outdated if name not in answering}
+    if removed:
+        vectors.delete(dict.fromkeys(removed, ""))
     if changed is None:
         waiting = Waiting()
     else:
@@ -227,14 +231,14 @@ def embed(
     replaced = (earlier.keys() & waiting.replacing) - unfinished - failed.keys()
     # One of which the version was not inserted, since a newer one is there by now, is the next pass's.
     now = {name: earlier[name] for name, version in lookup.live(replaced).items() if version == earlier[name]}
-    gone = ((outdated - unfinished - set(unsplit)) | failed.keys()) | now.keys()
+    gone = ((outdated - removed - unfinished - set(unsplit)) | failed.keys()) | now.keys()
     vectors.delete({name: (answering | now).get(name, "") for name in gone})
     settled = waiting.leave(rest)
     version = vectors.table_version()
     embedding.keep(vectors.name, version, waiting)
     if settled is not None:
         progress.note(settled.documents, settled.chunks, version, compared=settled.compared)
-    return Embedded(done, len(gone), reused, relabelled, unfinished, tuple(failed.values()), text_bytes)
+    return Embedded(done, len(gone) + len(removed), reused, relabelled, unfinished, tuple(failed.values()), text_bytes)
 
 
 def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:

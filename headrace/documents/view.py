@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -185,6 +185,26 @@ class DocumentView:
         with self.lock:
             since = self._since.get(tenant, {}).get(uri)
             return since[-1] if since else self._of(tenant).documents.get(uri)
+
+    def withheld(self, tenant: str, uris: Iterable[str], readers: Collection[str]) -> set[str]:
+        """Those of the documents that were deleted, or closed to these readers, and which the index may still show them.
+
+        That is of what was put or deleted here, and of what the tables had when they were last looked at: a pass over much
+        takes long, and events are taken in one after another.
+        """
+        found = set[str]()
+        with self.lock:
+            documents, over = self._of(tenant).documents, self._since.get(tenant, {})
+            for uri in uris:
+                changes, known = over.get(uri, ()), documents.get(uri)
+                if known is not None and known.id in self._parsed:
+                    changes = [known, *changes]
+                # Of a document that was deleted and put again, the index has what was deleted.
+                if any(change.status == DELETING for change in changes) or (
+                    changes and changes[-1].readers and set(changes[-1].readers).isdisjoint(readers)
+                ):
+                    found.add(uri)
+        return found
 
     def list(self, tenant: str, wanted: Callable[[Document], bool], *, after: str, most: int) -> tuple[list[Document], bool]:
         """The `wanted` documents of a tenant whose uri comes after `after`, at most `most` by uri, and whether there are more."""

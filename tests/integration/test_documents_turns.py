@@ -352,8 +352,9 @@ def test_leaving_out_a_document_that_waits_loses_none_before_it(runner: Runner) 
 
 
 def test_the_service_shows_what_is_parsed_out_of_turn(runner: Runner) -> None:
-    view, changed = DocumentView(runner), []
-    documents = Documents(runner, view, changed.append)
+    view = DocumentView(runner)
+    changed: list[tuple[str, bool]] = []
+    documents = Documents(runner, view, lambda tenant, *, withdraws: changed.append((tenant, withdraws)))
     for uri in ("g0.md", "g1.md", "g2.md"):
         documents.put("slow", uri, uri.encode(), TenantLimits())
     documents.put("quick", "h0.md", b"Open.", TenantLimits())
@@ -364,7 +365,7 @@ def test_the_service_shows_what_is_parsed_out_of_turn(runner: Runner) -> None:
     while reader(runner, DOCUMENT_ROWS).read(("uri",), "uri = 'h1.md'").num_rows == 0:
         runner.run(land)
         passes(runner, 1, turns)
-    assert changed == ["slow"] * 3 + ["quick"] * 3
+    assert changed == [("slow", False)] * 3 + [("quick", False)] * 2 + [("quick", True)], "a deletion waits for no embedding"
     view.refresh(now=True)
     assert documents.one("quick", "h1.md").status == "parsed"
     assert documents.one("slow", "g2.md").status == "put"

@@ -12,8 +12,12 @@ import pytest
 from shell import run
 from traffic import until
 
-from headrace.documents.names import existing_uri, new_uri
+from headrace.catalog import CHUNKS
+from headrace.documents.names import document_id, existing_uri, new_uri
 from headrace.errors import WrongUsage
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.vectors.handles import VectorReader
 
 TRANSFERS = """# Transfers
 
@@ -133,6 +137,75 @@ def test_a_passage_opens_no_earlier_text_that_was_closed_or_deleted(api: Any) ->
     assert client.put("/v1/documents/pay.md?everybody=true", content=b"# Pay\n\nIt is paid on Mondays.\n").status_code == 202
     until(60, lambda: "Mondays" in client.get("/v1/text", params={"uri": "pay.md"}).text, lambda: text().text)
     assert text(reader="hr").status_code == 404, "what was deleted stays deleted"
+
+
+def rows(tenant: str, uri: str, api: Any) -> int:
+    """How many passages of a document the index has, whatever the service says of it."""
+    vectors = VectorReader(CHUNKS, api.endpoints, Meter(Ledger(), "test"))
+    return vectors.count(f"document_id = '{document_id(tenant, uri)}'")
+
+
+def test_what_is_closed_or_deleted_does_not_wait_for_what_is_to_be_embedded(api: Any) -> None:
+    """A closed document was found, and a deleted one, until all that its tenant had put before was embedded: hours, maybe.
+
+    Any key of the tenant that may write could keep it so.
+    """
+    client = writer(api, "bulk")
+    pay, code = b"# Pay\n\nThe miller earns ninety florins.\n", b"# Code\n\nThe code of the sluice is zebra.\n"
+    for name, text in (("pay.md", pay), ("code.md", code)):
+        client.put(f"/v1/documents/{name}", content=text).raise_for_status()
+        assert api.indexed(client, name)["status"] == "indexed"
+
+    def found(question: str, *readers: str) -> set[str]:
+        asked = {"question": question, "readers": readers}
+        passages = client.post("/v1/search", json=asked).raise_for_status().json()["passages"]
+        return {passage["document"] for passage in passages}
+
+    assert found("What does the miller earn?") >= {"pay.md"}
+    assert found("What is the code of the sluice?") >= {"code.md"}
+    text = "".join(f"## Part {n}\n\n" + f"The gate number {n} was opened, looked at and closed again. " * 5 for n in range(580))
+    bulk = [f"bulk-{n}.md" for n in range(3)]
+    api.models.gate.shut()
+    try:
+        before = api.models.batches
+        for name in bulk:
+            client.put(f"/v1/documents/{name}", content=f"# {name}\n\n{text.replace('gate', name)}".encode()).raise_for_status()
+        until(60, lambda: api.models.batches > before, lambda: "its embedding does not begin")
+        client.put("/v1/documents/pay.md", params={"reader": "hr"}, content=pay).raise_for_status()
+        client.delete("/v1/documents/code.md").raise_for_status()
+        for question in ("What does the miller earn?", "What is the code of the sluice?"):
+            assert not found(question) & {"pay.md", "code.md"}
+            assert found(question, "hr") & {"pay.md", "code.md"} == {"pay.md"}
+            answer = client.post("/v1/ask", json={"question": question}).raise_for_status().text
+            assert "florins" not in answer
+            assert "zebra" not in answer
+        api.models.delay = 1.0
+        api.models.gate.open()
+        until(60, lambda: rows("bulk", "code.md", api) == 0, lambda: "the index still has it")
+        left = [name for name in bulk if client.get(f"/v1/documents/{name}").json()["status"] != "indexed"]
+        assert left, "it goes on afterwards"
+    finally:
+        api.models.delay = 0.0
+        api.models.gate.open()
+    assert found("What does the miller earn?", "hr") >= {"pay.md"}
+    for name in bulk:
+        client.delete(f"/v1/documents/{name}").raise_for_status()
+
+
+def test_what_is_deleted_goes_though_nothing_can_be_embedded(api: Any) -> None:
+    """It stayed in the index, for other replicas and the command line to find, until the embedder took another document."""
+    client = writer(api, "plagued")
+    client.put("/v1/documents/code.md", content=b"# Code\n\nThe code of the sluice is zebra.\n").raise_for_status()
+    assert api.indexed(client, "code.md")["status"] == "indexed"
+    assert rows("plagued", "code.md", api) == 1
+    api.models.refused["plague"] = 503
+    try:
+        client.put("/v1/documents/plague.md", content=b"# Plague\n\nThe plague came in spring.\n").raise_for_status()
+        client.delete("/v1/documents/code.md").raise_for_status()
+        until(60, lambda: rows("plagued", "code.md", api) == 0, lambda: "it is still in the index")
+    finally:
+        del api.models.refused["plague"]
+    assert api.indexed(client, "plague.md")["status"] == "indexed"
 
 
 def test_the_audit_has_lines_before_any_time(api: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -61,6 +61,13 @@ class Hit:
     def sources(self) -> tuple[PassageSource, ...]:
         """Where the text is, the passage's own document first."""
         return PassageSource(self.uri, self.place), *self.copies
+
+    def without(self, documents: Collection[str]) -> Hit | None:
+        """The passage without its copies in these documents; `None` if it is of one of them itself."""
+        if self.uri in documents:
+            return None
+        left = tuple(source for source in self.copies if source.document not in documents)
+        return self if len(left) == len(self.copies) else replace(self, copies=left)
 
 
 def text_id(text: str) -> str:
