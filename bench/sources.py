@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import socket
 import statistics
@@ -62,7 +63,9 @@ def _listing(objects: int) -> dict[str, Any]:
                 looking = Follower([f"s3://{name}"], buckets.of, 2.0)
                 first_s, changes = _timed(looking.changed)
                 looking.followed(changes)
+                began = time.process_time()
                 seconds = [_timed(looking.changed) for _ in range(3)]
+                processor_s = (time.process_time() - began) / len(seconds)
                 rows = [row for row in run.ledger.rows() if row.store == SOURCES.name]
         finally:
             down(settings, force=True)
@@ -71,6 +74,8 @@ def _listing(objects: int) -> dict[str, Any]:
         "objects": made,
         "first_s": round(first_s, 2),
         "without_change_s": round(statistics.median(taken for taken, _ in seconds), 2),
+        "processor_s": round(processor_s, 2),
+        "load": round(os.getloadavg()[0], 1),
         "requests": sum(row.ops for row in rows) // 4,
         "object_bytes_read": sum(row.bytes for row in rows),
         "bound_s": 20,

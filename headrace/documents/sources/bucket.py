@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from headrace.documents.names import composed
@@ -120,9 +121,14 @@ class SourceBucket:
         `WrongUsage` where an object's key cannot be read, and the object store's errors.
         """
         found = [self._found(info) for info in self.bucket.list(self.prefix) if self._shows(info.key)]
-        folders = {str(parent) for one in found for parent in PurePosixPath(one.key).parents}
+        keys = sorted(one.key for one in found)
+
+        def is_folder(key: str) -> bool:
+            place = bisect_left(keys, f"{key}/")
+            return place < len(keys) and keys[place].startswith(f"{key}/")
+
         # S3's consoles mark a folder with an empty object, whose key ends in a slash; the client cuts that off.
-        return self._with_readers([one for one in found if one.length or one.key not in folders])
+        return self._with_readers([one for one in found if one.length or not is_folder(one.key)])
 
     def look_at(self, keys: Iterable[str]) -> dict[str, FoundObject | None]:
         """uri → the object of each key that the source may have, `None` where there is none by now."""
