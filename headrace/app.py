@@ -162,6 +162,8 @@ class App:
             else:
                 self.runner, self.launch = Runner(run, endpoints, bars=bars), LocalLauncher()
                 yield
+                if "answers" in vars(self):
+                    self.answers.settle()
             if journals_to_archive(settings.home) > _JOURNALS:
                 with suppress(HeadraceError):  # the command itself is done; the next one tries again
                     self.storage.archive(every=False)

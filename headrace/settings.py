@@ -206,6 +206,12 @@ class Files(Section):
     """Where the KV cache keeps its blocks: in this directory, or in the bucket of `[objects]`."""
     kv_memory_bytes: int = Field(default=0, ge=0)
     """Memory of the model server that keeps blocks in front of it; worth it for a network file system and for objects."""
+    kv_cache_policy: Literal["break-even", "always", "never"] = "break-even"
+    """When keys and values are loaded and stored: `break-even` where that is faster than computing them, by what is measured."""
+    kv_cache_ttl_s: float | None = Field(default=None, gt=0)
+    """Seconds after its last use when a block of the KV cache is removed. Unset: only for room."""
+    kv_cache_canary: float = Field(default=0.01, ge=0, le=1)
+    """Share of the answers with a restored prefix of which it is recomputed later and compared; 0 for none."""
 
 
 class Vectors(Section):

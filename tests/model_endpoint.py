@@ -37,8 +37,8 @@ class Server:
     def reranker(self, **given: Any) -> Reranker:
         return self.clients.enter_context(Reranker(self.endpoint(**given)))
 
-    def generator(self) -> Generator:
-        return self.clients.enter_context(Generator(self.endpoint()))
+    def generator(self, **given: Any) -> Generator:
+        return self.clients.enter_context(Generator(self.endpoint(), **given))
 
     def endpoint(self, **given: Any) -> ModelEndpoint:
         return ModelEndpoint(**{"url": self.url, "model": "m", "timeout_s": 5.0} | given)

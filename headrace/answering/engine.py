@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import abc
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from headrace.answering.follow_up import TOKENS, Turn, chat_of, rewrite, stand_alone
-from headrace.answering.generate import generate, prompt
+from headrace.answering.generate import count_stored, documents_of, generate, prompt
 from headrace.answering.intent import intent_of, small_talk_reply, task_reply
 from headrace.answering.options import DEFAULT, AnswerOptions, limited
 from headrace.answering.quotes import NOT_FOUND, quote
@@ -50,6 +50,7 @@ INFERENCE = Pipeline(
 
 _PATIENCE_S = 5.0
 """How long the caller waits for the head, where the answer can be recorded later."""
+_SETTLE_S = 5.0
 _STOPS = 4  # that OpenAI's endpoints take; `limited` obeys the others
 NOT_STORED = "the KV cache could not be written, so the same prompt is computed again"
 _AnswerStream = abc.Generator[str, None, Answer]  # yields pieces of the text and returns the answer
@@ -79,6 +80,7 @@ class QueryEngine:
         self.verdicts = Verdicts(runner, unrecorded, self.first)
         self._settings = settings
         self._withheld: Withheld = _nothing_withheld
+        self._stores = False  # whether KV is stored behind an answer
         self._embedders = Embedders(runner.endpoints.embedder)
         self.embedder = Embedder(runner.endpoints.embedder)
         """As configured, whatever embedder the index is of: what clients keep stays comparable."""
@@ -86,9 +88,10 @@ class QueryEngine:
         seconds = min(patient.timeout_s, settings.rerank_seconds)
         self._reranker = Reranker(patient.model_copy(update={"timeout_s": seconds}))
         writer = runner.endpoints.generator
-        self._generator = Generator(writer)
+        salt_key = runner.endpoints.cache_salt_key
+        self._generator = Generator(writer, salt_key=salt_key)
         seconds = min(writer.timeout_s, settings.rewrite_seconds or writer.timeout_s)
-        self._rewriter = Generator(writer.model_copy(update={"timeout_s": seconds}))
+        self._rewriter = Generator(writer.model_copy(update={"timeout_s": seconds}), salt_key=salt_key)
 
     def withhold(self, withheld: Withheld) -> None:
         """Leave out of the passages those documents that `withheld` returns, though the index still has them."""
@@ -218,7 +221,10 @@ class QueryEngine:
         def pieces() -> Iterator[str]:
             nonlocal completion
             chat = prompt(retrieved.in_full, passages, options.instructions)
-            completion = yield from self._written(retrieved, chat, options, watched, kv_cache_bytes, given_up, readers)
+            documents = documents_of(retrieved.tenant, passages)
+            completion = yield from self._written(
+                retrieved, chat, options, watched, kv_cache_bytes, given_up, readers, documents=documents
+            )
 
         text = ""
         refused = not passages or (retrieved.similarity is not None and retrieved.similarity < self._settings.least_similarity)
@@ -293,6 +299,7 @@ class QueryEngine:
         given_up: Callable[[], bool],
         readers: Sequence[str],
         stop: Sequence[str] = STOP,
+        documents: Collection[str] | None = None,
     ) -> abc.Generator[str, None, Completion | None]:
         """Stream what the generator writes; return its completion. Raises `GivenUp`."""
         stream = self._runner.run(
@@ -305,6 +312,8 @@ class QueryEngine:
             sampling=SamplingParameters(**{"temperature": self._settings.temperature, **options.sampling}),
             answer_id=answer.answer_id,
             readers=readers,
+            documents=documents,
+            run=self._runner.record.id,
             stop=(*stop, *options.stop)[:_STOPS],
         )
         completion = None
@@ -319,8 +328,15 @@ class QueryEngine:
                     raise GivenUp
                 if isinstance(piece, Completion):
                     completion = piece
+                    self._stores = self._stores or piece.stored_tokens > 0
                 else:
                     yield piece
+
+    def settle(self, seconds: float = _SETTLE_S) -> None:
+        """Count the KV that was stored behind the answers; waits for at most so many seconds until it is."""
+        if self._stores:
+            with suppress(HeadraceError):  # the answers are given: only these bytes are missing in the ledger
+                self._runner.run(count_stored, generator=self._generator, run=self._runner.record.id, seconds=seconds)
 
     def turn(self, answer_id: str, *, tenant: str, user: str, readers: Sequence[str] = ()) -> Turn:
         """The question and text of an earlier answer, as history for a follow-up.

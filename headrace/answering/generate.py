@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 from headrace.answering.rerank import Passage
 from headrace.catalog import KV_CACHE, KV_OBJECTS, MODELS
 from headrace.core.stage import stage
+from headrace.documents.names import document_id
 from headrace.models.client import GREEDY, Completion, Generator, SamplingParameters
 from headrace.models.prompt import STOP, messages
 from headrace.storage.meter import ReportedReader, ReportedWriter
@@ -28,11 +29,13 @@ def generate(
     sampling: SamplingParameters = GREEDY,
     answer_id: str = "",
     readers: Sequence[str] = (),
+    documents: Collection[str] | None = None,
+    run: str = "",
     stop: Sequence[str] = STOP,
 ) -> abc.Generator[str | Completion, None, None]:
     """Stream what the generator writes, then the `Completion`. `answer_id` decides between the champion and a canary.
 
-    `readers` are those on whose behalf the passages were found.
+    `readers` are those on whose behalf the passages were found, `documents` the ids of those that they are from.
     """
     stream = generator.stream(
         chat,
@@ -43,6 +46,8 @@ def generate(
         kv_cache_bytes=kv_cache_bytes,
         answer_id=answer_id,
         readers=readers,
+        documents=documents,
+        run=run,
     )
     for piece in stream:
         if isinstance(piece, Completion):
@@ -50,6 +55,26 @@ def generate(
             kv_cache.take(piece.storage)
             kv_objects.take(piece.storage)
         yield piece
+
+
+@stage("Counts the KV of prompts that was stored behind their answers.", phase=ASKED, counted_as="generate")
+def count_stored(
+    kv_cache: Annotated[ReportedWriter, KV_CACHE],
+    kv_objects: Annotated[ReportedWriter, KV_OBJECTS],
+    generator: Generator,
+    run: str,
+    seconds: float,
+) -> None:
+    """Wait until the KV of a run's prompts is stored, for at most so many seconds, and count what that moved."""
+    stored = generator.settle(run, seconds=seconds)
+    for kv in (kv_cache, kv_objects):
+        mine = [one for one in stored if (one["store"], one["tier"]) == (kv.store.name, str(kv.store.tier))]
+        kv.meter.ledger.fold(mine, stage=kv.meter.stage)
+
+
+def documents_of(tenant: str, passages: Sequence[Passage]) -> set[str]:
+    """The ids of the documents that these passages are from, those with the same text included."""
+    return {document_id(tenant, source.document) for passage in passages for source in passage.hit.sources}
 
 
 def prompt(question: str, passages: Sequence[Passage], instructions: str = "") -> list[dict[str, str]]:

@@ -159,6 +159,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         _ask(console, app.answers, settings, questions_asked[:1])
         if quoted:
             _ask(console, app.answers, settings, questions_asked[:1], "generated")
+        app.answers.settle()  # what is drawn has the KV that was stored behind the answers
         run = app.runner.record
         _head(console, "6  What moved where", f"run {run.id}")
         rows = summed(run.ledger.export(), by=("stage", "store", "tier"))

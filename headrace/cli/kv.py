@@ -209,22 +209,78 @@ def known_faults(as_json: AsJson = False) -> None:
 def report(
     model: Annotated[str, typer.Option(help="The generator's shape: a preset, or a model's config.json.")] = "smollm2-135m",
     kv_type: Annotated[str, typer.Option(help="Type of the stored keys and values.")] = "fp16",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of a cache to compare with.")] = "1GB",
     as_json: AsJson = False,
 ) -> None:
-    """Say what the KV cache did for the answers generated here: hit rate, bytes, seconds saved and lost, worth it or not."""
+    """Say what the KV cache did: hit rate, bytes by tier, seconds saved and lost, worth it or not, also against memory alone."""
+    from headrace.app import App
     from headrace.cli.render.kv import say_use
-    from headrace.explain.kv.recorded import kv_use, worth
+    from headrace.explain.kv.recorded import recorded_prompts, trace_of
+    from headrace.explain.kv.use import kv_recorded, kv_use, memory_alone, worth
     from headrace.explain.sizing.formulas import kv_bytes_per_token
     from headrace.explain.sizing.models import TYPE_BYTES, model_of
 
     if kv_type not in TYPE_BYTES:
         raise WrongUsage(f"There is no type {kv_type!r}.", hint=f"Choose from {', '.join(TYPE_BYTES)}.")
     size = kv_bytes_per_token(model_of(model), TYPE_BYTES[kv_type])
-    uses = kv_use(_recorded(as_json), size)
+    capacity = _size(memory, "--memory")
+    with App(settings_of(), "kv", models=False, quiet=as_json) as app:
+        figures, closed = app.runner.run(kv_recorded)
+        prompts = app.runner.run(recorded_prompts)
+    uses = kv_use(figures)
+    alone = memory_alone(trace_of(prompts), uses, size, capacity) if prompts else None
     if as_json:
-        print_json({"bytes_per_token": size, "uses": [use.as_dict() for use in uses], "worth": worth(uses)})
+        print_json(
+            {
+                "bytes_per_token": size,
+                "uses": [use.as_dict() for use in uses],
+                "memory_alone": alone.as_dict() if alone else None,
+                "closed": [one.as_dict() for one in closed],
+                "worth": worth(uses, alone),
+            }
+        )
     else:
-        say_use(out, uses)
+        say_use(out, uses, worth(uses, alone), closed)
+
+
+@kv.command("revocations")
+def revocations(
+    document: Annotated[str | None, typer.Option(metavar="URI", help="Those of one document of the tenant.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Those of one tenant; with --document, by default the settings' tenant.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="The newest so many.", min=1, max=10_000)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Prove which blocks went when documents were deleted, changed or closed to readers; exits with 1 while any is left."""
+    from headrace.app import App
+    from headrace.cli.render.kv import say_revocations
+    from headrace.documents.names import composed, document_id
+    from headrace.documents.revoke import revocation_report
+
+    settings = settings_of()
+    named = None if document is None else document_id(tenant or settings.tenant, composed(document))
+    with App(settings, "kv", models=False, quiet=as_json) as app:
+        found = app.runner.run(revocation_report, whose=tenant, document_id=named, most=most)
+    if as_json:
+        print_json({"revocations": [one.as_dict() for one in found]})
+    else:
+        say_revocations(out, found)
+    if not all(one.proven for one in found):
+        raise typer.Exit(1)
+
+
+@kv.command("reopen")
+def reopen(
+    model: Annotated[str, typer.Argument(help="A model version whose cache is closed, as `headrace kv report` names it.")],
+) -> None:
+    """Use a model's KV cache again that the canary closed; none of the blocks from before is found again."""
+    from headrace.app import App
+    from headrace.explain.kv.use import kv_reopen
+
+    with App(settings_of(), "kv", models=False) as app:
+        app.runner.run(kv_reopen, model=model)
+    out.print(f"The KV cache of {model} is open again; its blocks are computed anew.", highlight=False)
 
 
 @kv.command("watch")

@@ -209,7 +209,7 @@ def status(as_json: AsJson = False) -> None:
     """Show whether every part is ready, since when not, and what to do. Exits with 1 unless all are ready."""
     from headrace.cli.render.results import rows_table
 
-    services = _running_service()
+    services = {**_running_service(), "kv_closed": _closed_caches()}
     if as_json:
         print_json(services)
     else:
@@ -225,10 +225,32 @@ def status(as_json: AsJson = False) -> None:
         out.print(rows_table(shown))
         if services.get("sources"):
             out.print(rows_table([_source_row(one) for one in services["sources"]]))
+        for one in services["kv_closed"]:
+            out.print(f"! The KV cache of {one['model']} is closed: headrace kv report", style="yellow", highlight=False)
         if services["unrecorded_answers"]:
             out.print(f"{services['unrecorded_answers']:,} answers are waiting to be recorded in the head.", highlight=False)
     if services["status"] != "ok":
         raise typer.Exit(1)
+
+
+def _closed_caches() -> list[dict[str, Any]]:
+    """The KV caches that the canary closed; none where the metadata store does not answer, which is said of its part."""
+    from contextlib import closing, suppress
+
+    from headrace.errors import HeadraceError
+    from headrace.models.kv.closing import closed_caches
+    from headrace.platform.address import brought, overlay
+    from headrace.platform.home import Home
+    from headrace.platform.state import read_state
+    from headrace.storage.metadata import Metadata
+
+    settings = settings_of()
+    state = read_state(Home(settings.home))
+    if state is None:
+        return []
+    with suppress(HeadraceError), closing(Metadata(overlay(state.endpoints, brought(settings)))) as metadata:
+        return [one.as_dict() for one in closed_caches(metadata) if one.closed_at is not None]
+    return []
 
 
 def _source_row(source: dict[str, Any]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from headrace.documents.parse import Failure, ParsedDocuments, parse
 from headrace.documents.parsing import Parsing
 from headrace.documents.put import Put, put
 from headrace.documents.restrict import restrict
+from headrace.documents.revoke import revoke, settle_revocations
 from headrace.documents.sources.follow import SourceChanges
 from headrace.documents.splitting import Splitting
 from headrace.errors import LostRace, NotFound, Transient
@@ -229,6 +230,7 @@ def bring_up(
 ) -> Filled:
     """Bring the index that answers up to date with the documents table, and then any index that is served instead by now."""
     into = runner.run(serving, window=settings.chunk_tokens, embedder=runner.endpoints.embedder)
+    revoked = runner.run(revoke)
 
     def failing(unfit: Sequence[Unfit]) -> None:
         runner.run(give_up, unfit=unfit)
@@ -248,6 +250,8 @@ def bring_up(
         into = then
         filled = replace(filled, index=fill(runner, into, failing).index)
     runner.run(sweep)
+    if not filled.chunked.unfinished and not filled.embedded.unfinished:
+        runner.run(settle_revocations, position=revoked)
     return filled
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import math
 import time
@@ -245,7 +246,15 @@ def _digest(readers: Collection[str]) -> str:
 
 
 class Generator(_Client):
-    """Writes answers at `/v1/chat/completions`."""
+    """Writes answers at `/v1/chat/completions`.
+
+    With a `salt_key`, each request has a `cache_salt` of its tenant and readers, which NIM and vLLM put into the names of cached
+    prefixes: nobody else's prompts find them. It is made here, from a key that no caller has.
+    """
+
+    def __init__(self, endpoint: ModelEndpoint, *, salt_key: bytes = b"") -> None:
+        super().__init__(endpoint)
+        self._salt_key = salt_key
 
     def stream(
         self,
@@ -254,6 +263,8 @@ class Generator(_Client):
         max_tokens: int,
         tenant: str = "",
         readers: Collection[str] = (),
+        documents: Collection[str] | None = None,
+        run: str = "",
         stop: Sequence[str] = (),
         sampling: SamplingParameters = GREEDY,
         cache: bool = True,
@@ -263,9 +274,11 @@ class Generator(_Client):
     ) -> Iterator[str | Completion]:
         """Yield the answer's text as it arrives, then one `Completion`. Closing the iterator stops the generator.
 
-        Only prompts of the same tenant and `readers` share blocks of the KV cache. `version` is one of the embedded generator
-        ("none": the packaged one); without it the champion answers, or a canary chosen by `answer_id`. Raises `Unavailable`,
-        `Overloaded`, `RequestRefused` or `MissingPart`.
+        Only prompts of the same tenant and `readers` share blocks of the KV cache, which go with the `documents` (ids) whose
+        passages are in the prompt. What is stored behind an answer of a `run` is reported with its next one.
+
+        `version` is one of the embedded generator ("none": the packaged one); without it the champion answers, or a canary chosen
+        by `answer_id`. Raises `Unavailable`, `Overloaded`, `RequestRefused` or `MissingPart`.
         """
         body: dict[str, Any] = {
             "model": self.endpoint.model if version is None else f"{self.endpoint.model}@{version}",
@@ -278,6 +291,13 @@ class Generator(_Client):
         }
         if readers:
             body["headrace"]["readers_id"] = _digest(readers)
+        if documents is not None:
+            body["headrace"]["documents"] = sorted(set(documents))
+        if run:
+            body["headrace"]["run"] = run
+        if self._salt_key:
+            whose = json.dumps([tenant, _digest(readers)]).encode()
+            body["cache_salt"] = base64.urlsafe_b64encode(hmac.digest(self._salt_key, whose, "sha256")).decode().rstrip("=")
         if answer_id:
             body["headrace"]["answer_id"] = answer_id
         if kv_cache_bytes is not None:
@@ -330,9 +350,17 @@ class Generator(_Client):
             left_out=tuple(name for name in ("seed", *_PENALTIES) if name in body and name in self._connection.left_out),
         )
 
+    def settle(self, run: str, *, seconds: float) -> list[dict[str, Any]]:
+        """Wait until the blocks of a run's prompts are stored, for at most so many seconds; what that moved, for `Ledger.fold`.
+
+        For the embedded server alone.
+        """
+        answer = self._connection.post("/kv/settle", {"run": run, "seconds": seconds})
+        return extras_of(answer).entries
+
     def _chunks(self, body: Mapping[str, Any]) -> Iterator[ChatChunk]:
         path, seconds = "/chat/completions", self.endpoint.timeout_s
-        optional = ("stream_options", "headrace", "seed", *_PENALTIES)
+        optional = ("stream_options", "headrace", "cache_salt", "seed", *_PENALTIES)
         with self._connection.open(path, body, optional=optional) as response, self._connection.faults(path):
             end, bounded = time.monotonic() + _STREAM_TIMES * seconds, cast(BoundedBody, response.stream)
             try:

@@ -29,6 +29,8 @@ BODY_BYTES_MAX = 8 << 20
 
 ANSWER_ID_MAX = 256
 TENANT = r"^([a-z0-9][a-z0-9-]{0,62})?$"
+DOCUMENT = r"^[0-9a-f]{16}$"
+DOCUMENTS_MAX = 1_000
 
 
 class ModelRequest(BaseModel):
@@ -117,10 +119,22 @@ class ChatExtras(ModelRequest):
     """The tenant of the prompt: tenants never share cached blocks."""
     readers_id: str = Field(default="", max_length=64)
     """A digest of the readers on whose behalf it is asked: others of the tenant share no blocks with them."""
+    documents: Annotated[list[Annotated[str, Field(pattern=DOCUMENT)]], Field(max_length=DOCUMENTS_MAX)] | None = None
+    """The ids of the documents whose passages are in the prompt: its blocks go when one of them does. Unset: not known."""
+    run: str = Field(default="", max_length=ANSWER_ID_MAX)
+    """The run that asks: what is stored behind its answers is told with its next one, or at its end."""
     cache: bool = True
     """Whether blocks of the prompt are read from and written to the KV cache."""
     kv_cache_bytes: Annotated[int, Field(ge=0)] | None = None
     """The tenant's limit in the KV cache, in bytes."""
+
+
+class SettleRequest(ModelRequest):
+    """`POST /v1/kv/settle`: an extension."""
+
+    run: str = Field(max_length=ANSWER_ID_MAX)
+    seconds: float = Field(default=0.0, ge=0.0, le=30.0)
+    """How long to wait until the run's blocks are stored."""
 
 
 class ChatStreamOptions(ModelRequest):

@@ -189,10 +189,14 @@ def brought(settings: Settings) -> dict[str, Any]:
     """Fields of `Endpoints`, as JSON values, that come from the settings instead of the embedded platform."""
     from headrace.settings import S3, EmbeddedPart, Endpoint, Kafka, PostgreSQL, RestCatalog, Vast
 
+    files = settings.files
     fields: dict[str, Any] = {
-        "kv_backend": settings.files.kv_backend,
-        "kv_cache_bytes": settings.files.kv_cache_bytes,
-        "kv_memory_bytes": settings.files.kv_memory_bytes,
+        "kv_backend": files.kv_backend,
+        "kv_memory_bytes": files.kv_memory_bytes,
+        "kv_cache_bytes": files.kv_cache_bytes,
+        "kv_cache_policy": files.kv_cache_policy,
+        "kv_cache_ttl_s": files.kv_cache_ttl_s,
+        "kv_cache_canary": files.kv_cache_canary,
     }
     if not settings.platform.counters:
         fields["s3_metrics_url"] = ""

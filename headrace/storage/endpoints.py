@@ -5,7 +5,9 @@ They come from the embedded platform for the parts it started, and from the sett
 
 from __future__ import annotations
 
+import hmac
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -96,6 +98,12 @@ class Endpoints(BaseModel):
     kv_memory_bytes: int = 0
     """Memory of the model server in front of it."""
     kv_cache_bytes: int
+    kv_cache_policy: Literal["break-even", "always", "never"] = "always"
+    """When prefixes are loaded from the KV cache and stored (models/kv/economy.py)."""
+    kv_cache_ttl_s: float | None = None
+    """Seconds after its last use when a block is removed; `None`: only for room."""
+    kv_cache_canary: float = 0.0
+    """Share of the answers with a restored prefix of which it is recomputed and compared."""
     vectors_uri: str
     metadata: MetadataEndpoint | None = None
     embedder: ModelEndpoint
@@ -114,6 +122,12 @@ class Endpoints(BaseModel):
     def catalog_in_sql(self) -> bool:
         """Whether the Iceberg catalog is in the metadata store's database instead of behind a REST API."""
         return not self.catalog_uri.startswith("http")
+
+    @property
+    def cache_salt_key(self) -> bytes:
+        """The key of the salts that keep tenants' prefixes apart at model endpoints: the same for all who share storage."""
+        secret = self.signing_key or self.s3_secret_key
+        return hmac.digest(secret.encode(), b"headrace cache salt", "sha256") if secret else b""
 
     @property
     def table_format(self) -> str:

@@ -148,6 +148,62 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (scope, tenant)
         )""",
     ),
+    (
+        # Which documents' passages were in the prompts that KV blocks were made for (`models/kv/index.py`). `state` is what the
+        # documents table said of the document then; `written` is 0 until the block is stored, `revoked` 1 until it is removed.
+        """CREATE TABLE kv_blocks (
+            tenant TEXT NOT NULL,
+            document_id TEXT NOT NULL,
+            block TEXT NOT NULL,
+            state TEXT NOT NULL,
+            written INTEGER NOT NULL,
+            revoked INTEGER NOT NULL,
+            at TEXT NOT NULL,
+            PRIMARY KEY (document_id, tenant, block)
+        )""",
+        "CREATE INDEX kv_blocks_block ON kv_blocks (block)",
+        "CREATE INDEX kv_blocks_unwritten ON kv_blocks (at) WHERE written = 0",
+        # A document was deleted or changed: its blocks go. Until `settled_at` and for a while after, none is stored.
+        """CREATE TABLE kv_revocations (
+            revocation TEXT PRIMARY KEY,
+            position BIGINT NOT NULL UNIQUE,
+            tenant TEXT NOT NULL,
+            document_id TEXT NOT NULL,
+            uri TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            noted_at TEXT NOT NULL,
+            ended_at TEXT,
+            settled_at TEXT
+        )""",
+        "CREATE INDEX kv_revocations_document ON kv_revocations (tenant, document_id)",
+        "CREATE INDEX kv_revocations_open ON kv_revocations (position) WHERE ended_at IS NULL",
+        "CREATE INDEX kv_revocations_unsettled ON kv_revocations (position) WHERE settled_at IS NULL",
+        # The blocks of a revocation, noted before the first is removed.
+        """CREATE TABLE kv_revoked_blocks (
+            revocation TEXT NOT NULL,
+            block TEXT NOT NULL,
+            removed_at TEXT,
+            PRIMARY KEY (revocation, block)
+        )""",
+        # The revision of the documents table up to which changes are noted as revocations.
+        "CREATE TABLE kv_progress (name TEXT PRIMARY KEY, revision TEXT NOT NULL)",
+        # What the KV cache did, summed by tenant and model version (`models/kv/use.py`).
+        """CREATE TABLE kv_use (
+            tenant TEXT NOT NULL,
+            model TEXT NOT NULL,
+            name TEXT NOT NULL,
+            value DOUBLE PRECISION NOT NULL,
+            PRIMARY KEY (tenant, model, name)
+        )""",
+        # Representations whose blocks are not used, because a restored prefix differed from its recomputation.
+        """CREATE TABLE kv_closed (
+            identity TEXT PRIMARY KEY,
+            model TEXT NOT NULL,
+            epoch INTEGER NOT NULL,
+            closed_at TEXT,
+            reason TEXT NOT NULL
+        )""",
+    ),
 )
 
 

@@ -426,6 +426,15 @@ def test_the_api_says_it_too_and_each_tenants_part_of_the_kv_cache_goes_to_the_g
         page.post("/v1/ask", json={"question": NEAR, "tenant": "acme"}).raise_for_status()
         bounds = [body["headrace"] for body in server.asked("chat/completions")]
         assert [(one["tenant"], one["kv_cache_bytes"]) for one in bounds] == [("acme", 12345)] * 2
+        salts = {body["cache_salt"] for body in server.asked("chat/completions")}
+        assert len(salts) == 1, "one tenant, no readers"
+        page.post("/v1/tenants", json={"name": "globex"}).raise_for_status()
+        for body in ({"question": NEAR, "cache_salt": "mine"}, {"question": NEAR, "cache_salt": "mine", "tenant": "acme"}):
+            page.post("/v1/ask", json=body)
+        chat = {"messages": [{"role": "user", "content": NEAR}], "model": "headrace", "cache_salt": "mine"}
+        page.post("/v1/chat/completions", json=chat, headers=key)
+        assert "mine" not in {body["cache_salt"] for body in server.asked("chat/completions")}, "no caller sets it"
+        assert all(body["headrace"]["documents"] for body in server.asked("chat/completions"))
         page.put("/v1/tenants/acme/quotas", json={"quotas": {}}).raise_for_status()
         page.post("/v1/ask", json={"question": NEAR, "tenant": "acme"}).raise_for_status()
         assert server.asked("chat/completions")[-1]["headrace"]["kv_cache_bytes"] == app.settings.limits.kv_cache_bytes

@@ -191,9 +191,26 @@ def test_documents_are_listed_shown_and_deleted_and_a_failure_is_said_each_time(
     assert "has no document 'shelf/kiln.md'" in headrace.err
     passages = headrace.json("search", "What is the kiln fired with?")["passages"]
     assert all(passage["document"] != "shelf/kiln.md" for passage in passages)
+    (revoked,) = headrace.json("kv", "revocations", "--document", "shelf/kiln.md")["revocations"]
+    assert (revoked["document"], revoked["reason"], revoked["blocks"], revoked["proven"]) == (
+        "shelf/kiln.md",
+        "deleted",
+        [],
+        True,
+    )
+    assert re.search(r"shelf/kiln\.md +default +deleted .* 0 +0", headrace("kv", "revocations"))
     headrace("documents", "list", "--status", "lost", code=2)
     for name in ("own.md", "torn.pdf"):
         headrace("documents", "delete", f"shelf/{name}", "--yes")
+
+
+def test_a_kv_cache_that_nothing_was_computed_with_has_no_figures(headrace: Headrace) -> None:
+    report = headrace.json("kv", "report", "--memory", "1MB")
+    assert (report["uses"], report["memory_alone"], report["closed"]) == ([], None, [])
+    assert "No answer has used the KV cache here." in headrace("kv", "report")
+    headrace("kv", "report", "--memory", "much", code=2)
+    headrace("kv", "reopen", "v000009", code=1)
+    assert "The KV cache of v000009 is not closed." in headrace.err
 
 
 def test_a_tenant_whose_name_is_mistyped_is_refused_and_the_default_one_gets_keys(headrace: Headrace, voices: Voices) -> None:

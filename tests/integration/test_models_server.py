@@ -33,6 +33,7 @@ from headrace.catalog import KV_CACHE, MODELS
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
+from headrace.documents.revoke import revocation_report
 from headrace.errors import RequestRefused
 from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker
 from headrace.models.connection import wait_ready
@@ -102,6 +103,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
     folder = tmp_path_factory.mktemp("models")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        patch.setenv("HEADRACE_FILES__KV_CACHE_POLICY", "always")  # so small a model computes about as fast as files are read
         with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
             yield endpoints
 
@@ -374,11 +376,14 @@ def test_a_second_answer_reuses_the_prefix_and_is_the_same(server: Server, stora
         0,
         [],
     )
-    first = ask(server, tenant="prefix")
-    second = ask(server, tenant="prefix")
+    first = ask(server, tenant="prefix", run="prefix")
+    at_once = ask(server, tenant="prefix")
+    assert at_once.reused_tokens >= 128, "read from what waits to be stored"
+    wrote = settled(server, "prefix")
+    second = ask(server, tenant="prefix", run="prefix")
     assert first.reused_tokens == 0
     assert second.reused_tokens >= 128
-    for other in (first, second):
+    for other in (first, at_once, second):
         assert (other.text, other.completion_tokens) == (plain.text, plain.completion_tokens)
         assert other.logprobs == plain.logprobs
     assert ask(server, tenant="another").reused_tokens == 0
@@ -387,21 +392,100 @@ def test_a_second_answer_reuses_the_prefix_and_is_the_same(server: Server, stora
     assert ask(server, tenant="prefix", readers=("hr", "eng")).reused_tokens == 0
     assert ask(server, tenant="prefix", readers=("eng", "hr")).reused_tokens == second.reused_tokens
     assert ask(server, tenant="prefix", readers=("ann",)).reused_tokens == 0
-    wrote, read = (
-        {entry["direction"]: entry["bytes"] for entry in answer.storage if entry["store"] == KV_CACHE.name and entry["bytes"]}
-        for answer in (first, second)
-    )
-    assert (wrote, read) == ({"write": size}, {"read": size})
+    assert (moved_kv(first.storage), wrote, moved_kv(second.storage)) == ({}, {"write": size}, {"read": size})
+
+
+def test_what_is_stored_behind_an_answer_is_told_with_the_next_of_its_run(server: Server) -> None:
+    ask(server, tenant="told", run="a")
+    ask(server, tenant="told", run="b", readers=("ann",))
+    until(30, lambda: "headrace_models_kv_waiting_writes 0" in server.get("/metrics").text, lambda: server.get("/metrics").text)
+    assert moved_kv(ask(server, tenant="apart", run="a", most=1).storage) == {}, "another tenant's are not told"
+    first = moved_kv(ask(server, tenant="told", run="a").storage)
+    assert first["write"] > 0
+    assert "write" not in moved_kv(ask(server, tenant="told", run="a").storage), "told once"
+    assert settled(server, "b")["write"] == first["write"]
+
+
+def test_a_document_that_is_deleted_closed_or_changed_takes_its_blocks_along(
+    server: Server, storage: Endpoints, tmp_path: Path
+) -> None:
+    """From a question to the file tier, and from the deletion to the report."""
+    roles = ("embedder", "reranker", "generator")
+    endpoints = storage.model_copy(update={role: server.endpoint(role) for role in roles})
+    settings = Inference(answer_tokens=2, least_similarity=-1.0, answers="generated", passages=2)
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    for name in ("weir", "mill", "lock"):
+        text = f"The {name} of this river is looked after by the {name} keeper, who oils the gears of the {name} in spring. " * 6
+        (folder / f"{name}.md").write_text(f"# {name}\n\n{text}")
+    tenant, kv = "revoked", storage.files_dir / KV_CACHE.name / "revoked"
+    with recorded("ask", tmp_path / "home") as run:
+        runner = Runner(run, endpoints)
+        engine = QueryEngine(runner, settings)
+
+        def indexed(**given: Any) -> None:
+            index_documents(runner, [folder], tenant=tenant, settings=settings, **given)
+
+        def asked(name: str) -> set[str]:
+            *_, answer = engine.ask(f"Who oils the gears of the {name}?", tenant=tenant, user="ann", record=False)
+            engine.settle()
+            assert isinstance(answer, Answer)
+            assert answer.completion is not None
+            return {passage.hit.uri for passage in answer.passages}
+
+        def blocks() -> set[str]:
+            return {path.name for path in kv.rglob("*.safetensors")}
+
+        def reports() -> list[Any]:
+            return runner.run(revocation_report, whose=tenant)
+
+        indexed()
+        assert reports() == [], "documents that are new revoke nothing"
+        of: dict[str, set[str]] = {}
+        for name in ("weir", "mill", "lock"):
+            before = blocks()
+            for uri in asked(name):
+                of.setdefault(uri, set()).update(blocks() - before)
+        assert sum(row.bytes for row in run.ledger.rows() if (row.store, row.direction) == (KV_CACHE.name, "write")) > 0
+        assert set(of) == {f"manuals/{name}.md" for name in ("weir", "mill", "lock")}
+        every = blocks()
+        (folder / "weir.md").unlink()
+        indexed(accept_deletions=True)
+        assert blocks() == every - of["manuals/weir.md"], "those of others stay"
+        assert {(one.document, one.reason, one.proven) for one in reports()} == {("manuals/weir.md", "deleted", True)}
+        assert {Path(block["block"]).name for one in reports() for block in one.blocks} == of["manuals/weir.md"]
+        indexed(readers=["ann"])
+        assert blocks() == set()
+        assert {one.document for one in reports()} == set(of)
+        assert all(one.proven for one in reports())
+        *_, _ = engine.ask("Who oils the gears of the mill?", tenant=tenant, user="ann", readers=["ann"], record=False)
+        engine.settle()
+        assert blocks() == set(), "nothing is stored of what has just changed"
+
+
+def settled(server: Server, run: str) -> dict[str, int]:
+    """Bytes of KV that a run's prompts have moved behind their answers, once they are stored."""
+    with Generator(server.endpoint("generator")) as generator:
+        return moved_kv(generator.settle(run, seconds=20))
+
+
+def moved_kv(entries: Any) -> dict[str, int]:
+    return {entry["direction"]: entry["bytes"] for entry in entries if entry["store"] == KV_CACHE.name and entry["bytes"]}
 
 
 def test_what_could_not_be_stored_is_said_and_changes_no_answer(server: Server, storage: Endpoints) -> None:
     plain = ask(server, cache=False)
     (storage.files_dir / KV_CACHE.name).mkdir(parents=True, exist_ok=True)
     (storage.files_dir / KV_CACHE.name / "blocked").write_text("a file where the tenant's folder should be")
+    assert ask(server, tenant="blocked", run="blocked").text == plain.text
+    assert settled(server, "blocked") == {}
     answer = ask(server, tenant="blocked")
-    assert (answer.text, answer.stored_tokens) == (plain.text, 0)
+    assert (answer.text, answer.reused_tokens) == (plain.text, 0)
     assert "blocked" in answer.not_stored
+    ask(server, tenant="stored", run="stored")
+    assert settled(server, "stored")["write"] > 0
     assert (plain.not_stored, ask(server, tenant="stored").not_stored) == ("", "")
+    assert 'reason="storage failed"' in server.get("/metrics").text
 
 
 @pytest.fixture(scope="module")
@@ -429,7 +513,8 @@ def test_adapted_generators_answer_beside_the_packaged_one(server: Server, adapt
     assert len({tuple(answer.logprobs) for answer in plain.values()}) == 3
     assert plain["none"].logprobs == before.logprobs  # to the bit
     # The keys and values of one are never another's, and each one's own make no difference.
-    assert [made(version).reused_tokens for version in plain] == [0, 0, 0]
+    assert [made(version, run="versions").reused_tokens for version in plain] == [0, 0, 0]
+    settled(server, "versions")
     for version, answer in plain.items():
         again = made(version)
         assert again.reused_tokens >= 128

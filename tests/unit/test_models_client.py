@@ -292,6 +292,41 @@ def test_a_foreign_generator_reports_less_and_need_not_know_our_fields(server: S
     assert last == Completion("Hi", [], [], [], {"completion_tokens": 1}, [], "m-1", {}, 0, "length")
 
 
+def test_salts_keep_the_prefixes_of_tenants_and_readers_apart(server: Server) -> None:
+    server.answer = lambda path, body: events(piece("Hi", "stop"))
+    wanted = [("acme", ()), ("acme", ()), ("globex", ()), ("acme", ("hr", "it")), ("acme", ("it", "hr")), ("acme", ("hr",))]
+    for key in (b"of this home", b"of another"):
+        for tenant, readers in wanted:
+            list(server.generator(salt_key=key).stream([], max_tokens=1, tenant=tenant, readers=readers))
+    salts = [body["cache_salt"] for _, body in server.seen]
+    first, second = salts[: len(wanted)], salts[len(wanted) :]
+    assert [first.index(salt) for salt in first] == [0, 0, 2, 3, 3, 5]
+    assert not set(first) & set(second), "a salt cannot be computed from the names alone"
+    assert all(len(salt) == 43 for salt in salts)
+    list(server.generator().stream([], max_tokens=1, tenant="acme"))
+    assert "cache_salt" not in server.seen[-1][1]
+
+
+def test_an_endpoint_that_refuses_salts_is_asked_without(server: Server) -> None:
+    def strict(path: str, body: dict[str, Any]) -> Answer:
+        if "cache_salt" in body:
+            return refused(400, "unknown", "Unrecognized request argument supplied: cache_salt")
+        return events(piece("Hi", "stop"))
+
+    server.answer = strict
+    *text, _ = server.generator(salt_key=b"k").stream([], max_tokens=1, tenant="acme")
+    assert text == ["Hi"]
+
+
+def test_documents_of_a_prompt_and_its_run_are_named_where_they_are_known(server: Server) -> None:
+    server.answer = lambda path, body: events(piece("Hi", "stop"))
+    list(server.generator().stream([], max_tokens=1, documents=["b" * 16, "a" * 16, "a" * 16], run="r"))
+    list(server.generator().stream([], max_tokens=1, documents=[]))
+    extras = [body["headrace"] for _, body in server.seen]
+    assert (extras[0]["documents"], extras[0]["run"]) == (["a" * 16, "b" * 16], "r")
+    assert (extras[1]["documents"], "run" in extras[1]) == ([], False)
+
+
 def test_an_answer_that_breaks_off_is_no_completion(server: Server) -> None:
     server.answer = lambda path, body: events(piece("half an ans"), done=False)
     stream = server.generator().stream([{"role": "user", "content": "?"}], max_tokens=5)

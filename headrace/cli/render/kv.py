@@ -18,9 +18,11 @@ from headrace.explain.kv.curve import enough
 from headrace.explain.kv.engine_metrics import EngineTier, advice, since
 from headrace.explain.kv.engines import KvConfig
 from headrace.explain.kv.live import LiveReplay
-from headrace.explain.kv.recorded import KvUse, worth
 from headrace.explain.kv.replay import KvStorage, Replayed
 from headrace.explain.kv.trace import Trace
+from headrace.explain.kv.use import KvUse
+from headrace.models.kv.closing import ClosedCache
+from headrace.models.kv.revocation import Revocation
 from headrace.terminal import harmless
 
 
@@ -178,12 +180,12 @@ def _tiers(before: Sequence[EngineTier], now: Sequence[EngineTier], seconds: flo
     return table
 
 
-def say_use(console: Console, uses: Sequence[KvUse]) -> None:
-    """Print a row per tenant and model version, and whether the cache has paid."""
+def say_use(console: Console, uses: Sequence[KvUse], worth: str, closed: Sequence[ClosedCache] = ()) -> None:
+    """Print a row per tenant and model version, what is closed, and whether the cache has paid."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("tenant", overflow="fold", min_width=8)
     table.add_column("model", overflow="fold", min_width=12)
-    for name in ("answers", "tokens", "restored", "read", "saved", "lost", "from"):
+    for name in ("answers", "tokens", "restored", "read", "written", "saved", "lost", "from"):
         table.add_column(name, justify="right", no_wrap=True)
     for use in uses:
         table.add_row(
@@ -191,15 +193,64 @@ def say_use(console: Console, uses: Sequence[KvUse]) -> None:
             harmless(use.version.partition("@")[0]),
             f"{use.answers:,}",
             f"{use.tokens:,}",
-            f"{use.restored_tokens / use.tokens:.0%}",
-            human_bytes(use.read_bytes),
+            f"{use.hit_rate:.0%}",
+            *(_by_tier(use, direction) for direction in ("read", "write")),
             "-" if use.saved_s is None else f"{use.saved_s:.1f} s",
             f"{use.lost_s:.1f} s",
             "-" if use.break_even_tokens is None else f"{max(1, round(use.break_even_tokens)):,}",
         )
     if uses:
         console.print(table)
-    console.print(worth(uses) if uses else "No generated answer is recorded here.", highlight=False)
+        for use in uses:
+            if refused := _refusals(use):
+                whose = f"{harmless(use.tenant)}, {harmless(use.version.partition('@')[0])}"
+                console.print(f"{whose}: {refused}.", highlight=False)
+    for one in closed:
+        model = harmless(one.model)
+        console.print(
+            f"! The KV cache of {model} is closed since {(one.closed_at or '')[:19]} UTC: {harmless(one.reason)}."
+            f" Answers are right, only slower. Find out why, then: headrace kv reopen {model}",
+            style="yellow",
+            highlight=False,
+        )
+    console.print(worth if uses else "No answer has used the KV cache here.", highlight=False)
+
+
+def say_revocations(console: Console, found: Sequence[Revocation]) -> None:
+    """Print a row per revocation, and whether all that was revoked is gone."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("document", "tenant", "why", "noted (UTC)", "done after", "blocks", "left"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("blocks", "left") else "left")
+    for one in found:
+        table.add_row(
+            harmless(one.document) or "all of the tenant",
+            harmless(one.tenant),
+            one.reason,
+            one.noted_at[:19].replace("T", " "),
+            "not yet" if one.seconds is None else f"{one.seconds:.1f} s",
+            f"{len(one.blocks):,}",
+            f"{sum(not block['gone'] for block in one.blocks):,}",
+        )
+    if not found:
+        console.print("No KV block was revoked here.", highlight=False)
+        return
+    console.print(table)
+    left = sum(not one.proven for one in found)
+    going_on = f"{counted(left, 'revocation')} not done yet: run `headrace index` or `headrace up`."
+    console.print(going_on if left else "All of these blocks are gone.", highlight=False)
+
+
+def _by_tier(use: KvUse, direction: str) -> str:
+    moved = [f"{human_bytes(one[direction])} {tier}" for tier, one in sorted(use.bytes_by_tier.items()) if one[direction]]
+    return ", ".join(moved) or "-"
+
+
+def _refusals(use: KvUse) -> str:
+    """What was not loaded or stored and why, and what was damaged."""
+    refused = [(name.split(":"), count) for name, count in sorted(use.decisions.items()) if ":no:" in name]
+    done = {"load": "loaded", "store": "stored"}
+    said = [f"not {done[action]} {count:,} times: {reason}" for (action, _, reason), count in refused]
+    return "; ".join([*said, *(f"{counted(count, 'block')} {reason}" for reason, count in sorted(use.damaged.items()))])
 
 
 def say_config(console: Console, notes: Console, made: KvConfig) -> None:

@@ -25,7 +25,7 @@ from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import land
 from headrace.ingest.trim import trim
 from headrace.lineage.forget.datasets import find_examples, strike_examples
-from headrace.lineage.forget.index import drop_copies, drop_kv, find_stored, still_indexed, strike_stored
+from headrace.lineage.forget.index import drop_copies, drop_kv, find_stored, kv_settled, still_indexed, strike_stored
 from headrace.lineage.forget.journal import Journal, close, newest_proof, note, open_journal
 from headrace.lineage.forget.remains import (
     find_copies,
@@ -82,6 +82,7 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
         raise LostRace(f"New data about {subject} keeps arriving.", hint="Stop its source and run the command again.")
     if subject.kind != USER:
         runner.run(drop_copies, subject=subject)
+    runner.run(kv_settled)
     if embedded:
         runner.run(trim, keep_s=0.0)
     proof = _proof(runner, subject, journal, who=who, purged=purged, embedded=embedded)

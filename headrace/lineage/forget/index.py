@@ -28,6 +28,8 @@ from headrace.lineage.forget.journal import REMOVED, Journal
 from headrace.lineage.forget.subject import DOCUMENT, Subject
 from headrace.models.kv.backends import BlockWriter
 from headrace.models.kv.blocks import BlockInfo
+from headrace.models.kv.index import EVERY
+from headrace.models.kv.revocation import Revocations, RevokedDocument
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, quoted
@@ -102,6 +104,7 @@ def drop_copies(
         for uri in subject.uris:
             hashes.forget(uri)
             claims.drop_document(subject.tenant, uri)
+        Revocations(metadata).forget_name(subject.document_id)
     for copy in (SeenEvents(metadata, events), DocumentLookup(metadata, documents), ChunkLookup(metadata, chunks)):
         copy.follow()
 
@@ -110,13 +113,17 @@ def drop_copies(
 def drop_kv(
     kv_cache: Annotated[BlockWriter, KV_CACHE],
     kv_objects: Annotated[BlockWriter, KV_OBJECTS],
+    metadata: Metadata,
     subject: Subject,
     journal: Journal,
 ) -> int:
     """Remove all blocks of the tenant, including half-written ones; returns their number.
 
-    From files and from objects, since `files.kv_backend` may have been another when they were written.
+    From files and from objects, since `files.kv_backend` may have been another when they were written. Answers that are under way
+    store none.
     """
+    revocations = Revocations(metadata)
+    revocations.note([RevokedDocument(subject.tenant, EVERY, "", "forgotten")])
 
     def note(store: Store, blocks: Sequence[BlockInfo]) -> None:
         if blocks:
@@ -124,7 +131,18 @@ def drop_kv(
             piece = f"{subject.tenant}/: {len(blocks)} blocks, their names {names[:16]}"
             journal.take(store, REMOVED, [piece], size=sum(block.bytes for block in blocks))
 
-    return sum(kv.blocks.drop(subject.tenant, partial(note, kv.store)) for kv in (kv_cache, kv_objects))
+    count = sum(kv.blocks.drop(subject.tenant, partial(note, kv.store)) for kv in (kv_cache, kv_objects))
+    for kv in (kv_cache, kv_objects):
+        if kv.in_use:
+            revocations.end(kv.blocks)
+    return count
+
+
+@stage("Lets KV blocks of the tenant be stored again, once the answers that were under way have ended.")
+def kv_settled(metadata: Metadata) -> None:
+    """Nothing is found any more: from now on the time for answers under way counts."""
+    revocations = Revocations(metadata)
+    revocations.settle(revocations.position(), of=EVERY)
 
 
 def shared(known: TableReader, metadata: Metadata, subject: Subject, journal: Journal) -> set[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Self
 
 from headrace.catalog import Store
-from headrace.models.kv.blocks import BlockBackend, FileBackend
+from headrace.models.kv.blocks import BlockBackend, BlockStore, FileBackend
 from headrace.models.kv.memory import FrontedBackend
 from headrace.models.kv.objects import ObjectBackend
 from headrace.storage.endpoints import Endpoints
@@ -32,8 +33,18 @@ class BlockWriter(ReportedWriter):
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         super().__init__(store, endpoints, meter)
         self._endpoints = endpoints
-        backend = next(backend for make in BACKENDS.values() if (backend := make()).store == store)
-        self.blocks = backend.open(store, endpoints, meter, wait=True)
+        self._backend = next(backend for make in BACKENDS.values() if (backend := make()).store == store)
+        self.blocks = self._backend.open(store, endpoints, meter, wait=True)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether model servers store blocks there now."""
+        return BACKENDS[self._endpoints.kv_backend]().store == self.store
+
+    @cached_property
+    def timely(self) -> BlockStore:
+        """The same blocks; calls end within seconds even if storage does not answer."""
+        return self._backend.open(self.store, self._endpoints, self.meter, wait=False)
 
     def with_meter(self, meter: Meter) -> Self:
         """The same handle with another meter."""

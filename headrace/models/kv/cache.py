@@ -12,6 +12,9 @@ Values are stored in two bytes (float16), or in four if the generator is `exact`
 before it reads them itself, and prefills in the same blocks either way. So an answer from restored blocks equals the answer
 without them bit for bit.
 
+Blocks are stored behind the answer (`writes.py`), once the index has the documents of the prompt (`index.py`); a prefix is loaded
+or stored only where that is faster than computing it (`economy.py`).
+
 A stored block is in safetensors format: one tensor `kv` (layers, keys and values, heads, tokens, width of a head), with metadata
 `block`: the block's key and an HMAC-SHA-256 over key and values with the home's secret. A block that does not match is deleted
 and counts as a miss, so that write access to the directory is not enough to change what the generator reads.
@@ -23,17 +26,24 @@ import hashlib
 import hmac
 import json
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, Unavailable
 from headrace.models.kv.blocks import BlockStore, tenant_prefix
+from headrace.models.kv.economy import BreakEven, KvDecision
+from headrace.models.kv.index import BlockIndex, Stamps
+from headrace.models.kv.use import KvCounts, UseCounter
+from headrace.models.kv.writes import PendingWrite, WriteBehind
 
 BLOCK = 128
 """Tokens per block. Smaller blocks reuse more of a prefix; larger ones prefill faster, since each is one forward pass."""
@@ -42,7 +52,7 @@ _SPARE = 256
 """How many blocks at most are evicted beyond what is needed, so that the next saves need not look for any."""
 _EVICTED = 1_024
 """How many are evicted at most for one answer: where a limit was lowered by much, the directory shrinks over many answers."""
-_FORMAT = 3
+_FORMAT = 4
 _TENSOR = "kv"
 
 Array = npt.NDArray[np.float32]
@@ -91,23 +101,46 @@ def pack(key: str, block: Array, shape: Shape, secret: bytes) -> bytes:
 
 def unpack(key: str, data: bytes, shape: Shape, secret: bytes) -> npt.NDArray[np.floating[Any]] | None:
     """The block in these bytes, in the stored type, or `None` if they are damaged or of another block."""
+    found = unpacked(key, data, shape, secret)
+    return None if isinstance(found, str) else found
+
+
+def unpacked(key: str, data: bytes, shape: Shape, secret: bytes) -> npt.NDArray[np.floating[Any]] | str:
+    """The block in these bytes, or what is wrong with them: `torn`, `foreign` (another block, format or type) or `rotten`."""
     try:
         values = safetensors.load(data)[_TENSOR]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        stored = str(header["__metadata__"]["block"]).encode()
+        stored = str(header["__metadata__"]["block"])
     except (SafetensorError, ValueError, KeyError, TypeError):
-        return None
-    if (
-        values.shape != shape.array(BLOCK)
-        or values.dtype != shape.dtype
-        or not hmac.compare_digest(stored, _mark(key, values, secret).encode())
-    ):
-        return None
-    return values
+        return "torn"
+    if values.shape != shape.array(BLOCK) or values.dtype != shape.dtype or stored.partition(" ")[0] != key:
+        return "foreign"
+    return values if hmac.compare_digest(stored.encode(), _mark(key, values, secret).encode()) else "rotten"
 
 
 def _mark(key: str, values: npt.NDArray[np.floating[Any]], secret: bytes) -> str:
     return f"{key} {hmac.digest(secret, key.encode() + values.tobytes(), 'sha256').hex()}"
+
+
+class Behind(Protocol):
+    """How a prompt's blocks are stored behind its answer."""
+
+    @property
+    def writes(self) -> WriteBehind:
+        """The queue."""
+
+    def store(self, tokens: Sequence[int], values: Array, *, restored: int) -> None:
+        """Store blocks, for the thread that does; what it moves is counted for the run, the answer's own ledger may be closed."""
+
+    @property
+    def run(self) -> str:
+        """The run that asked."""
+
+    def check(self, tokens: Sequence[int], restored: Sequence[Array]) -> None:
+        """Have a share of restored prefixes recomputed and compared; `restored` are their blocks, which nobody may change."""
+
+    def notes(self, last: str, documents: frozenset[str] | None) -> bool:
+        """Whether the documents of a restored prefix, given its last block, have to be noted with it."""
 
 
 class KvCache:
@@ -115,6 +148,9 @@ class KvCache:
 
     `identity` names all that keys and values depend on besides the tokens; without one, nothing is read or stored. A block that
     cannot be read is a miss: damaged or missing storage costs time and never changes an answer.
+
+    `documents` are the ids of the documents whose passages are in its prompts, `None` if they are not known; `index` notes them
+    with each block. `behind` stores blocks after the answer; without it `keep` stores them at once.
     """
 
     def __init__(
@@ -128,7 +164,18 @@ class KvCache:
         limit_bytes: int,
         share_bytes: int | None = None,
         readers_id: str = "",
+        documents: Collection[str] | None = None,
+        index: BlockIndex | None = None,
+        economy: BreakEven | None = None,
+        count: UseCounter | None = None,
+        behind: Behind | None = None,
     ) -> None:
+        self._documents = None if documents is None else frozenset(documents)
+        self._index = index
+        self._economy = economy or BreakEven("always")
+        self._count = count or KvCounts().of(tenant, "")
+        self._behind = behind
+        self._probes = False
         self._blocks = blocks
         self._secret = secret
         self._identity = identity
@@ -144,15 +191,92 @@ class KvCache:
         Returns how many tokens were restored: a multiple of `BLOCK`, at most len(tokens).
         """
         keys = self._keys(tokens)
-        restored = 0
+        if not keys:
+            return 0
+        decision = self._economy.decide(len(keys) * BLOCK, len(keys) * self._block_bytes)
+        self._probes = decision.reason == "probe"
+        self._count.decided("load", decision.yes, decision.reason)
+        if not decision.yes:
+            return 0
+        restored = waiting = size = 0
+        began = time.perf_counter()
         for position, key in enumerate(keys):
-            block = self._read(position, key)
+            looked = time.perf_counter()
+            block = self._behind.writes.block(self._name(position, key)) if self._behind else None
+            if block is not None:
+                waiting += 1
+            else:
+                block, read = self._read(position, key)
+                size += read
             if block is None:
+                if not read:
+                    self._economy.missed(time.perf_counter() - looked)
+                    self._count.add(misses=1, miss_s=time.perf_counter() - looked)
                 break
             into[..., position * BLOCK : (position + 1) * BLOCK, :] = block
             restored += 1
-        self._use(keys[:restored])
+        self._use(keys[:restored], written=restored - waiting)
+        seconds = time.perf_counter() - began
+        if restored > waiting:
+            self._economy.loaded(size, seconds)
+            self._count.add(read_bytes=size, read_s=seconds)
+        elif not restored:
+            self._count.add(vain_s=seconds)
+        self._count.add(restored_tokens=restored * BLOCK, waiting_tokens=waiting * BLOCK)
         return restored * BLOCK
+
+    def prefilled(self, prompt: int, tokens: int, seconds: float) -> None:
+        """Note that a prompt of so many tokens was computed, and how long the prefill of those that were not restored took."""
+        self._economy.prefilled(tokens, seconds)
+        self._count.add(answers=1, prompt_tokens=prompt, prefill_tokens=tokens, prefill_s=seconds)
+
+    def keep(self, tokens: Sequence[int], values: Array, *, restored: int) -> int:
+        """As `save`, behind the answer where it can be; returns how many blocks are or will be stored.
+
+        `values` may not be changed afterwards.
+        """
+        if self._behind is None:
+            return self.save(tokens, values, restored=restored)
+        keys = self._keys(tokens)
+        first = restored // BLOCK
+        if first:
+            parts = [values[..., start : start + BLOCK, :] for start in range(0, restored, BLOCK)]
+            self._behind.check(list(tokens[:restored]), parts)
+        new = len(keys) - first
+        if new > 0:
+            decision = self._economy.decide(len(keys) * BLOCK, len(keys) * self._block_bytes, probes=False)
+            if self._probes:  # else nothing would be there for the next probe
+                decision = KvDecision(True, "probe")
+            self._count.decided("store", decision.yes, decision.reason)
+            new = new if decision.yes else 0
+        if new <= 0 and not (first and self._behind.notes(self._name(first - 1, keys[first - 1]), self._documents)):
+            return 0
+        whole = keys if new > 0 else keys[:first]
+        write = PendingWrite(
+            tenant=self._tenant,
+            run=self._behind.run,
+            documents=self._documents,
+            blocks={
+                self._name(position, key): values[..., position * BLOCK : (position + 1) * BLOCK, :]
+                for position, key in list(enumerate(whole))[first:]
+            },
+            size=values.nbytes,
+            store=partial(self._behind.store, list(tokens[: len(whole) * BLOCK]), values, restored=restored),
+            dropped=partial(self._count.decided, "store", False),
+        )
+        if reason := self._behind.writes.offer(write):
+            self._count.decided("store", False, reason)
+            return 0
+        return max(0, new)
+
+    def store(self, tokens: Sequence[int], values: Array, *, restored: int) -> None:
+        """As `save`, for the thread that stores: counts what it did, and why it did not."""
+        began = time.perf_counter()
+        try:
+            written = self.save(tokens, values, restored=restored)
+            self._count.add(written_tokens=written * BLOCK, written_bytes=written * self._block_bytes)
+        finally:
+            self._count.add(write_s=time.perf_counter() - began)
 
     def save(self, tokens: Sequence[int], values: Array, *, restored: int) -> int:
         """Write the full blocks of `tokens` after the `restored` ones, and return how many were written.
@@ -160,22 +284,56 @@ class KvCache:
         Raises `StorageFull` and other storage errors; the caller's answer is correct all the same.
         """
         keys = self._keys(tokens)
+        names = list(map(self._name, range(len(keys)), keys))
         room: int | None = None
         written = restored // BLOCK
-        for position, key in list(enumerate(keys))[written:]:
-            data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :], self._shape, self._secret)
-            if room is None:
-                room = self._make_room(
-                    (len(keys) - position) * len(data), len(data), keep=set(map(self._name, range(len(keys)), keys))
-                )
-            if room < len(data):
-                break
-            self._blocks.put(self._name(position, key), data)
-            room -= len(data)
-            written += 1
+        if self._index is not None:
+            # A document whose passage is the same, word for word, may be another than the one that the block was made for.
+            for known, blocks in ((True, names[:written]), (False, names[written:])):
+                if self._refused(self._index.admit(self._tenant, blocks, self._documents, written=known)):
+                    return 0
+        put: list[str] = []
+        late: list[str] = []
+        try:
+            for position, key in list(enumerate(keys))[written:]:
+                data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :], self._shape, self._secret)
+                if room is None:
+                    room = self._make_room((len(keys) - position) * len(data), len(data), keep=set(names))
+                if room < len(data):
+                    self._refused("no room")
+                    break
+                try:
+                    self._blocks.put(names[position], data)
+                except Unavailable:  # it may be there later: a write that hangs goes on
+                    late.append(names[position])
+                    raise
+                put.append(names[position])
+                room -= len(data)
+        finally:
+            if self._index is not None:
+                self._index.dropped(self._index.stamps(set(names[written:]).difference(put, late)))
+            written += len(self._stored(put))
         if written * BLOCK > restored:
             self._use(keys[:written])
         return written - restored // BLOCK
+
+    def _stored(self, blocks: Sequence[str]) -> Sequence[str]:
+        """Confirm blocks that were just stored; returns those that are not revoked by now, and deletes the others."""
+        if self._index is None or not blocks:
+            return blocks
+        kept = self._index.stored(blocks, self._documents)
+        revoked = [block for block in blocks if block not in kept]
+        for block in revoked:
+            self._blocks.delete(block)
+        if revoked:
+            self._index.dropped_revoked(revoked)
+            self._refused("revoked")
+        return [block for block in blocks if block in kept]
+
+    def _refused(self, reason: str) -> bool:
+        if reason:
+            self._count.decided("store", False, reason)
+        return bool(reason)
 
     def _keys(self, tokens: Sequence[int]) -> list[str]:
         if not self._share or not self._identity:
@@ -192,28 +350,40 @@ class KvCache:
     def _name(self, position: int, key: str) -> str:
         return f"{tenant_prefix(self._tenant)}{key[:2]}/{key}.{position}.safetensors"
 
-    def _use(self, keys: Sequence[str]) -> None:
-        """Record a use of a prefix, last block first: a block is useless without those before it, so they are evicted last."""
-        for position, key in reversed(list(enumerate(keys))):
+    @property
+    def _block_bytes(self) -> int:
+        """What a block takes, but for its header."""
+        return math.prod(self._shape.array(BLOCK)) * np.dtype(self._shape.dtype).itemsize
+
+    def _use(self, keys: Sequence[str], *, written: int | None = None) -> None:
+        """Record a use of a prefix, last block first: a block is useless without those before it, so they are evicted last.
+
+        With `written`, only so many of its blocks are stored by now.
+        """
+        for position, key in reversed(list(enumerate(keys[:written]))):
             try:
                 self._blocks.touch(self._name(position, key))
             except HeadraceError:  # evicted meanwhile, or a read-only mount
                 return
 
-    def _read(self, position: int, key: str) -> npt.NDArray[np.floating[Any]] | None:
+    def _read(self, position: int, key: str) -> tuple[npt.NDArray[np.floating[Any]] | None, int]:
+        """A block, or `None`, and the bytes that were read."""
         name = self._name(position, key)
         try:
             data = self._blocks.get(name)
             if data is None:
-                return None
-            block = unpack(key, data, self._shape, self._secret)
-            if block is None:
-                log.warning("KV block %s is damaged: deleted, its tokens are computed again", name)
+                return None, 0
+            block = unpacked(key, data, self._shape, self._secret)
+            if isinstance(block, str):
+                log.warning("KV block %s is damaged (%s): deleted, its tokens are computed again", name, block)
+                self._count.damaged(block)
                 self._blocks.delete(name)
-            return block
+                return None, len(data)
+            return block, len(data)
         except HeadraceError as error:
             log.warning("KV block %s cannot be read: %s", name, error)
-            return None
+            self._count.decided("load", False, "storage failed")
+            return None, 0
 
     def _make_room(self, wanted: int, size: int, *, keep: set[str]) -> int:
         """Evict blocks of `size` bytes outside `keep`, least recently used first, until `wanted` bytes fit; return what now fits.
@@ -226,24 +396,32 @@ class KvCache:
         if room >= wanted:
             return room
         gone: set[str] = set()
+        noted: Stamps = {}
 
         def evict(tenant: str | None, total: int, most: int) -> int:
             if total + wanted <= most:
                 return most - total
             spare = min(most // 20 // size, _SPARE) * size
             oldest = self._blocks.oldest(_EVICTED + len(keep), tenant)
-            for block in sorted(oldest, key=lambda block: (block.used, -_position(block.name))):
+            order = sorted(oldest, key=lambda block: (block.used, -_position(block.name)))
+            for place, block in enumerate(order):
                 if total + wanted <= most - spare or len(gone) == _EVICTED:
                     break
+                if self._index is not None and place % _SPARE == 0:
+                    noted.update(self._index.stamps([block.name for block in order[place : place + _SPARE]]))
                 if block.name not in keep and self._blocks.evict(block):
                     gone.add(block.name)
                     total -= block.bytes
             return most - total
 
-        own = evict(self._tenant, mine, self._share)
-        if gone:
-            every, _ = self._blocks.bytes(self._tenant)
-        return min(own, evict(None, every, self._limit))
+        try:
+            own = evict(self._tenant, mine, self._share)
+            if gone:
+                every, _ = self._blocks.bytes(self._tenant)
+            return min(own, evict(None, every, self._limit))
+        finally:
+            if self._index is not None:
+                self._index.dropped({name: notes for name, notes in noted.items() if name in gone})
 
 
 def _position(name: str) -> int:

@@ -24,6 +24,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+_CLOSE_S = 3.0  # for what is still to be stored; the supervisor waits longer than this
+
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT, then exit 0; exit 2 if the environment is wrong, 1 if the port is taken."""
@@ -84,6 +86,7 @@ def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exac
     models = HostedModels(EndpointsFile(Path(file) if file else None), cache, threads, exact, secret)
     config = http.config(create(models, key=key), keep_alive_s=120, grace_s=2, log_level="error")
     ModelServer(config).run([listener])
+    models.close(_CLOSE_S)
     _leave()
 
 

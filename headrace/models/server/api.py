@@ -100,7 +100,7 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
 
     @app.get("/v1/metrics")
     async def counters() -> PlainTextResponse:
-        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(metrics.text() + models.kv.metrics_text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
     async def listed() -> JSONResponse:
@@ -171,6 +171,11 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
         async with aclosing(events):
             answer = await _while_connected(request, call, chat.as_whole(first, events))
         return JSONResponse(answer) if answer is not None else Response(status_code=LEFT)
+
+    @app.post("/v1/kv/settle")
+    async def settle(body: wire.SettleRequest) -> JSONResponse:
+        entries = await asyncio.to_thread(models.kv.settle, body.run, body.seconds)
+        return JSONResponse({"object": "kv.settled", "headrace": {"storage": entries}})
 
     return app
 

@@ -44,23 +44,20 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
         if call.cancelled():
             return
         model = release.model if release else models.generator()
-        from headrace.models.kv.cache import KvCache
         from headrace.models.server.generator import Cancelled, Generated, Sampling
 
         extras = body.headrace
         generation = Generated(model.prompt([(message.role, message.text) for message in body.messages]))
-        stored = models.kv_blocks(ledger, extras.tenant) if extras.cache else None
         cache = None
-        if stored is not None:
-            cache = KvCache(
-                stored[0],
-                identity=model.identity,
+        if extras.cache:
+            cache = models.kv.prompt(
+                model,
+                ledger,
                 tenant=extras.tenant,
-                shape=model.shape,
-                secret=models.secret,
-                limit_bytes=stored[1],
-                share_bytes=extras.kv_cache_bytes,
                 readers_id=extras.readers_id,
+                share_bytes=extras.kv_cache_bytes,
+                documents=extras.documents,
+                run=extras.run,
             )
         pieces = model.generate(
             generation.prompt_tokens,
@@ -83,6 +80,8 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
         except Cancelled:
             log.info("an answer was cancelled after %d tokens: the client disconnected", len(generation.completion_tokens))
             return
+        moved = ledger.export()
+        models.kv.account(extras.tenant, model.version, moved)
         report = {
             "finish_reason": generation.finish_reason,
             "usage": {
@@ -96,10 +95,10 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
                 "prompt_tokens": generation.prompt_tokens,
                 "completion_tokens": generation.completion_tokens,
                 "logprobs": generation.logprobs,
-                "storage": ledger.export(),
+                "storage": moved,
                 "reused_tokens": generation.reused_tokens,
                 "stored_tokens": generation.stored_tokens,
-                "not_stored": generation.not_stored,
+                "not_stored": generation.not_stored or (models.kv.writes.trouble if extras.cache else ""),
                 "timings_ms": generation.timings_ms,
             },
         }

@@ -64,7 +64,8 @@ class Generated:
 
     `completion_tokens` includes the end token if the model produced one. `logprobs` are natural logarithms under the
     distribution from which each token was drawn (after temperature, top_p and penalty); at temperature 0, where that
-    distribution is a single point, under that of temperature 1. `timings_ms` has prefill, decode, kv_read, kv_write.
+    distribution is a single point, under that of temperature 1. `stored_tokens` are stored, or will be behind the answer.
+    `timings_ms` has prefill, decode, kv_read, kv_write.
     """
 
     prompt_tokens: list[int]
@@ -165,7 +166,7 @@ class SmolLM:
     ) -> Iterator[str]:
         """Yield pieces of the answer's text as they are decoded; `into` is complete at the end.
 
-        The prompt's blocks are read from `cache`, and missing ones are written to it after the answer. Raises `RequestRefused` if
+        The prompt's blocks are read from `cache`, and missing ones are handed to it after the answer. Raises `RequestRefused` if
         prompt and answer do not fit the window, and `Cancelled` once `cancelled` returns true.
         """
         capacity = len(prompt) + sampling.max_tokens
@@ -187,8 +188,11 @@ class SmolLM:
             for layer in past.layers:
                 layer.resume(into.reused_tokens)
         now = into.lap("kv_read", now)
+        began = now
         logits = self._prefill(prompt, past, into.reused_tokens, cancelled)
         now = into.lap("prefill", now)
+        if cache is not None:
+            cache.prefilled(len(prompt), len(prompt) - into.reused_tokens, now - began)
 
         random = torch.Generator()
         random.manual_seed(secrets.randbits(63) if sampling.seed is None else sampling.seed)
@@ -217,11 +221,24 @@ class SmolLM:
         now = into.lap("decode", now)
         if cache is not None:
             try:
-                into.stored_tokens = BLOCK * cache.save(prefix, memory.numpy(), restored=into.reused_tokens)
+                into.stored_tokens = BLOCK * cache.keep(prefix, memory.numpy(), restored=into.reused_tokens)
             except (HeadraceError, OSError) as error:
                 into.not_stored = error.message if isinstance(error, HeadraceError) else str(error)
                 _warn_once(f"KV blocks are not written: {error}")
         into.lap("kv_write", now)
+
+    @torch.inference_mode()
+    def recomputed(self, tokens: Sequence[int]) -> Iterator[Any]:
+        """Keys and values of the full blocks of a prefix, each as it would be stored: (layers, 2, heads, BLOCK, width)."""
+        memory = torch.empty(self.shape.array(len(tokens)))
+        past = DynamicCache(config=self._model.config)
+        past.layers = [_Row(memory[layer]) for layer in range(self.shape.layers)]
+        for begin in range(0, len(tokens) - BLOCK + 1, BLOCK):
+            self._forward(tokens[begin : begin + BLOCK], past)
+            if not self._exact:
+                for layer in past.layers:
+                    layer.round(begin, begin + BLOCK, self.shape)
+            yield memory[..., begin : begin + BLOCK, :].numpy()
 
     def _prefill(self, prompt: Sequence[int], past: DynamicCache, start: int, cancelled: Callable[[], bool]) -> torch.Tensor:
         # Always in the same blocks, counted from the prompt's start: rounding depends on the shapes of the matrices, and an

@@ -17,15 +17,12 @@ from pydantic import ValidationError
 
 from headrace.errors import HeadraceError, Unavailable
 from headrace.models.cards import EmbedderCard, GeneratorCard, RerankerCard
-from headrace.models.kv.backends import backend_of
-from headrace.models.kv.blocks import BlockBackend, BlockStore
 from headrace.models.server.queue import ModelQueue
 from headrace.models.server.release import LoadedReleases
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.ledger import Ledger
-from headrace.storage.meter import Meter
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: the queues import them while the server already answers
+    from headrace.models.kv.service import KvService
     from headrace.models.server.encoders import MiniLM, PairScorer
     from headrace.models.server.generator import SmolLM
 
@@ -83,11 +80,11 @@ class HostedModels:
     ranking: ModelQueue = field(default_factory=lambda: ModelQueue("re-ranker"))
     generating: ModelQueue = field(default_factory=lambda: ModelQueue("generator"))
     _loading: threading.Lock = field(default_factory=threading.Lock)
+    _loading_kv: threading.Lock = field(default_factory=threading.Lock)
     _warmed: threading.Event = field(default_factory=threading.Event)
     _embedder: MiniLM | None = None
     _generator: SmolLM | None = None
-    _reported: set[str] = field(default_factory=set)
-    _kv: dict[tuple[str, int], BlockBackend] = field(default_factory=dict)
+    _kv: KvService | None = None
 
     def __post_init__(self) -> None:
         releases = partial(LoadedReleases, endpoints=self.endpoints, cache=self.cache)
@@ -111,6 +108,13 @@ class HostedModels:
         """Stop all queues after their current work. Safe to call in a signal handler."""
         for part in (self.embedding, self.ranking, self.generating, self.embedders, self.rerankers, self.generators):
             part.stop()
+        if self._kv is not None:
+            self._kv.stop()
+
+    def close(self, seconds: float) -> None:
+        """After `stop`: store the KV blocks that wait, for at most so many seconds."""
+        if self._kv is not None:
+            self._kv.close(seconds)
 
     def embedder(self) -> MiniLM:
         """The packaged embedder, loaded if necessary."""
@@ -152,21 +156,16 @@ class HostedModels:
     def _open_generator(self, card: GeneratorCard, folder: Path) -> SmolLM:
         return self.generator().adapted(folder, version=card.version, digest=card.digest)
 
-    def kv_blocks(self, ledger: Ledger, tenant: str) -> tuple[BlockStore, int] | None:
-        """The KV cache's block store and its limit in bytes, or `None` without storage."""
-        try:
-            endpoints = self.endpoints()
-        except Unavailable as error:
-            if "kv" not in self._reported:
-                self._reported.add("kv")
-                log.warning("prompts are not cached: %s", error)
-            return None
-        chosen = endpoints.kv_backend, endpoints.kv_memory_bytes
-        if chosen not in self._kv:
-            self._kv[chosen] = backend_of(endpoints)
-        backend = self._kv[chosen]
-        blocks = backend.open(backend.store, endpoints, Meter(ledger, "models", tenant), wait=False)
-        return blocks, endpoints.kv_cache_bytes
+    @property
+    def kv(self) -> KvService:
+        """The KV cache of this server."""
+        if self._kv is None:
+            from headrace.models.kv.service import KvService
+
+            with self._loading_kv:
+                if self._kv is None:
+                    self._kv = KvService(self.endpoints, self.secret, partial(self.generating.submit, background=True))
+        return self._kv
 
     def _import_torch(self) -> None:
         started = time.perf_counter()
@@ -179,6 +178,7 @@ class HostedModels:
             log.error("torch cannot be imported: %s; run `make install`", error)
             return
         self.ready = True
+        self.kv.start()
         log.info("imported torch in %.1f s", time.perf_counter() - started)
 
     def _warm_generator(self) -> None:

@@ -51,7 +51,7 @@ class ModelServerMetrics:
 
 
 _OPEN = ("/v1/health/ready", "/v1/health/live")
-_ROUTES = (*_OPEN, "/v1/metrics", "/v1/models", "/v1/embeddings", "/v1/ranking", "/v1/chat/completions")
+_ROUTES = (*_OPEN, "/v1/metrics", "/v1/models", "/v1/embeddings", "/v1/ranking", "/v1/chat/completions", "/v1/kv/settle")
 
 
 class ModelAuthMiddleware:

@@ -15,13 +15,15 @@ from typing import Any, TypeVar
 from headrace.errors import Overloaded, Unavailable
 
 T = TypeVar("T")
-_Work = tuple[bool, int, "Future[Any]", Callable[[], Any]]
+_Work = tuple[int, int, "Future[Any]", Callable[[], Any]]
+_URGENT, _USUAL, _BACKGROUND = range(3)
 
 
 class ModelQueue:
     """Runs one piece of work at a time on its own thread, so that a model uses one team of processor threads.
 
-    Urgent work runs before other work that waits. `slots` is the most requests under way or waiting.
+    Urgent work runs before other work that waits, and background work after it. `slots` is the most requests under way or
+    waiting.
     """
 
     def __init__(self, name: str, *, slots: int = 16) -> None:
@@ -51,10 +53,11 @@ class ModelQueue:
         """Seconds since the last request ended; 0 during a request."""
         return 0.0 if self._inside else time.monotonic() - self._left
 
-    def submit(self, work: Callable[[], T], *, urgent: bool = False) -> Future[T]:
+    def submit(self, work: Callable[[], T], *, urgent: bool = False, background: bool = False) -> Future[T]:
         """Queue work; cancelling its future drops work that has not begun."""
         future: Future[T] = Future()
-        self._waiting.put((not urgent, next(self._order), future, work))
+        rank = _URGENT if urgent else _BACKGROUND if background else _USUAL
+        self._waiting.put((rank, next(self._order), future, work))
         return future
 
     async def run(self, work: Callable[[], T], *, urgent: bool = False) -> T:
