@@ -299,6 +299,45 @@ def test_a_change_of_permissions_relabels_without_embedding_and_closes_at_once(
     assert readers_in_index(runner, tenant, "docs/1.md") == [set()], "where permissions do not count"
 
 
+def test_changes_of_permissions_count_in_their_order_though_the_table_is_behind(
+    runner: Runner, tenant: str, tmp_path: Path
+) -> None:
+    """Each is announced although the table, which has none of them yet, says the same as the one before."""
+    docs = tmp_path / "docs"
+    written(docs, 1)
+    file, rules = docs / "1.md", by_mode(docs)
+    docs.chmod(0o755)
+    file.chmod(0o644)
+    looking = follower(runner, docs, rules=rules)
+
+    def follow(mode: int | None = None) -> SourceChanges:
+        if mode is not None:
+            file.chmod(mode)
+        changes = looking.changed()
+        assert changes is not None
+        done, _ = put_documents(runner, [docs], tenant=tenant, settings=SETTINGS, rules=rules, changes=changes)
+        assert done.put == 1
+        looking.followed(changes)
+        return changes
+
+    follow()
+    index(runner, tenant)
+    assert readers_in_index(runner, tenant, "docs/1.md") == [set()]
+    closed = follow(0o600)
+    assert closed.relabelled == {"docs/1.md"}
+    # Before its event has landed; a handle looks for a newer version of the index once a second.
+    until(10, lambda: readers_in_index(runner, tenant, "docs/1.md") == [{ME}], lambda: "it is open")
+    follow(0o644)
+    follow(0o600)
+    index(runner, tenant)
+    assert readers_in_index(runner, tenant, "docs/1.md") == [{ME}]
+    follow(0o644)
+    follow(0o600)
+    follow(0o644)
+    index(runner, tenant)
+    assert readers_in_index(runner, tenant, "docs/1.md") == [set()]
+
+
 def test_what_is_in_a_folder_that_may_not_be_listed_any_more_is_closed_and_kept(tmp_path: Path) -> None:
     """A folder that its owner closed looks like one whose files are gone."""
 
