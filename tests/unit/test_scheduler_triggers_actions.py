@@ -141,3 +141,12 @@ def test_a_program_that_takes_too_long_ends_with_all_it_started(tmp_path: Path, 
     if written.exists():  # on a slow machine it may not have got that far
         pid, began = written.read_text().split()
         until(10, lambda: not lives(int(pid), float(began)), lambda: pid)
+
+
+@pytest.mark.parametrize("identity", ["a\0b", "\ud800"])
+def test_an_id_that_no_environment_can_hold_is_given_up_at_once(identity: str) -> None:
+    """It was tried again every half minute, and its reason said nowhere. Whoever writes to a trigger's topic chooses it."""
+    action = action_of(CommandAction(type="command", command=(sys.executable, "-c", "pass")), NO_RUNNER, lambda: False)
+    with pytest.raises(DeliveryFailed, match="CE_ID") as failed:
+        action({**EVENT, "id": identity})
+    assert failed.value.final

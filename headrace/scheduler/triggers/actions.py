@@ -98,6 +98,8 @@ def _run(settings: CommandAction, event: Mapping[str, Any], stopping: Callable[[
         )
     except OSError as error:
         raise DeliveryFailed(f"{settings.command[0]} cannot be started: {(error.strerror or 'error').lower()}") from error
+    except ValueError as error:  # a NUL or half a character, which no environment can hold
+        raise DeliveryFailed("its id or type cannot be put into CE_ID or CE_TYPE", final=True) from error
     given: bytes | None = json.dumps(event).encode()
     left_s = settings.timeout_s
     while True:
@@ -112,7 +114,7 @@ def _run(settings: CommandAction, event: Mapping[str, Any], stopping: Callable[[
                     "the service stopped meanwhile" if stopping() else f"it took longer than {settings.timeout_s:g} s"
                 ) from None
     if process.returncode:
-        lines = said.decode("utf-8", "replace").strip().splitlines()
+        lines = said.decode("utf-8", "replace").replace("\0", " ").strip().splitlines()  # PostgreSQL takes no NUL
         raise DeliveryFailed(f"exit code {process.returncode}{f': {lines[-1][-_SAID:]}' if lines else ''}")
 
 

@@ -163,7 +163,7 @@ class TriggerThreads:
                 return
             final = final or delivery.attempts >= trigger.attempts
             if final:
-                log.warning("trigger %s gives up %s: %s", trigger.name, delivery.event["id"], printable(why))
+                log.warning("trigger %s gives up %s: %s", trigger.name, printable(delivery.event["id"]), printable(why))
             later_s = backoff(delivery.attempts, first_s=trigger.first_s, longest_s=trigger.longest_s)
             self._queue.failed(delivery, why, retry_s=None if final else later_s)
         except Exception as error:  # it is delivered again when its time is up
