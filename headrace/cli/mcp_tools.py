@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from pydantic import Field
 
 from headrace.cli.running import RunningApi
-from headrace.errors import HeadraceError, MissingPart
+from headrace.errors import HeadraceError, MissingPart, WrongUsage
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
@@ -139,10 +139,14 @@ class Tools:
 
     def put_document(self, name: Name, text: Annotated[str, Field(description="Its text, as Markdown.")]) -> dict[str, Any]:
         """Put a document, replacing one of that name; questions find it some seconds later."""
-        return self._api.put(f"/v1/documents/{quote(name)}{self._query()}", text.encode())
+        query = urlencode({"uri": name, **self._whose()})  # not in the path: a document may tell an assistant to write to ../keys
+        return self._api.put(f"/v1/documents?{query}", text.encode())
 
     def delete_document(self, name: Name) -> dict[str, Any]:
         """Delete a document and all its versions. This cannot be undone."""
+        # A proxy on the way may resolve such parts of a path, and what a document told an assistant would then delete a key.
+        if {"", ".", ".."}.intersection(name.split("/")) or "\\" in name:
+            raise WrongUsage(f"{name!r} has an empty part, . or .. in it.", hint="Delete it with `headrace documents delete`.")
         return self._api.delete(f"/v1/documents/{quote(name)}{self._query()}")
 
     def unexpected(self) -> HeadraceError:

@@ -28,6 +28,7 @@ from headrace.documents.names import document_id
 from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
 from headrace.documents.versions import describe
 from headrace.errors import Transient
+from headrace.storage.filters import NOBODY
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader
@@ -195,13 +196,14 @@ class DocumentView:
         found = set[str]()
         with self.lock:
             documents, over = self._of(tenant).documents, self._since.get(tenant, {})
+            asking = set(readers) - {NOBODY}
             for uri in uris:
                 changes, known = over.get(uri, ()), documents.get(uri)
                 if known is not None and known.id in self._parsed:
                     changes = [known, *changes]
                 # Of a document that was deleted and put again, the index has what was deleted.
                 if any(change.status == DELETING for change in changes) or (
-                    changes and changes[-1].readers and set(changes[-1].readers).isdisjoint(readers)
+                    changes and changes[-1].readers and asking.isdisjoint(changes[-1].readers)
                 ):
                     found.add(uri)
         return found

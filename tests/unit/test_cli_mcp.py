@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -31,6 +34,44 @@ def test_where_nothing_runs_or_no_service_is_named_it_says_so(tmp_path: Path, mo
         mcp(url="ftp://example", token="hr_key")
     with pytest.raises(WrongUsage, match="--url needs an API key"):
         mcp(url="http://127.0.0.1:1")
+
+
+class _Paths(BaseHTTPRequestHandler):
+    seen: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.seen.append(f"{self.command} {self.path}")
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_DELETE = do_PUT
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", ["../keys/58d1725dd682c2a4", "a/../../tenants/acme/training", "./a.md", "a//b.md", "..\\keys"])
+def test_a_name_that_climbs_is_in_no_path(name: str) -> None:
+    """A proxy that resolves paths would make another route of it, and a document may tell an assistant such a name."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Paths) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            tools = Tools(RunningApi(f"http://127.0.0.1:{server.server_address[1]}", "hr_key"), "acme")
+            with pytest.raises(WrongUsage, match="headrace documents delete"):
+                tools.delete_document(name)
+            _Paths.seen.clear()
+            assert tools.put_document(name, "{}") == {}
+        finally:
+            server.shutdown()
+            thread.join()
+    (seen,) = _Paths.seen
+    path, _, query = seen.partition("?")
+    assert path == "PUT /v1/documents"
+    assert parse_qs(query) == {"uri": [name], "tenant": ["acme"]}
 
 
 def test_a_service_that_hangs_keeps_no_other_call_waiting() -> None:
