@@ -44,7 +44,9 @@ from headrace.platform.address import brought, overlay
 from headrace.settings import PiiPolicy, PosixPermissions, Settings, SourceSettings, TagPermissions
 from headrace.storage.endpoints import S3Location
 from headrace.storage.filters import NOBODY
+from headrace.storage.ledger import Ledger
 from headrace.storage.metadata import Metadata
+from headrace.storage.meter import Meter
 from headrace.storage.objects import BucketReader, ObjectReader, bucket_at
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader
@@ -252,9 +254,17 @@ def test_an_object_replaced_behind_its_listing_is_not_remembered_under_the_liste
 
 
 def readers_in_index(runner: Runner, tenant: str, uri: str) -> list[set[str]]:
-    """Who may read each passage of a document by what answers questions, whatever its events say."""
-    found = runner.open(VectorReader, CHUNKS, stage="test").indexed({document_id(tenant, uri)})
+    """Who may read each passage of a document by what answers questions, whatever its events say.
+
+    By a handle of its own: one that is open looks for a newer index once a second.
+    """
+    found = VectorReader(CHUNKS, runner.endpoints, Meter(Ledger(), "test")).indexed({document_id(tenant, uri)})
     return [set(labels) for labels in found["readers"].to_pylist()]
+
+
+def open_to(runner: Runner, tenant: str, uri: str, *readers: str) -> None:
+    """Its only passage is open to these, or to everybody."""
+    assert readers_in_index(runner, tenant, uri) == [set(readers)]
 
 
 def by_mode(folder: Path) -> list[SourceSettings]:
@@ -273,21 +283,21 @@ def test_a_change_of_permissions_relabels_without_embedding_and_closes_at_once(
         path.chmod(0o755)
     rules = by_mode(docs)
     assert index(runner, tenant, docs, rules=rules).put.put == 2
-    assert readers_in_index(runner, tenant, "docs/1.md") == [set()], "everybody"
+    open_to(runner, tenant, "docs/1.md")  # everybody
 
     (docs / "1.md").chmod(0o600)
     done, _ = put_documents(runner, [docs], tenant=tenant, settings=SETTINGS, rules=rules)
     assert (done.put, done.unchanged) == (1, 1)
-    assert readers_in_index(runner, tenant, "docs/1.md") == [{ME}], "though its event has not even landed"
-    assert readers_in_index(runner, tenant, "docs/2.md") == [set()]
+    open_to(runner, tenant, "docs/1.md", ME)  # though its event has not even landed
+    open_to(runner, tenant, "docs/2.md")
     after = index(runner, tenant, docs, rules=rules)
     assert (after.embedded.chunks, after.put.put) == (0, 0)
-    assert readers_in_index(runner, tenant, "docs/1.md") == [{ME}]
+    open_to(runner, tenant, "docs/1.md", ME)
 
     docs.chmod(0o750)
     folder = index(runner, tenant, docs, rules=rules)
     assert (folder.put.put, folder.embedded.chunks) == (1, 0)
-    assert readers_in_index(runner, tenant, "docs/2.md") == [{ME, OURS}]
+    open_to(runner, tenant, "docs/2.md", ME, OURS)
     docs.chmod(0o755)
     (docs / "1.md").chmod(0o644)
     opened = index(runner, tenant, docs, rules=rules)
@@ -296,7 +306,7 @@ def test_a_change_of_permissions_relabels_without_embedding_and_closes_at_once(
 
     (docs / "1.md").chmod(0o600)
     index(runner, tenant, docs)
-    assert readers_in_index(runner, tenant, "docs/1.md") == [set()], "where permissions do not count"
+    open_to(runner, tenant, "docs/1.md")  # where permissions do not count
 
 
 def test_changes_of_permissions_count_in_their_order_though_the_table_is_behind(
@@ -322,20 +332,19 @@ def test_changes_of_permissions_count_in_their_order_though_the_table_is_behind(
 
     follow()
     index(runner, tenant)
-    assert readers_in_index(runner, tenant, "docs/1.md") == [set()]
+    open_to(runner, tenant, "docs/1.md")
     closed = follow(0o600)
     assert closed.relabelled == {"docs/1.md"}
-    # Before its event has landed; a handle looks for a newer version of the index once a second.
-    until(10, lambda: readers_in_index(runner, tenant, "docs/1.md") == [{ME}], lambda: "it is open")
+    open_to(runner, tenant, "docs/1.md", ME)  # before its event has landed
     follow(0o644)
     follow(0o600)
     index(runner, tenant)
-    assert readers_in_index(runner, tenant, "docs/1.md") == [{ME}]
+    open_to(runner, tenant, "docs/1.md", ME)
     follow(0o644)
     follow(0o600)
     follow(0o644)
     index(runner, tenant)
-    assert readers_in_index(runner, tenant, "docs/1.md") == [set()]
+    open_to(runner, tenant, "docs/1.md")
 
 
 def test_what_is_in_a_folder_that_may_not_be_listed_any_more_is_closed_and_kept(tmp_path: Path) -> None:
@@ -378,10 +387,10 @@ def test_documents_of_a_closed_folder_are_closed_in_the_index(
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refused)
         put_documents(runner, [docs], tenant=tenant, settings=SETTINGS, rules=rules)
-        assert readers_in_index(runner, tenant, "docs/hr/2.md") == [{NOBODY}]
+        open_to(runner, tenant, "docs/hr/2.md", NOBODY)
         closed = index(runner, tenant, docs, rules=rules)
         assert closed.put.deleted == 0
-        assert readers_in_index(runner, tenant, "docs/hr/2.md") == [{NOBODY}], "and it is kept"
+        open_to(runner, tenant, "docs/hr/2.md", NOBODY)  # and it is kept
         again = index(runner, tenant, docs, rules=rules)
         assert (again.put.refused, len(again.parsed.failed)) == (0, 0), "said once"
     back = index(runner, tenant, docs, rules=rules)
@@ -406,16 +415,16 @@ def test_tags_of_objects_are_readers(runner: Runner, tenant: str, bucket: S3Stor
     rules = [SourceSettings(place=place, permissions=TagPermissions(type="tags"))]
     tag(odd, "hr boss")
     index(runner, tenant, place, rules=rules)
-    assert readers_in_index(runner, tenant, f"{name}/b/1.md") == [{NOBODY}], "no tag, and no readers for such"
-    assert readers_in_index(runner, tenant, f"{name}/{odd}") == [{"hr", "boss"}]
+    open_to(runner, tenant, f"{name}/b/1.md", NOBODY)  # no tag, and no readers for such
+    open_to(runner, tenant, f"{name}/{odd}", "hr", "boss")
     read = moved(runner)
     tag("b/1.md", "everybody")
     tag(odd, "boss")
     done = index(runner, tenant, place, rules=rules)
     assert (done.put.put, done.embedded.chunks, done.embedded.relabelled) == (2, 0, 1), "the closed one was relabelled at once"
     assert moved(runner) - read < 4_000, "tags and listings, not the objects"
-    assert readers_in_index(runner, tenant, f"{name}/b/1.md") == [set()]
-    assert readers_in_index(runner, tenant, f"{name}/{odd}") == [{"boss"}]
+    open_to(runner, tenant, f"{name}/b/1.md")
+    open_to(runner, tenant, f"{name}/{odd}", "boss")
 
 
 def test_a_bucket_at_another_endpoint_is_a_source(
