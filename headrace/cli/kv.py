@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +57,16 @@ def replay_trace(
     ] = None,
     clients: Annotated[int, typer.Option(help="With --live: processes that share the blocks.", min=1, max=64)] = 2,
     seconds: Annotated[float, typer.Option(metavar="S", help="With --live: end after so many seconds.", min=1)] = 30.0,
+    block_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="With --live: bytes of a block; default: those of the model's keys and values."),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="With --live: the requests of one prefix in N; default: as many as fit the capacity.", min=1
+        ),
+    ] = None,
     keep_pages: Annotated[
         bool, typer.Option("--keep-page-cache", help="With --live: do not drop files from this machine's memory before reading.")
     ] = False,
@@ -94,7 +105,9 @@ def replay_trace(
         if output is not None or len(capacity or ()) > 1 or memory != "0" or ttl is not None or policy != "lru":
             raise WrongUsage("--live goes with one --capacity, and without --memory, --policy, --ttl and --output.")
         bound = _size(capacity[0], "--capacity") if capacity else None
-        _drive(live, requests, known.name, storage, LiveOptions(clients, seconds, bound, not keep_pages), as_json)
+        if block_size is not None:
+            storage = replace(storage, bytes_per_token=_size(block_size, "--block-size") / block_tokens)
+        _drive(live, requests, known.name, storage, LiveOptions(clients, seconds, bound, not keep_pages, sample), as_json)
         return
     bounds = sorted({_size(one, "--capacity") for one in capacity}) if capacity else capacities(requests, storage)
     if not bounds[0]:

@@ -19,7 +19,7 @@ from headrace.errors import WrongUsage
 from headrace.explain.kv.live import LiveOptions, directory_target, drive
 from headrace.explain.kv.live_client import ClientTask, ReplayClient, block_name, content, is_intact
 from headrace.explain.kv.replay import KvStorage
-from headrace.explain.kv.trace import Trace, TracedRequest
+from headrace.explain.kv.trace import Trace, TracedRequest, sampled
 from headrace.process import python
 
 STORAGE = KvStorage(bytes_per_token=1_000, bandwidth=1e9, latency_s=0.0, prefill_rate=1_000)
@@ -62,6 +62,31 @@ def test_clients_share_blocks_and_every_byte_is_in_the_ledger(tmp_path: Path) ->
     assert origin["storage"]["file_system"]
     assert origin["page_cache"] == measured.page_cache != ""
     assert not list(tmp_path.iterdir()), "nothing is left"
+
+
+def test_a_client_that_has_nothing_to_do_ends_before_the_others(tmp_path: Path) -> None:
+    with directory_target(tmp_path) as target:
+        options = LiveOptions(clients=3, seconds=60, capacity_bytes=10**8)
+        measured = drive(trace("a" * 200), "letters", KvStorage(25_000, 1e9, 0.0, 1_000), target, options)
+    assert (measured.clients, measured.requests, measured.failed) == (3, 1, 0)
+
+
+def test_a_sample_keeps_prefixes_whole_and_fits_the_capacity(tmp_path: Path) -> None:
+    groups = [chr(ord("A") + number) for number in range(26)]
+    whole = trace(*(f"{group}{number}" for number in range(4) for group in groups))
+    half = sampled(whole, 2)
+    kept = {request.blocks[0] for request in half.requests}
+    assert 0 < len(kept) < 26
+    assert len(half.requests) == 4 * len(kept), "all or none of a prefix"
+    assert sampled(whole, 1) is whole
+    assert sampled(whole, 1 << 19).requests, "never empty"
+    with directory_target(tmp_path) as target:
+        measured = drive(whole, "letters", STORAGE, target, LiveOptions(clients=1, seconds=60, capacity_bytes=12 * BLOCK))
+    part = measured.provenance["trace"]
+    assert part["requests"] == 104
+    assert part["sampled_distinct_blocks"] <= 12
+    assert (measured.evicted, measured.not_stored, measured.requests) == (0, 0, part["sampled_requests"])
+    assert measured.block_hit_rate == measured.predicted_block_hit_rate > 0
 
 
 def test_the_capacity_holds_and_damage_is_counted(tmp_path: Path) -> None:

@@ -54,11 +54,12 @@ def say_replays(console: Console, trace: Trace, model: str, storage: KvStorage, 
 def say_live(console: Console, measured: LiveReplay) -> None:
     """Print what storage did under a trace, and where that was measured."""
     origin = measured.provenance
-    host, storage = origin["host"], origin["storage"]
+    host, storage, of = origin["host"], origin["storage"], origin["trace"]
+    name = of["name"] if of["sample_one_in"] == 1 else f"{of['name']}, one prefix in {of['sample_one_in']:,},"
     console.print(
-        f"{origin['trace']['name']} on {storage['where']}: {counted(measured.requests, 'request')} by"
-        f" {counted(measured.clients, 'client')} in {human_s(measured.seconds)}, blocks of {human_bytes(origin['block_bytes'])}"
-        f" ({origin['model']}), {human_bytes(origin['capacity_bytes'])} at most.",
+        f"{name} on {storage['where']}: {counted(measured.requests, 'request')} by {counted(measured.clients, 'client')} in"
+        f" {human_s(measured.seconds)}, blocks of {human_bytes(origin['block_bytes'])} ({origin['model']}),"
+        f" {human_bytes(origin['capacity_bytes'])} at most.",
         highlight=False,
         markup=False,
     )

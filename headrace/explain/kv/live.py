@@ -35,7 +35,7 @@ from headrace.core.statistics import percentile
 from headrace.errors import HeadraceError, HomeRefused, Unavailable, WrongUsage
 from headrace.explain.kv.live_client import ClientFigures, ClientTask
 from headrace.explain.kv.replay import KvStorage, replay
-from headrace.explain.kv.trace import Trace
+from headrace.explain.kv.trace import Trace, sampled
 from headrace.models.kv.backends import BACKENDS
 from headrace.process import python
 from headrace.storage.endpoints import Endpoints, MetadataEndpoint, ModelEndpoint
@@ -51,25 +51,30 @@ _SHARE = 8
 _READY_S = 60.0
 _OVERTIME_S = 60.0
 _MOST_CLIENTS = 64
+_MOST_SAMPLED = 1 << 20
 
 
 @dataclass(frozen=True)
 class LiveOptions:
     """How a trace is driven: clients, seconds at most, bytes in the store at most (`None`: an eighth of the free space).
 
-    `drop_pages` drops files from this machine's page cache before they are read.
+    `drop_pages` drops files from this machine's page cache before they are read. `one_in` takes the requests of one in so many
+    prefixes (`sampled`); `None`: as many as have all their blocks within the capacity.
     """
 
     clients: int = 2
     seconds: float = 30.0
     capacity_bytes: int | None = None
     drop_pages: bool = True
+    one_in: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.clients <= _MOST_CLIENTS:
             raise WrongUsage(f"--clients takes 1 to {_MOST_CLIENTS}, not {self.clients}.")
         if not 0 < self.seconds < math.inf:
             raise WrongUsage("--seconds must be greater than 0.")
+        if self.one_in is not None and self.one_in < 1:
+            raise WrongUsage("--sample must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,8 @@ def drive(
             f"A block of {trace.block_tokens} tokens has {block_bytes:,} bytes: {capacity:,} bytes hold fewer than two.",
             hint="Give more --capacity, or a smaller --model.",
         )
+    one_in = options.one_in or _fitting(trace, capacity // block_bytes)
+    whole, trace = trace, sampled(trace, one_in)
     started = datetime.now(UTC)
     tasks = [
         ClientTask(
@@ -221,7 +228,14 @@ def drive(
         "started": started.isoformat(timespec="seconds"),
         "host": host_facts(),
         "storage": {"tier": str(target.store.tier), "where": target.where, **target.facts},
-        "trace": {"name": trace.name, "sha256": trace.sha256 or UNKNOWN, "requests": len(trace.requests)},
+        "trace": {
+            "name": whole.name,
+            "sha256": whole.sha256 or UNKNOWN,
+            "requests": len(whole.requests),
+            "sample_one_in": one_in,
+            "sampled_requests": len(trace.requests),
+            "sampled_distinct_blocks": trace.distinct_blocks,
+        },
         "model": model,
         "block_tokens": trace.block_tokens,
         "block_bytes": block_bytes,
@@ -232,6 +246,14 @@ def drive(
         "sharing": "all clients read what any of them wrote",
     }
     return _summed(figures, predicted, pages, provenance)
+
+
+def _fitting(trace: Trace, blocks: int) -> int:
+    """The smallest power of two of which a sample has at most so many distinct blocks."""
+    one_in = 1
+    while one_in < _MOST_SAMPLED and sampled(trace, one_in).distinct_blocks > blocks:
+        one_in *= 2
+    return one_in
 
 
 def _only_files(folder: Path) -> Endpoints:
@@ -287,6 +309,8 @@ def _finished(
     while left:
         number, line = _next(said, seconds)
         if line is None:
+            if clients[number].figures:
+                continue  # it ended after its figures, and others go on
             raise clients[number].died()
         if "figures" in line:
             clients[number].figures = line["figures"]
