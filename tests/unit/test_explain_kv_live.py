@@ -171,7 +171,7 @@ def test_the_command_prints_figures_with_where_they_are_from(
 def test_ctrl_c_ends_the_clients_and_leaves_nothing(tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    path = requests_of(tmp_path / "t.jsonl", 200_000)
+    path = requests_of(tmp_path / "t.jsonl", 20_000)
     command, env = python("headrace.cli")
     words = ["kv", "replay", str(path), "--model", "smollm2-135m", "--capacity", "200MB", "--live", str(place)]
     process = subprocess.Popen([*command, *words, "--seconds", "120"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
