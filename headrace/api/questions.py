@@ -245,7 +245,11 @@ class QuestionService:
         if (named := caller.tenant_for(tenant)) != caller.tenant:
             self._require_tenant(named)
         answer = self._answer(caller, answer_id)
-        if answer is None or not (answer.tenant == named or (caller.admin and tenant is None)):
+        if (
+            answer is None
+            or not (answer.tenant == named or (caller.admin and tenant is None))
+            or not _may_judge(caller, answer, who.user)
+        ):
             # The same words for both: a caller does not learn whether another tenant has such an answer.
             raise NotFound(
                 f"No answer {answer_id} is known here.",
@@ -301,6 +305,16 @@ class QuestionService:
             yield
         finally:
             self._admission.leave(ticket)
+
+
+def _may_judge(caller: Caller, answer: KnownAnswer, user: str) -> bool:
+    """Whether a key that is bound to readers may know of an answer: its user's own, or one that was made for its readers.
+
+    With any other it could find out, chunk by chunk, what a document closed to it says.
+    """
+    if caller.readers is None or answer.user == user:
+        return True
+    return answer.readers is not None and answer.readers <= set(caller.readers)
 
 
 def _turns(texts: Sequence[str], order: Sequence[int]) -> Iterator[list[int]]:

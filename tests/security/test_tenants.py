@@ -348,6 +348,33 @@ def test_a_key_that_is_bound_to_readers_asks_as_these(api: Any, closed: httpx.Cl
         assert api.client().post("/v1/keys", json={**body, **wrong}).status_code == 400, wrong
 
 
+def test_a_key_that_is_bound_to_readers_judges_no_answer_made_for_others(api: Any, closed: httpx.Client) -> None:
+    """Whether a chunk is one of the answer's told it what a closed document says: a chunk's id is a hash of its text."""
+    body = {"tenant": "closing", "scopes": ["read"]}
+    ann, bob = (
+        api.client(api.client().post("/v1/keys", json={**body, "readers": [name]}).raise_for_status().json()["key"])
+        for name in ("ann", "bob")
+    )
+    question = "What does the bonus depend on?"
+    secret = closed.post("/v1/ask", json={"question": question, "readers": ["hr"]}).raise_for_status().json()
+    chunk = secret["citations"][0]["chunk_id"]
+    refused = [
+        ann.post("/v1/feedback", json={"answer_id": secret["answer_id"], "up": True, **more})
+        for more in ({}, {"chunk_id": chunk}, {"chunk_id": "0" * 24})
+    ]
+    assert {(one.status_code, one.text) for one in refused} == {(404, refused[0].text)}
+    recorded = closed.post("/v1/feedback", json={"answer_id": secret["answer_id"], "up": True, "chunk_id": chunk})
+    place = "/v1/feedback/{partition}/{offset}".format(**recorded.raise_for_status().json())
+    until(60, lambda: closed.get(place).json()["landed"], lambda: "it does not land")
+    assert closed.get(place).json()["answer_id"] == secret["answer_id"]
+    assert "answer_id" not in ann.get(place).json()
+    own = ann.post("/v1/ask", json={"question": question}).raise_for_status().json()
+    opened = closed.post("/v1/ask", json={"question": question}).raise_for_status().json()
+    for key, answer, status in ((ann, own, 200), (bob, own, 404), (ann, opened, 200), (closed, own, 200)):
+        judged = key.post("/v1/feedback", json={"answer_id": answer["answer_id"], "up": False})
+        assert judged.status_code == status, judged.text
+
+
 def test_the_command_line_makes_the_same_keys(api: Any, closed: httpx.Client) -> None:
     made = as_json(api.home, "key", "create", "closing", "--scope", "read", "--reader", "hr", "--reader", "ann")
     assert made["readers"] == ["ann", "hr"]
