@@ -459,6 +459,7 @@ def test_eval_answers_measures_what_was_said_and_what_was_declined(headrace: Hea
     assert re.search(r"refusal rate +0\.000", shown)
     assert re.search(r"exact match +0\.500", shown)
     assert "2 questions of " in shown
+    headrace("land", "--once")  # what was recorded is on the head before it is in the table
     assert headrace.json("sql", "select count(*) as n from interactions where tenant like 'eval-%'")["rows"] == [{"n": 0}], (
         "nothing may be trained on it"
     )

@@ -334,11 +334,12 @@ def test_a_block_that_was_not_found_is_not_used(cache: Callable[..., KvCache], t
 def test_a_limit_is_filled_to_the_byte_and_not_beyond(
     cache: Callable[..., KvCache], tmp_path: Path, bound: str, short: int, stays: bool
 ) -> None:
-    first, second = prefix(1), prefix(2)
-    keep(cache(), first)
+    many, first, last = 20, prefix(1), prefix(20)  # so many that a twentieth, which goes with the first, is a block
+    for number in range(1, many):
+        keep(cache(), prefix(number))
     last_used(tmp_path, first, 1)
     size = blocks(tmp_path)[key(first)].stat().st_size
-    assert keep(cache(**{bound: 2 * size - short}), second) == 1
+    assert keep(cache(**{bound: many * size - short}), last) == 1
     assert (key(first) in blocks(tmp_path)) is stays
 
 

@@ -392,9 +392,6 @@ class KvCache:
         any must go, up to a twentieth goes with them, so that blocks are sorted by use once in many answers.
         """
         every, mine = self._blocks.bytes(self._tenant)
-        room = min(self._share - mine, self._limit - every)
-        if room >= wanted:
-            return room
         gone: set[str] = set()
         noted: Stamps = {}
 
