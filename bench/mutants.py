@@ -1039,8 +1039,8 @@ MUTANTS = (
     Mutant(
         "Y2",
         "headrace/models/server/queue.py",
-        "self._waiting.put((not urgent, next(self._order), future, work))",
-        "self._waiting.put((False, next(self._order), future, work))",
+        "rank = _URGENT if urgent else",
+        "rank = _USUAL if urgent else",
         "A question waits behind the passages of a whole document.",
         ("tests/unit/test_models_server_queue.py::test_urgent_work_goes_before_what_waits_and_each_in_its_order",),
     ),
