@@ -1361,8 +1361,8 @@ MUTANTS = (
     Mutant(
         "Z36",
         "headrace/models/extract.py",
-        "ENOUGH + IN_DOUBT * doubtful and not about_another",
-        "ENOUGH",
+        "(bool(self._names) and len(nowhere) == len(self._names))",
+        "False",
         "A row of another thing answers for what the question names.",
         ("tests/unit/test_models_extract.py::test_what_the_passages_do_not_have_is_not_answered[What depth has berth E?]",),
     ),

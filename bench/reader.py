@@ -1,15 +1,17 @@
 """reader: how often a quoted answer is right, wrong, or none, through the whole pipeline with the embedded models.
 
-`python -m bench.reader DIR [--half dev|judge] [--fit] [--limit N]`. DIR is in BEIR layout with answers, or has `docs/` and
-`questions.jsonl` (`_id`, `text`, `answers`: strings, or a list of strings for each part, none where there is no answer; `half`
-where it has halves). Of a BEIR folder every second article is `dev`, the others `judge`; only the half's articles are indexed,
-and the other half's questions are those that have no answer.
+`python -m bench.reader DIR... [--half dev|judge] [--fit] [--limit N] [--say]`. A DIR is in BEIR layout with answers, or has
+`docs/` and `questions.jsonl` (`_id`, `text`, `answers`: strings, or a list of strings for each part, none where there is no
+answer; `half` where it has halves). Of a BEIR folder every second article is `dev`, the others `judge`; only the half's articles
+are indexed, and the other half's questions are those that have no answer.
 
 An answer is right if every part has one of its accepted strings in a quote of a right document; `short` are the answers that say
 only some words of their quote, `short_right` those of them whose words are right. F1 and exact match are SQuAD's, over the
-questions that have an answer. Means come with 95 % intervals. `--fit` prints, instead, the weights that rank
-these questions' quotes best (softmax over a question's quotes, L2); docs/reference/benchmarks.md says what the shipped ones were
-fitted on.
+questions that have an answer; `lines` is the mean number of quotes in an answer. Means come with 95 % intervals. `--say` prints
+each question with its answer, to be read by a person.
+
+`--fit` prints, instead, the weights that rank these questions' quotes best: softmax over a question's quotes, L2, each folder
+counting as much as its number of questions' root. docs/reference/benchmarks.md says what the shipped ones were fitted on.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,8 +34,10 @@ from headrace.answering.record import Answer
 from headrace.app import App
 from headrace.core.statistics import interval
 from headrace.models.client import Embedder
-from headrace.models.extract import WEIGHTS, SourceText, features, parts, quotes
+from headrace.models.extract import WEIGHTS, features, to_read
 from headrace.models.measures import exact_match, f1, normal, unmarked
+from headrace.models.question_parts import parts
+from headrace.models.quotable import SourceText, quotes
 from headrace.settings import Settings
 from headrace.simulate.beir import read
 from headrace.simulate.evaluate import indexed
@@ -121,7 +126,7 @@ def beir_questions(app: App, path: Path, half: str | None, scratch: Path) -> tup
     return asked, read(part).tenant, name_of
 
 
-def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, str]) -> dict[str, Any]:
+def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, str], *, say: bool = False) -> dict[str, Any]:
     """Ask each question; the shares of both kinds, and how near the texts are to the accepted ones."""
     with_answer: list[str] = []
     without: list[str] = []
@@ -129,10 +134,15 @@ def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, st
     near: dict[str, list[float]] = {"f1": [], "exact_match": []}
     cited: list[float] = []
     seconds: list[float] = []
+    lines: list[float] = []
     for one in app.runner.bars.track(asked, "ask", total=len(asked), of="questions"):
         *_, answer = app.answers.ask(one.text, tenant=tenant, user=_USER, record=False)
         assert isinstance(answer, Answer)
-        (with_answer if one.answers else without).append(judged(one, answer, name_of))
+        (with_answer if one.answers else without).append(kind := judged(one, answer, name_of))
+        if say:
+            print(f"{kind if one.answers or answer.refused else 'false':8} {one.text}\n         {answer.text}", file=sys.stderr)
+        if not answer.refused:
+            lines.append(float(len(answer.supports)))
         seconds.append(answer.timings_ms["first_token"] / 1e3)
         if one.answers:
             short.append(short_judged(one, answer, name_of))
@@ -159,19 +169,24 @@ def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, st
         "without_answer_refused": share(without, "refused"),
         "f1": round(float(np.mean(near["f1"])), 3),
         "exact_match": round(float(np.mean(near["exact_match"])), 3),
+        "lines": round(float(np.mean(lines)), 2) if lines else None,
         "citation_precision": round(float(np.mean(cited)), 3) if cited else None,
         "first_token_s": {"p50": round(float(np.quantile(seconds, 0.5)), 3), "p95": round(float(np.quantile(seconds, 0.95)), 3)},
     }
 
 
-def fit(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, str]) -> dict[str, float]:
-    """The weights under which the quotes that hold an answer come first."""
-    cases: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
+Case = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""The features of a question's quotes, shape (quotes, features), and which quotes hold an answer, shape (quotes,)."""
+
+
+def cases_of(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, str]) -> list[Case]:
+    """The quotes of each part of each question of which one holds an answer."""
+    cases: list[Case] = []
     with Embedder(app.runner.endpoints.embedder) as embedder:
         for one in app.runner.bars.track(asked, "read", total=len(asked), of="questions"):
             found = app.answers.search(one.text, tenant=tenant, user=_USER, record=False).passages
-            sources = [SourceText(passage.hit.text, passage.hit.uri, passage.hit.similarity) for passage in found]
-            read_quotes, part = quotes(sources), parts(one.text)[0]
+            sources = [SourceText(hit.text, hit.uri, hit.similarity, hit.heading) for hit in (passage.hit for passage in found)]
+            read_quotes, part = quotes(sources, to_read(one.text, sources)), parts(one.text)[0]
             known = one.answers[0] if one.answers else []
             right = np.array(
                 [
@@ -183,16 +198,22 @@ def fit(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, str]) 
             if right.any():
                 vectors = embedder.embed([part, *(quote.said for quote in read_quotes)], kind="passage")
                 cases.append((features(part, sources, read_quotes, list(vectors[1:] @ vectors[0])), right))
+    return cases
+
+
+def fit(folders: Sequence[Sequence[Case]]) -> dict[str, float]:
+    """The weights under which the quotes that hold an answer come first."""
+    cases = [(rows, right, len(folder) ** -0.5) for folder in folders for rows, right in folder]
 
     def loss(weights: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         value, slope = _L2 * float(weights @ weights), 2 * _L2 * weights
-        for rows, right in cases:
+        for rows, right, share in cases:
             scores = rows @ weights
             likely = np.exp(scores - scores.max())
             likely /= likely.sum()
             both = float(likely @ right)
-            value -= math.log(both + 1e-12)
-            slope = slope - rows.T @ (likely * right / max(both, 1e-12) - likely)
+            value -= share * math.log(both + 1e-12)
+            slope = slope - share * rows.T @ (likely * right / max(both, 1e-12) - likely)
         return value, slope
 
     weights = minimize(loss, np.zeros(len(WEIGHTS)), jac=True, method="L-BFGS-B").x
@@ -206,22 +227,27 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, or fit, and print JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.reader", description=__doc__)
-    parser.add_argument("dir", type=Path)
+    parser.add_argument("dirs", type=Path, nargs="+")
     parser.add_argument("--half", choices=("dev", "judge"))
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--say", action="store_true")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = Settings.load(home=Path(scratch) / "home")
-        with App(settings, "bench") as app:
-            if (given.dir / "questions.jsonl").is_file():
-                asked, tenant, name_of = folder_questions(app, given.dir, given.half)
+    cases: list[list[Case]] = []
+    for folder in given.dirs:
+        with tempfile.TemporaryDirectory() as scratch, App(Settings.load(home=Path(scratch) / "home"), "bench") as app:
+            if (folder / "questions.jsonl").is_file():
+                asked, tenant, name_of = folder_questions(app, folder, given.half)
             else:
-                asked, tenant, name_of = beir_questions(app, given.dir, given.half, Path(scratch))
+                asked, tenant, name_of = beir_questions(app, folder, given.half, Path(scratch))
             if given.limit:
                 asked = [one for kind in (True, False) for one in [a for a in asked if bool(a.answers) == kind][: given.limit]]
-            result: dict[str, Any] = fit(app, asked, tenant, name_of) if given.fit else measure(app, asked, tenant, name_of)
-    print(json.dumps(result, indent=2))
+            if given.fit:
+                cases.append(cases_of(app, asked, tenant, name_of))
+            else:
+                print(json.dumps({"folder": folder.name, **measure(app, asked, tenant, name_of, say=given.say)}, indent=2))
+    if given.fit:
+        print(json.dumps(fit(cases), indent=2))
 
 
 if __name__ == "__main__":

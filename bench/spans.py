@@ -27,8 +27,10 @@ from bench.reader import beir_questions, folder_questions, holds
 from headrace.app import App
 from headrace.models.asked import Asked, asked_of
 from headrace.models.client import Embedder
-from headrace.models.extract import WEIGHTS, Quote, SourceText, features, parts, quotes, shortlist, word_weights
+from headrace.models.extract import WEIGHTS, features, shortlist, to_read, word_weights
 from headrace.models.measures import f1
+from headrace.models.question_parts import parts
+from headrace.models.quotable import Quote, SourceText, quotes
 from headrace.models.spans import Tokens, candidates, nested
 from headrace.models.spans import features as span_features
 from headrace.settings import Settings
@@ -148,10 +150,12 @@ def sentences_of(app: App, asked: Sequence[Question], tenant: str, name_of: Mapp
             if not one.answers:
                 continue
             passages = app.answers.search(one.text, tenant=tenant, user="bench", record=False).passages
-            sources = [SourceText(passage.hit.text, passage.hit.uri, passage.hit.similarity) for passage in passages]
+            sources = [
+                SourceText(hit.text, hit.uri, hit.similarity, hit.heading) for hit in (passage.hit for passage in passages)
+            ]
             documents = [name_of.get(passage.hit.uri, passage.hit.uri) for passage in passages]
             part = parts(one.text)[0]
-            short = shortlist(part, sources, quotes(sources))
+            short = shortlist(part, sources, quotes(sources, to_read(one.text, sources)))
             vectors = embedder.embed([part, *(quote.said for quote in short)], kind="passage")
             found += labelled(one, sources, documents, short, list(vectors[1:] @ vectors[0]))
     return found

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.answering.rerank import Passage
 from headrace.errors import Transient
 from headrace.models.citations import Support, quotable
 from headrace.models.client import Embedder
-from headrace.models.extract import Extract, Quote, SourceText, best, parts, quotes, shortlist, with_block, word_weights
+from headrace.models.extract import Extract, best, has_both, shortlist, to_read, word_weights
+from headrace.models.question_parts import pair, parts
+from headrace.models.quotable import Quote, SourceText, quotes, with_block
 from headrace.models.short_answer import cell_answer, short_answer
 
 NOT_FOUND = "That is not in these documents."
@@ -46,43 +48,67 @@ def quote(question: str, passages: Sequence[Passage], embedder: Embedder | None)
 
     Where the embedder cannot be asked, words alone decide, and the note says so.
     """
-    sources = [SourceText(passage.hit.text, passage.hit.uri, passage.hit.similarity) for passage in passages]
-    read = quotes(sources)
-    extracts: list[Extract] = []
-    note = ""
-    for part in parts(question):
-        short = shortlist(part, sources, read)
-        similarities = None
-        if short and embedder is not None:
-            try:
-                similarities = _similarities(part, short, embedder)
-            except Transient:
-                embedder, note = None, _NO_EMBEDDER
-        extracts.append(best(part, sources, short, similarities))
+    sources = [SourceText(passage.hit.text, passage.hit.uri, passage.hit.similarity, passage.hit.heading) for passage in passages]
+    reading = _Reading(sources, quotes(sources, to_read(question, sources)), embedder)
+    extracts = [extract for part in parts(question) for extract in reading.extracts(part)]
     quoted = [found for one in extracts for found in _quotes(one)]
     order = list(dict.fromkeys([*(found.source for found in quoted), *range(len(passages))]))
     lines: dict[str, Support | None] = {}
     for one in extracts if quoted else ():
         sure: str | None = None
         for found in _quotes(one):
-            best_one = found is one.quote
-            few = _shortened(one, found, sources) if best_one or sure else None
-            if sure and not few:
+            second = found is one.other
+            few = _shortened(one, found, sources) if sure or not second else None
+            if second and sure and not few:
                 continue
             sure = few
-            shown = found if few else with_block(found, sources[found.source], read)
+            shown = found if few else with_block(found, sources[found.source], reading.read)
             number, said = order.index(found.source) + 1, quotable(few or shown.said)
-            if said not in {support.sentence for support in lines.values() if support}:  # one row may answer two parts
-                before = "" if best_one else OR
-                lines[f"{before}{said} [{number}]"] = Support(said, number, shown.start, shown.end)
+            label = f"{one.label}: " if few and one.label else ""
+            # One row may answer two parts; of two things the same may be true.
+            if label or said not in {support.sentence for support in lines.values() if support}:
+                before = OR if second else ""
+                lines[f"{before}{label}{said} [{number}]"] = Support(said, number, shown.start, shown.end)
         if not _quotes(one):
             lines[f"{NOT_FOUND.removesuffix('.')}: {one.part}"] = None
-    return QuotedAnswer(lines or {NOT_FOUND: None}, tuple(passages[at] for at in order), note)
+    return QuotedAnswer(lines or {NOT_FOUND: None}, tuple(passages[at] for at in order), reading.note)
+
+
+class _Reading:
+    """The quotes of a question's passages, and the embedder as long as it answers; `note` says if it did not."""
+
+    def __init__(self, sources: Sequence[SourceText], read: Sequence[Quote], embedder: Embedder | None) -> None:
+        self.read = read
+        self.note = ""
+        self._sources, self._embedder = sources, embedder
+
+    def extracts(self, part: str) -> list[Extract]:
+        """The best quote for a part of a question, or for each of the two things it names unless one that has both is as good."""
+        whole = self._extract(part)
+        two = pair(part)
+        if two is None:
+            return [whole]
+        labels = (two.first, two.second)
+        each = [replace(self._extract(question), label=label) for question, label in zip(two.questions, labels, strict=True)]
+        both = whole.found and whole.quote is not None and has_both(whole.quote, two.first, two.second)
+        same = each[0].quote == each[1].quote
+        split = all(one.found for one in each) and not same
+        return each if split or (not both and any(one.found for one in each)) else [whole]
+
+    def _extract(self, part: str) -> Extract:
+        short = shortlist(part, self._sources, self.read)
+        similarities = None
+        if short and self._embedder is not None:
+            try:
+                similarities = _similarities(part, short, self._embedder)
+            except Transient:
+                self._embedder, self.note = None, _NO_EMBEDDER
+        return best(part, self._sources, short, similarities, self.read)
 
 
 def _quotes(one: Extract) -> list[Quote]:
     """What answers one part of a question, best first; nothing if that is no evidence."""
-    return [found for found in (one.quote, one.other) if found is not None] if one.found else []
+    return [found for found in (one.quote, *one.also, one.other) if found is not None] if one.found else []
 
 
 def _shortened(one: Extract, found: Quote, sources: Sequence[SourceText]) -> str | None:

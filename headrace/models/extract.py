@@ -2,14 +2,20 @@
 
 Each sentence and row (a quote) gets a score, a weighted sum of features:
 
-- the shares of the question's words in the quote itself, in the heading, table header or file name above it, and in the
-  sentences beside it; rare words count more;
+- the shares of the question's words in the quote itself (a row's are its cells with the names of their columns), in the heading,
+  caption or file name above it, and in the sentences beside it; rare words count more, and a word of the same meaning
+  (`concepts.py`) nearly as much as the word itself;
 - the similarity of the quote's and of the passage's embedding to the question's;
 - whether the quote has what the question asks for and does not have itself: a number and its unit, a date, a person, a cause;
 - which names and numbers of the question are missing.
 
-A quote is evidence if its score reaches `ENOUGH`, its passage has one of the question's names, and all of the question's numbers
-are in the quote, above it or beside it: what a 15 TB drive does is no answer about one of 30 TB, though the passage names both.
+A quote is evidence if its score reaches `ENOUGH`, and if it is not about another thing than the question:
+
+- its passage has one of the question's names, and it is no row of a table in which another row has that name;
+- all of the question's numbers are in the quote, above it or beside it: what a 15 TB drive does is no answer about one of 30 TB;
+- it says nothing that excludes what the question says: "hourly" of "daily" (`concepts.CONTRASTS`), "the Malmö site" of "the
+  Lund site".
+
 Otherwise the answer is that the documents contain none. `python -m bench.reader` fits the weights and measures them.
 """
 
@@ -18,19 +24,29 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from headrace.models.support import above, alike, content_words, facts, sentences, without_bold
+from headrace.models.asked import AUXILIARIES, CONJUNCTIONS, DETERMINERS, OWNERS, PREPOSITIONS, PRONOUNS, asked_of
+from headrace.models.concepts import concepts_of, contrasting, contrasts
+from headrace.models.fact_kinds import FactKind, fact_kind
+from headrace.models.question_parts import NAMED
+from headrace.models.quotable import PASSAGES, Quote, SourceText, is_whole
+from headrace.models.support import content_words, facts
+from headrace.models.word_match import has, match, terms
 
-PASSAGES = 6
-"""The number of best passages that are searched for quotes."""
+FURTHER = 3
+"""Passages below the best that are searched too, if they have as much of the question as these: its words, or their meaning."""
 ENOUGH = 5.0
 """The lowest score of an answer."""
-IN_DOUBT = 2.5
+LEAST_EVIDENCE = 0.72
+"""The least sum of two figures of a quote: the share of the question's words that it has, with what is above and partly beside
+it, and its embedding's similarity. A number in euros is no evidence of which."""
+MORE_EVIDENCE = 0.1
+"""What more of it is needed if there is doubt."""
+IN_DOUBT = 1.0
 """The additional score required if the passage lacks a name of the question or the quote lacks the kind of fact asked for."""
 CLOSE = 1.0
 """A second quote whose score is so near the first's is shown, too: of the development questions, one answer in four has one."""
@@ -42,104 +58,83 @@ WEIGHTS: Mapping[str, float] = {
     "passage": 4.1,
     "fits": 1.1,
     "unit": 0.4,
+    "focus": 0.5,
     "lacks_name": -1.1,
+    "far_name": -0.5,
     "lacks_number": -1.7,
+    "of_others": -2.0,
+    "unnamed_row": -1.0,
 }
 """The fitted weight of each feature; docs/reference/benchmarks.md names the data."""
 _SHORT = 8  # quotes that are embedded; embedding all of them answered none of 391 questions better (docs/reference/benchmarks.md)
-_PARTS = 4  # of a question, each with embeddings of its own: one of 400 parts took minutes
 _WORDS = 64  # words of a question that are used
-_QUOTES = 96  # quotes that are scored; a passage of many short lines may have more
+_LESS_KNOWN = 0.1  # what a second quote may have less of the question
+_LISTED = 5  # further rows of a table that are quoted
+_SECONDS = 4  # quotes of which one may be a second answer
+_BESIDE = 0.7  # what a word beside a quote counts as evidence
+_BESIDE_SIBLINGS = 1.0  # that a quote may score less than one about another thing of the sort that is asked for
+_ANOTHER = 6.0  # by which a quote about another thing is put behind others
 _USUAL = {"embedding": 0.45, "passage": 0.5}  # similarities without an embedder: the same for all quotes
-_COLUMNS = 8  # cells of a row that are shown
 _LEAST_WORD, _LEAST_NAME = 0.2, 1.5  # lowest weights of a word of the question and of a name in it
-# A wrapped line of prose has at least so many characters and words; a sentence is joined up to so many characters.
-_WRAPPED, _PROSE, _LONGEST = 45, 6, 600
-_ENDED = re.compile(r"[.!?:;{}=|][\"')\]]*$")
-_STOPPED = re.compile(r"[.!?;][\"')\]*_]*$")
-# "every" above "250 hours": an amount in the middle of a sentence, where neither an item of a list nor a time of a log begins so.
-_AMOUNT = re.compile(r"\d{1,4}(?:[.,]\d+)*\s?[^\W\d_A-ZÄÖÜ]")
-_MARK = re.compile(r"^(?:[-*•]|\d{1,3}[.)])\s+")  # of a list
-# A hyphen at the end of a line, before the rest of its word; in "two- and" and "short- or" it ends one.
-_HYPHEN = re.compile(r"(?<=\w[-‐])[ \t]*\n\s*(?!(?:and|or|to|und|oder|bis)\b)(?=[^\W\d_A-ZÄÖÜ])")
-_RULE = re.compile(r"[\s|:+=-]+")
-_PART = re.compile(
-    r",?\s+(?:and|und)\s+(?=(?:who|when|where|why|how|what|which|whose|wer|wann|wo|warum|wie|was|welche[rsnm]?)\b)", re.IGNORECASE
-)
-_NAMED = re.compile(r"(?<=\s)(?!I\b)[A-Z]\b|(?<=\s)\d\b")  # "cluster C", "wave 2"
-_CAPITAL = re.compile(r"(?<=[\s(|,;])[A-ZÄÖÜ][\w'’-]+")
-_DATE = re.compile(
-    r"\b\d{4}-\d\d-\d\d\b|\b(?:19|20)\d\d\b|\b\d{1,2}[.:]\d\d\b|day\b|\b(?:January|February|March|April|May|June|July|August|"
-    r"September|October|November|December|Januar|Februar|März|Mai|Juni|Juli|Oktober|Dezember)\b"
-)
-_CAUSE = re.compile(
-    r"\bbecause\b|\bcaus|\bdue to\b|\bsince\b|\bafter\b|\bso that\b|\breason|\bweil\b|\bda\b|\bwegen\b", re.IGNORECASE
-)
-_AGE = re.compile(r"\baged?\b|\bborn\b|\byears? old\b|\bJahre alt\b", re.IGNORECASE)
-_TIMES = "us ms second minute hour day week month year"
-_BYTES = "byte kb mb gb tb pb kib mib gib tib"
-# What a question asks for, by the first pattern that matches; a number with its possible units.
-_ASKED = tuple(
-    (re.compile(pattern, re.IGNORECASE), kind, frozenset(units.split()))
-    for pattern, kind, units in (
-        (r"\bhow old\b|\bwie alt\b", "age", ""),
-        (r"\bwhen\b|\bwhat (?:date|day|time|year|month)\b|\bwhich (?:day|year|month)\b|\bwann\b", "date", ""),
-        (r"\bhow (?:long|often|soon|quickly|late|early)\b|\bwie (?:lange|oft)\b", "number", f"{_TIMES} m km"),
-        (r"\b(?:costs?|prices?|fees?|charged?|budget|salary|pay|paid|kostet|wie teuer)\b", "number", "eur usd gbp"),
-        (r"\bhow (?:big|large|heavy)\b|\bwie groß\b", "number", f"{_BYTES} m km kg w kw million billion"),
-        (r"\bhow far\b|\bwie weit\b", "number", "m km mile"),
-        (r"\b(?:percent|percentage|share|rate)\b|\bProzent\b", "number", "percent"),
-        (r"\bhow (?:much|many|high|low|fast|tall|wide|deep|poor|small)\b|\bwie ?(?:viele?|hoch|schnell)\b", "number", ""),
-        (r"\bwhat (?:number|limit|reading|temperature|threshold|size|capacity|speed|period)\b", "number", ""),
-        (r"\bwho\b|\bwho's\b|\bwhose\b|\bwhom\b|\bwer\b", "person", ""),
-        (r"\bwhy\b|\bcaus|\breason\b|\bbehind\b|\bwarum\b|\bweshalb\b", "cause", ""),
+# Words of a question that say little about the answer: in how it is put, and after "how", where the kind of fact says it.
+_SLIGHT = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        get gets got go goes going need needs must should could please tell me give there currently exactly something
+        anything happen happens happened place take takes kind sort type name s find know called make makes made want
+        quelle quel quelles quels est sont la le les du des au aux une un dans pour sur combien comment quand où qui
+        que il elle on cela ça cuánto cuánta cuántos cuándo cuál dónde quién qué cómo el los las del al una uno unos
+        en por para se es son está hay que lo
+        """,
     )
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SourceText:
-    """A passage: its text, its file's name, and its similarity to the question if dense search found it."""
-
-    text: str
-    name: str
-    similarity: float | None = None
-
-
-@dataclass(frozen=True)
-class Quote:
-    """Characters `start` to `end` of passage `source` (from 0): a sentence, a line of code or a list, a row of a table."""
-
-    source: int
-    start: int
-    end: int
-    text: str
-    over: str
-    beside: str
-
-    @property
-    def said(self) -> str:
-        """The text that is shown, without Markdown's bold; for a table row, each cell after the name of its column."""
-        if not self.text.startswith("|"):
-            return without_bold(re.sub(r"\s*\n\s*", " ", _HYPHEN.sub("", _MARK.sub("", self.text))))
-        return "; ".join([f"{name}: {cell}" if name else cell for name, cell in self.cells][:_COLUMNS])
-
-    @property
-    def cells(self) -> list[tuple[str, str]]:
-        """The cells of a table row that are not empty, each with its column's name; none of any other text."""
-        if not self.text.startswith("|"):
-            return []
-        names, cells = (list(map(without_bold, _cells(row))) for row in (self.over.rpartition("\n")[2], self.text))
-        names += [""] * (len(cells) - len(names))
-        return [(name, cell) for name, cell in zip(names, cells, strict=False) if cell]
+)
+_SEVERAL = re.compile(
+    r"\b(?:which|what|quelles|quels|qué|cuáles)\s+(?!does\b|is\b|was\b|has\b|this\b)\w{3,}(?<![siu])s\b|\bwho are\b",
+    re.IGNORECASE,
+)
+# Asks which of all rows has the most of something: no row says that of itself.
+_SUPERLATIVE = re.compile(
+    r"\b(?:most|least|fewest|(?:larg|bigg|small|great|high|low|cheap|dear|long|short|old|new|lat|earli|heavi|light|fast|slow|deep|tall|b)est|worst"
+    r"|(?:größ|kleins|höchs|niedrigs|billigs|teuers|meis|wenigs|längs|kürzes|ältes|neues|bes)te[nrsm]?)\b",
+    re.IGNORECASE,
+)
+_MEASURED = re.compile(
+    r"\b(?:how|wie)\s+(long|often|soon|far|old|late|early|quickly|big|large|lange|oft|alt|weit|hoch|groß)\b", re.IGNORECASE
+)
+_GENERIC = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        name kind type sort year day date time number amount percentage person people man woman place city country
+        thing things month period part word percent century state term many much
+        """,
+    )
+)
+_DIMENSION = re.compile(r"\bhow (deep|wide|tall|heavy|hot|warm|cold)\b|\bwie (tief|breit|schwer|heiß|warm|kalt)\b", re.IGNORECASE)
+_COUNTED = re.compile(r"\b(?:how many|wie ?viele|combien d[e'’]|cuánt[oa]s)\b", re.IGNORECASE)
+_ROLE = re.compile(
+    r"\W*(?:who|wer|qui|quién) (?:is|was|are|were|ist|war|sind|est|es) (?:the|our|der|die|das|le|la|el) ((?:[\w-]+ )?[\w-]+)",
+    re.IGNORECASE,
+)
+_NON = re.compile(r"\b[Nn]on-(\w{3,40})")
+_ARTICLES = "the|an?|our|der|die|das|den|dem|des|im|am|vom|zum"
+_READ = 400  # characters of a question in which names and their nouns are looked for
+_POSSESSED = re.compile(r"\w['’]s?\s+((?:[a-z][\w-]*\s+){0,2}[a-z][\w-]*)")
+_FUNCTION = AUXILIARIES | CONJUNCTIONS | DETERMINERS | OWNERS | PREPOSITIONS | PRONOUNS
+_GERMAN = re.compile(
+    r"^\W*(?:(?:ab|bis|seit|in|an|zu|von|für|auf|bei|mit)\s+)?(?:was|wer|wie|wo|wann|warum|welche[rsnm]?|wieviele?|wohin)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Extract:
     """A part of the question, the best quote (`None` if there are no passages), its score, and whether that is evidence enough.
 
-    `other` is the second best, if it is evidence too and nearly as good. `known` is the share of the question's words, rare ones
-    weighted higher, that the quote or what is above it has.
+    `other` is the second best, if it is evidence too and nearly as good. `also` are, of a question for several things ("which
+    boats"), the other rows of the same table that have as much of the question. `known` is the share of the question's words,
+    rare ones weighted higher, that the quote or what is above it has. `label` is the one of two things that a part is about.
     """
 
     part: str
@@ -147,127 +142,272 @@ class Extract:
     score: float
     found: bool
     other: Quote | None = None
+    also: tuple[Quote, ...] = ()
     known: float = 0.0
+    label: str = ""
 
 
-def parts(question: str) -> list[str]:
-    """Split a question: "who owns C and which version does it run" is two, and the second gets the names of the first.
-
-    A question of many parts has the rest of them in its last.
-    """
-    first, *more = _PART.split(question.strip(), maxsplit=_PARTS - 1)
-    named = " ".join([*sorted(facts(first).names), *_NAMED.findall(first)])
-    return [first, *(f"{part} {named}" if named and not facts(part).names else part for part in more)]
-
-
-def quotes(sources: Sequence[SourceText]) -> list[Quote]:
-    """Every sentence, line and row of the best passages, except headings, table headers and rules."""
-    found: list[Quote] = []
-    for number, source in enumerate(sources[:PASSAGES]):
-        text, name = source.text, re.sub(r"[/_.-]+", " ", source.name)
-        heading = text.find("\n")
-        own: list[tuple[int, int]] = []
-        for start, end in sentences(text):
-            if _RULE.fullmatch(text[start:end]):
-                if own and text[own[-1][0]] == "|":
-                    own.pop()
-            elif end <= heading:
-                continue
-            elif own and _goes_on(text, own[-1], start):
-                own[-1] = (own[-1][0], end)
-            else:
-                own.append((start, end))
-        texts = [text[start:end] for start, end in own]
-        for index, (start, end) in enumerate(own):
-            row = texts[index].startswith("|")
-            beside = "" if row else " ".join([*texts[max(0, index - 1) : index], *texts[index + 1 : index + 2]])
-            found.append(Quote(number, start, end, texts[index], f"{name}\n{above(text, start)}", beside))
-    return found[:_QUOTES]
-
-
-def with_block(quote: Quote, source: SourceText, found: Sequence[Quote]) -> Quote:
-    """A quote that ends in a colon with the list or the example that it introduces, up to `_LONGEST` characters in all."""
-    if not quote.text.endswith(":"):
-        return quote
-    end = quote.end
-    for other in found:
-        if other.source != quote.source or other.start < end:
-            continue
-        between = source.text[end : other.start]
-        begun = end > quote.end
-        if between.strip() or (begun and between.count("\n") > 1) or other.end - quote.start > _LONGEST:
-            break
-        end = other.end
-    return replace(quote, end=end, text=source.text[quote.start : end])
-
-
-def _goes_on(text: str, before: tuple[int, int], start: int) -> bool:
-    """Whether `start` continues a wrapped sentence: prose below a long line that does not end a sentence."""
-    said, between = text[slice(*before)], text[before[1] : start]
-    line = said.rpartition("\n")[2] if "\n" in said else text[text.rfind("\n", 0, before[0]) + 1 : before[1]]
-    return (
-        between.count("\n") == 1
-        and not between.strip()
-        and len(line.strip()) >= _WRAPPED
-        and len(said) < _LONGEST
-        and len(line.split()) >= _PROSE
-        and not _ENDED.search(said)
-        and " = " not in line  # a setting and its comment
-        and (text[start].isalpha() or text[start] in "\"'(“„*`" or bool(_AMOUNT.match(text, start)))
-        and _MARK.match(text[start:]) is None
-        and not said.startswith(("|", "#"))
-    )
+def to_read(question: str, sources: Sequence[SourceText]) -> list[int]:
+    """The places of the passages to search for quotes: the best, and those below that have as much of the question."""
+    first = list(range(min(PASSAGES, len(sources))))
+    weights = word_weights(question, sources)
+    shares = [_share(terms(f"{source.name}\n{source.text}"), weights) for source in sources]
+    most = max(shares[: len(first)], default=0.0)
+    below = sorted(range(len(first), len(sources)), key=lambda at: -shares[at])
+    further = [at for at in below if shares[at] >= most and shares[at] > 0]
+    return [*first, *further[:FURTHER]]
 
 
 def features(
-    question: str, sources: Sequence[SourceText], found: Sequence[Quote], similarities: Sequence[float] | None
+    question: str,
+    sources: Sequence[SourceText],
+    found: Sequence[Quote],
+    similarities: Sequence[float] | None,
+    read: Sequence[Quote] = (),
 ) -> npt.NDArray[np.float64]:
-    """One row per quote, with columns in the order of `WEIGHTS`. `similarities` are those of the quotes' embeddings."""
-    texts = [_terms(f"{source.name}\n{source.text}") for source in sources]
-    numbers = [readings for readings, _ in facts(question).numbers]
-    names = _names(question)
-    weights = word_weights(question, sources)
-    total = sum(weights.values()) or 1.0
-    kind, units = next(((kind, units) for pattern, kind, units in _ASKED if pattern.search(question)), ("", frozenset[str]()))
-    rows = []
-    for index, quote in enumerate(found):
-        source = sources[quote.source]
-        own, over, beside = _terms(quote.text), _terms(quote.over), _terms(quote.beside)
+    """One row per quote, with columns in the order of `WEIGHTS`.
+
+    `similarities` are those of the quotes' embeddings. `read` are all quotes of the passages, by default those `found`: other
+    rows of a table say what its rows are about.
+    """
+    values = [one.values for one in _compared(question, sources, found, similarities, read)]
+    return np.array(values, np.float64).reshape(len(found), len(WEIGHTS))
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A quote compared with a question: its features, the question's words that it has, and whether it is about another thing.
+
+    `words` are in the quote or above it, `own` in the quote. `of_sibling` says whether the other thing is one of the same sort:
+    another row of the table, hourly instead of daily, another year. `is_settled` says that the quote, or what is above it, has
+    all that tells one of a sort from another: the question's names, its numbers, "daily".
+    """
+
+    values: list[float]
+    words: frozenset[str]
+    own: frozenset[str]
+    known: float
+    evidence: float
+    doubtful: bool
+    about_another: bool
+    of_sibling: bool
+    is_settled: bool
+
+
+def _compared(
+    question: str,
+    sources: Sequence[SourceText],
+    found: Sequence[Quote],
+    similarities: Sequence[float] | None,
+    read: Sequence[Quote],
+) -> list[_Compared]:
+    asked = _Question(question, sources)
+    tables = _tables(sources, read or found)
+    return [
+        asked.compare(quote, None if similarities is None else similarities[index], tables.get(_table(sources, quote), ()))
+        for index, quote in enumerate(found)
+    ]
+
+
+class _Question:
+    """A question, compared with quotes of its passages."""
+
+    def __init__(self, question: str, sources: Sequence[SourceText]) -> None:
+        self._question, self._sources = question, sources
+        self._texts = [terms(f"{source.name}\n{source.text}") for source in sources]
+        self._words = terms(question)
+        self._numbers = [readings for readings, _ in facts(question).numbers]
+        self._names = _names(question)
+        self._weights = word_weights(question, sources)
+        self._total = sum(self._weights.values()) or 1.0
+        self._kind: FactKind = fact_kind(question, self._numbers)
+        low = [source.text.lower() for source in sources]
+        self._modified = [
+            (found[1], found[2])
+            for found in re.finditer(rf"\b(?:{_ARTICLES})\s+([^\W\d_]{{3,40}})\s+([^\W\d_]{{3,40}})", question.lower()[:_READ])
+            if any(f"{found[1]} {found[2]}" in text for text in low)
+        ]
+        self._contrasting = {word for word in self._weights if contrasting(word)}
+        self._measured = _DIMENSION.search(question) is not None
+        self._focus = _focus(question)
+        self._counted = _COUNTED.search(question) is not None
+        self._beside_names = _beside_names(question, self._names)
+
+    def compare(self, quote: Quote, similarity: float | None, rows: Sequence[frozenset[str]]) -> _Compared:
+        """`rows` are the words in the cells of each row of the quote's table."""
+        source = self._sources[quote.source]
+        own, over, beside = terms(quote.own), terms(quote.over), terms(quote.beside)
         shares = {"own": 0.0, "over": 0.0, "beside": 0.0}
-        for word, weight in weights.items():
-            where = next((at for at, terms in zip(shares, (own, over, beside), strict=True) if _has(terms, word)), None)
-            if where is not None:
-                shares[where] += weight / total
-        whole = facts(f"{quote.over}\n{source.text}")
-        held = [readings for readings, _ in facts(f"{quote.over}\n{quote.text}\n{quote.beside}").numbers]
-        there = texts[quote.source] | over | whole.names
-        lacks_name = sum(not _has(there, name) for name in names) / len(names) if names else 0.0
-        lacks_number = sum(not any(read & other for other in held) for read in numbers) / len(numbers) if numbers else 0.0
-        fits, unit = _fits(kind, units, quote, question, numbers)
-        rows.append(
-            {
-                **shares,
-                "embedding": _USUAL["embedding"] if similarities is None else similarities[index],
-                "passage": _USUAL["passage"] if source.similarity is None else source.similarity,
-                "fits": fits,
-                "unit": unit,
-                "lacks_name": lacks_name,
-                "lacks_number": lacks_number,
-            }
+        known, in_quote = set(), set()
+        for word, weight in self._weights.items():
+            for where, there in (("own", own), ("over", over), ("beside", beside)):
+                if strength := match(there, word):
+                    shares[where] += strength * weight / self._total
+                    if where != "beside":
+                        known.add(word)
+                    if where == "own":
+                        in_quote.add(word)
+                    break
+        missing = [name for name in self._names if not (has(own, name) or has(over, name))]
+        nowhere = [name for name in missing if not (has(beside, name) or self._in_passage(quote, name))]
+        held = [readings for readings, _ in facts(f"{quote.over}\n{quote.own}\n{quote.beside}").numbers]
+        lacks_number = [read for read in self._numbers if not any(read & other for other in held)]
+        fits, unit = self._kind.fits(quote)
+        focus = self._focus_in(own | over, own | over | beside)
+        cells = terms("\n".join(cell for _, cell in quote.cells))
+        # In a table, a word that another row has is about that row; a row of which the question has nothing is not singled out.
+        of_others = sum(
+            weight for word, weight in self._weights.items() if word not in known and any(match(row, word) for row in rows)
         )
-    return np.array([[row[name] for name in WEIGHTS] for row in rows], np.float64).reshape(len(rows), len(WEIGHTS))
+        singled = any(match(cells, word) for word in self._weights) if len(rows) > 1 else True
+        named = {
+            **shares,
+            "embedding": _USUAL["embedding"] if similarity is None else similarity,
+            "passage": _USUAL["passage"] if source.similarity is None else source.similarity,
+            "fits": fits,
+            "unit": unit,
+            "focus": focus,
+            "lacks_name": len(nowhere) / len(self._names) if self._names else 0.0,
+            "far_name": (len(missing) - len(nowhere)) / len(self._names) if self._names else 0.0,
+            "lacks_number": len(lacks_number) / len(self._numbers) if self._numbers else 0.0,
+            "of_others": of_others / self._total,
+            "unnamed_row": 0.0 if singled else 1.0,
+        }
+        sibling = (
+            any(has(row, name) for name in missing for row in rows)
+            or contrasts(self._words, own | over, own)
+            or self._is_modified(quote, own | over)
+            or self._is_denied(quote)
+        )
+        another = (
+            sibling
+            or (bool(self._names) and len(nowhere) == len(self._names))
+            or bool(lacks_number)
+            or self._kind.is_missing(quote, fits)
+            or unit < 0
+            or (self._measured and unit <= 0 and focus <= 0)
+            or (self._counted and focus < 0 and quote.is_row)  # "how many cabins" of a row without a column of them
+            or (not singled and _SUPERLATIVE.search(self._question) is not None)
+            or self._names_another(quote, missing)
+        )
+        doubtful = bool(nowhere) or fits < 0 or (focus < 0 and unit <= 0) or not singled
+        share = shares["own"] + shares["over"]
+        return _Compared(
+            [named[name] for name in WEIGHTS],
+            frozenset(known),
+            frozenset(in_quote),
+            share,
+            share + _BESIDE * shares["beside"] + named["embedding"],
+            doubtful,
+            another,
+            of_sibling=sibling or (quote.is_row and bool(lacks_number)),
+            is_settled=not missing and not lacks_number and self._contrasting <= known,
+        )
+
+    def _in_passage(self, quote: Quote, name: str) -> bool:
+        whole = facts(f"{quote.over}\n{self._sources[quote.source].text}")
+        return has(self._texts[quote.source] | whole.names, name)
+
+    def _focus_in(self, near: frozenset[str], around: frozenset[str]) -> float:
+        """Whether the thing that the question asks for ("what capacity") is named: 1 in a quote, 0 beside it, -1 nowhere."""
+        if not self._focus:
+            return 0.0
+        if any(match(near, word) for word in self._focus):
+            return 1.0
+        return 0.0 if any(match(around, word) for word in self._focus) else -1.0
+
+    def _is_denied(self, quote: Quote) -> bool:
+        """Whether a quote is about non-members, and the question about members."""
+        if "non" in self._words:
+            return False
+        denied = {word.lower() for word in _NON.findall(quote.own)}
+        return bool(denied) and any(
+            has(frozenset(denied), word) and not has(terms(_NON.sub(" ", quote.own)), word) for word in self._words
+        )
+
+    def _is_modified(self, quote: Quote, there: frozenset[str]) -> bool:
+        """Whether a quote is about the deck oven, and the question about the rotary oven, which the passages know."""
+        for modifier, noun in self._modified:
+            if not has(there, modifier):
+                others = re.findall(rf"\b(?:{_ARTICLES})\s+(\w{{3,40}})\s+{re.escape(noun)}\b", quote.text, re.IGNORECASE)
+                if any(other.lower() != modifier and other.lower() not in self._words for other in others):
+                    return True
+        return False
+
+    def _names_another(self, quote: Quote, missing: Sequence[str]) -> bool:
+        """Whether a quote names another of the same sort: "the Malmö site" where the question names the Lund site."""
+        for name, pattern in self._beside_names:
+            if name in missing and any(found.casefold() not in self._words for found in pattern.findall(quote.text)):
+                return True
+        return False
+
+
+def _focus(question: str) -> frozenset[str]:
+    """The words for what is asked for: "capacity" of "what capacity has …" and "what is the capacity of …"."""
+    nouns = set(asked_of(question, {}).nouns)
+    if role := _ROLE.match(question):
+        nouns |= {word for word in role[1].lower().split() if word not in _FUNCTION}
+    for how in _DIMENSION.finditer(question):
+        nouns.add((how[1] or how[2]).lower())
+    for possessed in _POSSESSED.finditer(question):
+        nouns |= {word for word in possessed[1].split() if word not in _FUNCTION}
+    return frozenset(word for noun in nouns for word in terms(noun) if word not in _GENERIC)
+
+
+def _beside_names(question: str, names: frozenset[str]) -> list[tuple[str, re.Pattern[str]]]:
+    """For each name with a noun beside it, the pattern of another name in its place: any site for "the Lund site"."""
+    words = re.findall(r"[\w'’-]+", question[:_READ])
+    found = []
+    for at, word in enumerate(words):
+        name = re.sub(r"['’]s?$", "", word.casefold())
+        if name not in names:
+            continue
+        for noun, pattern in (
+            (words[at + 1 : at + 2], r"\b([A-ZÄÖÜ][\w-]*)\s+{}s?\b"),
+            (words[max(0, at - 1) : at], r"\b{}\s+([A-ZÄÖÜ0-9][\w-]*)\b"),
+        ):
+            if noun and noun[0].islower() and noun[0] not in _FUNCTION and noun[0] not in _SLIGHT and len(noun[0]) > 2:
+                found.append((name, re.compile(pattern.format(re.escape(noun[0])))))
+    return found
+
+
+def _table(sources: Sequence[SourceText], quote: Quote) -> tuple[str, str]:
+    """A table's file and header, which are the same in each passage that has a part of it."""
+    return sources[quote.source].name, quote.over.rpartition("\n")[2] if quote.is_row else ""
+
+
+def _tables(sources: Sequence[SourceText], found: Sequence[Quote]) -> dict[tuple[str, str], list[frozenset[str]]]:
+    """The words in the cells of each row of each table."""
+    tables: dict[tuple[str, str], list[frozenset[str]]] = {}
+    for quote in found:
+        if quote.is_row:
+            tables.setdefault(_table(sources, quote), []).append(terms("\n".join(cell for _, cell in quote.cells)))
+    return tables
 
 
 def word_weights(question: str, sources: Sequence[SourceText]) -> dict[str, float]:
     """What each word of a question counts: names and words that few passages have count more."""
     wanted = sorted(content_words(question), key=question.lower().find)[:_WORDS]
-    texts = [_terms(f"{source.name}\n{source.text}") for source in sources]
+    texts = [terms(f"{source.name}\n{source.text}") for source in sources[:PASSAGES]]
     names = _names(question)
-    return {word: max(_LEAST_NAME if word in names else _LEAST_WORD, _idf(word, texts)) for word in wanted}
+    slight = _SLIGHT | _FUNCTION | {how[1].lower() for how in _MEASURED.finditer(question)}
+    return {
+        word: max(_LEAST_NAME, _idf(word, texts))
+        if word in names
+        else _LEAST_WORD
+        if word in slight
+        else max(_LEAST_WORD, _idf(word, texts))
+        for word in wanted
+    }
 
 
 def _names(question: str) -> frozenset[str]:
-    return facts(question).names | {name.casefold() for name in _NAMED.findall(question)}
+    """The names of a question; of a German one, which writes every noun like a name, only what is none of its words."""
+    named = {name.casefold() for name in NAMED.findall(question)}
+    own = {re.sub(r"['’]s?$", "", name) for name in facts(question).names}
+    if _GERMAN.match(question):
+        own = {name for name in own if any(c.isdigit() for c in name) or not concepts_of(name)}
+    return frozenset(own | named)
 
 
 def shortlist(question: str, sources: Sequence[SourceText], found: Sequence[Quote]) -> list[Quote]:
@@ -278,80 +418,74 @@ def shortlist(question: str, sources: Sequence[SourceText], found: Sequence[Quot
     return [found[index] for index in np.argsort(-scores, kind="stable")[:_SHORT]]
 
 
-def best(question: str, sources: Sequence[SourceText], found: Sequence[Quote], similarities: Sequence[float] | None) -> Extract:
-    """The quote that answers one part of a question best, and another that may."""
+def best(
+    question: str,
+    sources: Sequence[SourceText],
+    found: Sequence[Quote],
+    similarities: Sequence[float] | None,
+    read: Sequence[Quote] = (),
+) -> Extract:
+    """The quote that answers one part of a question best, and another that may. The arguments are as in `features`."""
     if not found:
         return Extract(question, None, -math.inf, False)
-    rows = features(question, sources, found, similarities)
-    scores = rows @ np.array(list(WEIGHTS.values()))
-    first, *second = (int(index) for index in np.argsort(-scores, kind="stable")[:2])
-    enough = _enough(scores[first], rows[first])
+    compared = _compared(question, sources, found, similarities, read)
+    scores = np.array([one.values for one in compared]) @ np.array(list(WEIGHTS.values()))
+    # Where the best are about others of the same sort, what is asked for would be among them.
+    siblings = max((score for score, one in zip(scores, compared, strict=True) if one.of_sibling), default=-math.inf)
+    scores -= [_ANOTHER * one.about_another + IN_DOUBT * one.doubtful for one in compared]
+    first, *second = (int(index) for index in np.argsort(-scores, kind="stable")[:_SECONDS])
+    enough = _enough(scores[first], compared[first]) and (
+        compared[first].is_settled or bool(scores[first] > siblings - _BESIDE_SIBLINGS)
+    )
     close = [
         index
         for index in second
-        if scores[first] - scores[index] <= CLOSE and _enough(scores[index], rows[index]) and _whole(found[index].text)
+        if scores[first] - scores[index] <= CLOSE
+        and _enough(scores[index], compared[index])
+        and _is_like(compared[index], compared[first], row=found[first].is_row or found[index].is_row)
+        and is_whole(found[index].text)
     ]
-    other = found[close[0]] if enough and close else None
-    known = sum(value for name, value in zip(WEIGHTS, rows[first], strict=True) if name in ("own", "over"))
-    return Extract(question, found[first], float(scores[first]), enough, other, float(known))
+    also = _also(question, sources, found[first], compared[first], read or found) if enough and _SEVERAL.search(question) else ()
+    other = found[close[0]] if enough and close and not also else None
+    return Extract(question, found[first], float(scores[first]), enough, other, also, compared[first].known)
 
 
-def _whole(text: str) -> bool:
-    """Whether a quote is a statement of its own, not a line that introduces a list or an example."""
-    return text.startswith("|") or bool(_STOPPED.search(text)) or (len(text.split()) < _PROSE and not text.endswith(":"))
+def _also(
+    question: str, sources: Sequence[SourceText], first: Quote, compared: _Compared, read: Sequence[Quote]
+) -> tuple[Quote, ...]:
+    """The other rows of a quote's table that have all words of the question that it has."""
+    rows = [quote for quote in read if first.is_row and quote != first and _table(sources, quote) == _table(sources, first)]
+    each = _compared(question, sources, rows, None, read)
+    same = [quote for quote, one in zip(rows, each, strict=True) if one.words >= compared.words and not one.about_another]
+    return tuple(same[:_LISTED]) if len(same) < len(rows) else ()  # of all rows, none is singled out
 
 
-def _enough(score: float, row: npt.NDArray[np.float64]) -> bool:
-    """Whether a quote with these features is evidence."""
-    feature = dict(zip(WEIGHTS, row, strict=True))
-    doubtful = feature["lacks_name"] > 0 or feature["fits"] < 0
-    about_another = feature["lacks_name"] == 1 or feature["lacks_number"] > 0
-    return bool(score >= ENOUGH + IN_DOUBT * doubtful and not about_another)
+def _is_like(other: _Compared, first: _Compared, *, row: bool) -> bool:
+    """Whether a second quote has as much of the question as the first; a table's row, all the same words of it."""
+    if other.doubtful > first.doubtful:
+        return False
+    return other.own >= first.own if row else other.known >= first.known - _LESS_KNOWN
 
 
-def _fits(
-    kind: str, units: frozenset[str], quote: Quote, question: str, numbers: Sequence[frozenset[str]]
-) -> tuple[float, float]:
-    """Whether a quote has the kind of fact asked for, not counting the question's own; and the same for a number's unit.
-
-    Each is 1 if it has it, -1 if it lacks it, and 0 if the question asks for none.
-    """
-    own = facts(quote.text)
-    new = [(readings, unit) for readings, unit in own.numbers if not any(readings & other for other in numbers)]
-    match kind:
-        case "number":
-            # A column's header may name the unit of its cells.
-            there = {unit for _, unit in new} | (facts(quote.over.rpartition("\n")[2]).units if new else frozenset())
-            return (1.0 if new else -1.0), (0.0 if not units or not new else 1.0 if there & units else -1.0)
-        case "date":
-            has = bool(new) and _DATE.search(quote.text) is not None
-        case "age":
-            has = bool(new) and _AGE.search(f"{quote.text} {quote.over}") is not None
-        case "person":
-            known = question.casefold()
-            has = any(name.casefold() not in known for name in _CAPITAL.findall(f" {quote.text}"))
-        case "cause":
-            has = _CAUSE.search(quote.text) is not None
-        case _:
-            return 0.0, 0.0
-    return (1.0 if has else -1.0), 0.0
+def has_both(quote: Quote, first: str, second: str) -> bool:
+    """Whether a quote, or what is above it, has the words of two things."""
+    there = terms(quote.own) | terms(quote.over)
+    return all(match(there, word) for word in terms(f"{first} {second}"))
 
 
-@lru_cache(maxsize=4096)
-def _terms(text: str) -> frozenset[str]:
-    return frozenset(content_words(text))
+def _enough(score: float, compared: _Compared) -> bool:
+    """Whether a quote with this score, less `IN_DOUBT` if there is doubt, is evidence."""
+    return (
+        not compared.about_another and score >= ENOUGH and compared.evidence >= LEAST_EVIDENCE + MORE_EVIDENCE * compared.doubtful
+    )
 
 
-@lru_cache(maxsize=65536)
-def _has(terms: frozenset[str], word: str) -> bool:
-    return word in terms or any(alike(word, other) for other in terms)
+def _share(there: frozenset[str], weights: Mapping[str, float]) -> float:
+    """The weighted share of a question's words that a text has."""
+    return sum(weight * match(there, word) for word, weight in weights.items()) / (sum(weights.values()) or 1.0)
 
 
 def _idf(word: str, texts: Sequence[frozenset[str]]) -> float:
     """Inverse document frequency over the passages (Robertson and Sparck Jones); a word in none of them counts as in one more."""
-    count = sum(_has(terms, word) for terms in texts)
+    count = sum(match(there, word) > 0 for there in texts)
     return math.log(1 + (len(texts) - count + 0.5) / (count + 0.5)) if count else math.log(1 + 2 * len(texts))
-
-
-def _cells(row: str) -> list[str]:
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row.strip().removeprefix("|").removesuffix("|"))]

@@ -22,6 +22,7 @@ import numpy as np
 from headrace.models.asked import Asked, asked_of
 from headrace.models.spans import Tokens, best_span
 from headrace.models.support import MONTHS, UNITS, alike, content_words, facts
+from headrace.models.word_match import match, terms
 
 SURE = {"when": 0.6, "quantity": 0.7, "count": 0.85}
 """The least share of a span that is shown, by what is asked for (docs/reference/benchmarks.md)."""
@@ -61,9 +62,11 @@ _HAS_TIME = re.compile(
     r"|Oktober|Dezember|Mittag)",
     re.IGNORECASE,
 )
+_BOTH = re.compile(r"\b(?:and|und|et|y)\b", re.IGNORECASE)
 _NEEDS = {"count": _HAS_NUMBER, "quantity": _HAS_NUMBER, "when": _HAS_TIME, "who": re.compile(r"[A-ZÄÖÜ]")}
 _TIMES = frozenset(["second", "minute", "hour", "day", "week", "month", "year"])
 _CLOCK = re.compile(r"(?:\w+\s+)?\d{1,2}(?:[:.]\d\d)?(?:\s?(?:am|pm|Uhr|UTC|h))?", re.IGNORECASE)
+_TIME_OF_DAY = re.compile(r"\b\d{1,2}:\d\d\b")
 _DAY_ASKED = re.compile(r"\b(?:day|date|month|year|tag|datum|monat|jahr)\b", re.IGNORECASE)
 _TIME_ASKED = re.compile(r"\b(?:how (?:long|often|old|soon|late|early)|time|wie ?(?:lange|oft|alt))\b", re.IGNORECASE)
 
@@ -95,6 +98,8 @@ def _is_amount(asked: Asked, question: str, said: str) -> bool:
     joins = is_["conjunction"] & ~(np.roll(is_["number"], 1) & np.roll(is_["number"], -1))  # "3 and 4", but no "02:00 and takes"
     if (joins | is_["auxiliary"] | is_["pronoun"]).any():
         return False
+    if asked.kind != "when" and _TIME_OF_DAY.search(said):
+        return False  # "13:34" of "how much"
     if asked.kind == "when":
         return not _CLOCK.fullmatch(said) or not _DAY_ASKED.search(question)
     if any(low in MONTHS and word[0].isupper() for low, word in zip(tokens.low, tokens.words, strict=True)):
@@ -124,26 +129,36 @@ def _with_limits(asked: Asked, sentence: str, start: int, end: int) -> tuple[int
 
 
 def cell_answer(question: str, row: Sequence[tuple[str, str]], weights: Mapping[str, float]) -> str | None:
-    """The cell of a table row that answers: the one whose column the question names, or the only one of the kind it asks for."""
+    """The cell of a table row that answers, with its column's name; `None` where it is not sure which.
+
+    It is the one whose column the question names, or the only one of the kind it asks for. If a question names two things, as in
+    "the length and the weight", it is the cells of both columns.
+    """
     asked = asked_of(question, weights)
     wanted = set(weights)
     open_cells = [(name, cell) for name, cell in row if not _said_already(cell, wanted)]
-    named = {
-        cell: sum(weights[word] for word in wanted if any(alike(word, other) for other in content_words(name)))
-        for name, cell in open_cells
-    }
     if asked.units:  # a price is none of "IOPS per TB"
         open_cells = [one for one in open_cells if facts(" ".join(one)).units & asked.units]
-        named = {cell: named[cell] for _, cell in open_cells}
-    best = max(named.values(), default=0.0)
+    named = [{word: match(terms(name), word) * weights[word] for word in wanted} for name, _ in open_cells]
+    sums = [sum(words.values()) for words in named]
+    best = max(sums, default=0.0)
     if best > 0:
-        found = [cell for cell, weight in named.items() if weight == best]
+        found = [at for at, weight in enumerate(sums) if weight == best]
+        if _BOTH.search(question):
+            found += [at for at in range(len(sums)) if at not in found and _has_own(named[at], [named[one] for one in found])]
+            return "; ".join(_with_column(*open_cells[at]) for at in sorted(found))
     else:
-        found = [cell for _, cell in open_cells if asked.kind in _NEEDS and _fits(asked, cell)]
-    if len(found) != 1:
-        return None
-    column = next(name for name, cell in open_cells if cell == found[0])
-    return f"{column}: {found[0]}" if column else found[0]
+        found = [at for at, (_, cell) in enumerate(open_cells) if asked.kind in _NEEDS and _fits(asked, cell)]
+    return _with_column(*open_cells[found[0]]) if len(found) == 1 else None
+
+
+def _with_column(column: str, cell: str) -> str:
+    return f"{column}: {cell}" if column else cell
+
+
+def _has_own(words: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a column's name has a word of the question that the names of other columns do not have."""
+    return any(weight > 0 and not any(other[word] for other in others) for word, weight in words.items())
 
 
 def _said_already(cell: str, wanted: set[str]) -> bool:

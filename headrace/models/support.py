@@ -26,7 +26,7 @@ _CLAUSE = re.compile(r"[,;:]\s+|\s+(?:and|or|but|und|oder|aber|while|whereas)\s+
 _FAMILIES = {
     unit: family
     for family, units in {
-        "money": "eur usd gbp",
+        "money": "eur usd gbp chf",
         "time": "us ms second minute hour day week month year",
         "bytes": "byte kb mb gb tb pb kib mib gib tib",
     }.items()
@@ -35,6 +35,8 @@ _FAMILIES = {
 _ANOTHER = 0.75  # share of a sentence's words in one with other numbers from which both make the same statement
 
 _BOLD = re.compile(r"(?<![\w*\\`])(\*{2,3})(?=[^\s*])([^*`\n]+)(?<=\S)\1(?![\w*`])")
+
+_CASE = {"may": True, "mars": False}  # a month only with a capital letter, or only without
 
 _COMMON = frozenset(
     re.findall(
@@ -87,13 +89,13 @@ UNITS = {
         "usd": "$ usd dollar dollars",
         "gbp": "£ gbp pound pounds",
         "percent": "% percent prozent",
-        "second": "s sec secs second seconds sekunde sekunden",
-        "minute": "min mins minute minutes minuten",
-        "hour": "h hr hrs hour hours stunde stunden",
-        "day": "d day days tag tage tagen",
-        "week": "week weeks woche wochen",
-        "month": "month months monat monate monaten",
-        "year": "year years jahr jahre jahren",
+        "second": "s sec secs second seconds sekunde sekunden seconde secondes segundo segundos",
+        "minute": "min mins minute minutes minuten minuto minutos",
+        "hour": "h hr hrs hour hours stunde stunden heure heures hora horas",
+        "day": "d day days tag tage tagen jour jours día días",
+        "week": "week weeks woche wochen semaine semaines semana semanas",
+        "month": "month months monat monate monaten mois mes meses",
+        "year": "year years jahr jahre jahren ans année années año años",
         "byte": "b byte bytes",
         "kb": "kb kilobyte kilobytes",
         "mb": "mb megabyte megabytes",
@@ -106,32 +108,66 @@ UNITS = {
         "tib": "tib",
         "ms": "ms millisecond milliseconds",
         "us": "µs us microsecond microseconds",
-        "m": "m metre metres meter meters",
-        "km": "km kilometre kilometres kilometer kilometers",
-        "kg": "kg kilogram kilograms",
+        "chf": "chf franc francs franken",
+        "mm": "mm millimetre millimetres millimeter millimeters",
+        "cm": "cm centimetre centimetres centimeter centimeters zentimeter zentimetern",
+        "m": "m metre metres meter meters metern mètre mètres",
+        "km": "km kilometre kilometres kilometer kilometers kilometern kilomètre kilomètres kilómetro kilómetros",
+        "mile": "mile miles mi",
+        "yard": "yard yards yd",
+        "foot": "foot feet ft",
+        "inch": "inch inches",
+        "m2": "m² m2 sqm",
+        "hectare": "ha hectare hectares hektar",
+        "acre": "acre acres",
+        "m3": "m³ m3",
+        "ml": "ml millilitre millilitres milliliter milliliters",
+        "litre": "l litre litres liter liters litern litro litros",
+        "gallon": "gallon gallons",
+        "mg": "mg milligram milligrams",
+        "g": "g gram grams gramm gramme grammes gramos",
+        "kg": "kg kilogram kilograms kilo kilos kilogramm",
+        "tonne": "t tonne tonnes ton tons tonnen",
+        "degree": "° °c °f degree degrees celsius fahrenheit",
+        "bar": "bar bars",
         "w": "w watt watts",
         "kw": "kw kilowatt kilowatts",
+        "mw": "mw megawatt megawatts",
+        "kwh": "kwh",
+        "volt": "v volt volts",
+        "hz": "hz hertz",
+        "khz": "khz",
+        "mhz": "mhz",
+        "ghz": "ghz",
+        "rpm": "rpm",
+        "kmh": "km/h kmh kph",
+        "mph": "mph",
+        "knot": "knot knots",
+        "mbit": "mbit mbps",
+        "gbit": "gbit gbps",
         "million": "million millions millionen",
         "billion": "billion billions",
     }.items()
     for word in words.split()
 }
+_ALSO_WORDS = frozenset(["bar", "bars", "foot", "feet", "degree", "degrees", "knot", "knots", "ton", "tons", "mile", "miles"])
+"""Units that are other things too where no number stands before them."""
 MONTHS = {
     name: number
     for number, names in enumerate(
         [
-            "january januar jan",
-            "february februar feb",
-            "march märz mar",
-            "april apr",
-            "may mai",
-            "june juni jun",
-            "july juli jul",
-            "august aug",
-            "september sep sept",
-            "october oktober oct",
-            "november nov",
-            "december dezember dec",
+            "january januar jan janvier enero",
+            "february februar feb février febrero",
+            "march märz mar mars marzo",
+            "april apr avril abril",
+            "may mai mayo",
+            "june juni jun juin junio",
+            "july juli jul juillet julio",
+            "august aug août agosto",
+            "september sep sept septembre septiembre",
+            "october oktober oct octobre octubre",
+            "november nov novembre noviembre",
+            "december dezember dec décembre diciembre",
         ],
         1,
     )
@@ -144,7 +180,7 @@ _TOKEN = re.compile(
     r"|\b[^\W\d_]++-\d[\w-]*\b|\b(?=\w*\d)(?=\w*[^\W\d_])(?!\d+(?:st|nd|rd|th)\b)(?!\d+[^\W\d_]{1,3}\b)\w++(?:-\w++)*+"
     r"|\b(?=\w+?_\w)\w++)"
     r"|(?P<number>(?<![\w.])\d{1,3}(?:[,.'’\u00a0\u202f ]\d{3})+(?:[.,]\d+)?(?!\d)|\d+(?:[.,]\d+)*)(?:st|nd|rd|th)?"
-    r"|(?P<sign>[%€$£µ])"
+    r"|(?P<sign>[%€$£µ°])"
     r"|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)?)"
 )
 # A full stop ends a sentence before white space; a line break always does (headings, rows of a table).
@@ -210,7 +246,9 @@ def facts(text: str) -> Facts:
             negated = True
         elif unit:
             units.add(unit)
-        elif low in MONTHS and (low != "may" or said[0].isupper()):
+            if low in _ALSO_WORDS:
+                words.add(low)
+        elif low in MONTHS and said[0].isupper() == _CASE.get(low, said[0].isupper()):
             numbers.append((frozenset({f"month {MONTHS[low]}"}), ""))
         elif low not in _COMMON and len(low) > 1:
             (names if _is_name(said, first=before == 0) else words).add(low)

@@ -17,7 +17,9 @@ from headrace.api.chat import ChatCompletionRequest
 from headrace.documents.pieces import _NESTED, pieces, steps
 from headrace.documents.splitting import Splitting
 from headrace.models.citations import Citations
-from headrace.models.extract import SourceText, best, parts, quotes, shortlist
+from headrace.models.extract import best, shortlist
+from headrace.models.question_parts import pair, parts
+from headrace.models.quotable import SourceText, quotes
 from headrace.models.support import evidence, facts
 
 _SECONDS = 10  # of CPU time, of which each test takes one or two
@@ -47,6 +49,7 @@ def test_a_question_of_underscores_is_read() -> None:
         for text in ("a_" * 2_000, "_" * 4_000, "Signed: " + "_" * 40 + " by " + "name_of_" * 30 + "somebody", *said(4_000)):
             facts(text)
             parts(text)
+            pair(text)
             intent_of(text)
 
     in_time(work)

@@ -37,6 +37,20 @@ def test_one_that_is_clearly_better_stands_alone_and_each_part_has_its_line() ->
     assert next(iter(whole.lines)) == "The upper lock is 8 m wide. [1]", "no words of it answer"
 
 
+SIZES = "Sites\n| Site | Capacity |\n|---|---|\n| Lund | 480 TB |\n| Malmö | 480 TB |"
+
+
+def test_two_things_of_one_question_have_a_line_each_even_if_the_same_is_true_of_both() -> None:
+    found = quote("What is the capacity of Lund and Malmö?", passages(SIZES), None)
+    assert list(found.lines) == ["Lund: Capacity: 480 TB [1]", "Malmö: Capacity: 480 TB [1]"]
+    assert {SIZES[support.start : support.end] for support in found.supports} == {"| Lund | 480 TB |", "| Malmö | 480 TB |"}
+    one, none = quote("What is the capacity of Lund and Oslo?", passages(SIZES), None).lines.items()
+    assert one[0] == "Lund: Capacity: 480 TB [1]"
+    assert none == (f"{NOT_FOUND.removesuffix('.')}: What is the capacity of Oslo?", None)
+    together = "Sites\nLund and Malmö have a capacity of 480 TB each."
+    assert len(quote("What is the capacity of Lund and Malmö?", passages(together), None).lines) == 1
+
+
 def test_what_introduces_a_list_or_an_example_is_said_with_it() -> None:
     steps = "- open the valve\n- press the red button\n- wait"
     text = f"# Pump\n\nThe old pump is started in three steps:\n\n{steps}\n\nThe pump is blue.\n"

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.models.extract import PASSAGES, WEIGHTS, Extract, Quote, SourceText, best, features, parts, quotes
+from headrace.models.extract import WEIGHTS, Extract, best, features, to_read
+from headrace.models.question_parts import parts
+from headrace.models.quotable import PASSAGES, Quote, SourceText, quotes
 
 HARBOUR = SourceText(
     """Harbour rules › Moorings
@@ -79,7 +81,7 @@ def test_of_no_passages_nothing_is_quoted() -> None:
 
 
 def test_a_question_of_two_parts_is_two_and_the_second_is_about_the_same() -> None:
-    assert parts("Who owns berth B and how deep is it?") == ["Who owns berth B", "how deep is it? B"]
+    assert parts("Who owns berth B and how deep is it?") == ["Who owns berth B", "how deep is it? (berth B)"]
     assert parts("Wer ist Hafenmeister und wann schließt die Slipanlage?")[1].startswith("wann schließt")
     assert parts("Are oars and sails allowed?") == ["Are oars and sails allowed?"]
 
@@ -181,9 +183,180 @@ def test_embeddings_decide_where_the_words_are_others() -> None:
     assert second == pytest.approx(first + 0.7 * WEIGHTS["embedding"])
 
 
+SITES = SourceText(
+    """Sites
+The Lund site was opened in March 2021 and has its own substation.
+The halls of both are cooled by lake water.
+
+| Site | Capacity | Manager | E-mail |
+|---|---|---|---|
+| Lund | 480 TB | Ea Lind | lund@sites.example |
+| Malmö | 320 TB | Bo Ek | |""",
+    "sites.md",
+    0.6,
+)
+KEPT = SourceText(
+    """Copies
+| Copy | Kept for |
+|---|---|
+| hourly | 2 days |
+| weekly | 9 weeks |
+
+The Lund site keeps its tapes for ten years.""",
+    "backup/rules.md",
+    0.55,
+)
+SLIP = SourceText(
+    """Hafenordnung
+Die Liegegebühr beträgt 14 Euro am Tag. Für einen verlorenen Schlüssel werden 60 Euro berechnet.
+Der Kran hebt höchstens 900 kg.""",
+    "hafenordnung.md",
+    0.3,
+)
+OFFICE = [SITES, KEPT, SLIP]
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        # a sentence that names the site has fewer of the question's words than a row with its column's names
+        ("What is the capacity of the Lund site?", "Site: Lund; Capacity: 480 TB; Manager: Ea Lind; E-mail: lund@sites.example"),
+        ("Who manages the site in Malmö?", "Site: Malmö; Capacity: 320 TB; Manager: Bo Ek"),
+        ("What is the e-mail address of Lund?", "Site: Lund; Capacity: 480 TB; Manager: Ea Lind; E-mail: lund@sites.example"),
+        ("How long are weekly copies kept?", "Copy: weekly; Kept for: 9 weeks"),
+        ("How long does the Lund site retain tapes?", "The Lund site keeps its tapes for ten years."),
+        # a German document, asked in English and in German
+        ("What do I pay for a lost key?", "Für einen verlorenen Schlüssel werden 60 Euro berechnet."),
+        ("Was kostet ein verlorener Schlüssel?", "Für einen verlorenen Schlüssel werden 60 Euro berechnet."),
+    ],
+)
+def test_a_row_is_read_with_its_columns_and_a_word_by_its_meaning(question: str, said: str) -> None:
+    (one,) = quoted(question, OFFICE)
+    assert one.quote is not None
+    assert (one.quote.said, one.found, one.other) == (said, True, None), one.score
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What is the capacity of the Oslo site?",
+        "What is the e-mail address of Malmö?",  # the cell is empty
+        "How long are daily copies kept?",  # hourly and weekly ones are
+        "How long does the Malmö site retain tapes?",  # Lund does
+        "How old is the manager of Lund?",
+    ],
+)
+def test_what_is_said_of_another_thing_is_no_answer(question: str) -> None:
+    assert [one.found for one in quoted(question, OFFICE)] == [False]
+
+
+BOATS = SourceText(
+    """Boats
+| Boat | Skipper | Length |
+|---|---|---|
+| Tern | Bo Ek | 9 m |
+| Gull | Ea Lind | 7 m |
+| Auk | Bo Ek | 6 m |""",
+    "boats.csv",
+    0.6,
+)
+
+
+def test_of_several_things_all_rows_that_answer_are_quoted() -> None:
+    (one,) = quoted("Which boats does Bo Ek sail?", [BOATS])
+    assert one.quote is not None
+    assert [quote.cells[0][1] for quote in (one.quote, *one.also)] == ["Tern", "Auk"]
+    (single,) = quoted("What is the length of the Gull?", [BOATS])
+    assert single.also == ()
+
+
+@pytest.mark.parametrize(
+    "question", ["Which boat has the greatest length?", "Which is the longest boat?", "How many cabins has the Tern?"]
+)
+def test_what_no_row_says_of_itself_is_not_answered_by_one(question: str) -> None:
+    assert [one.found for one in quoted(question, [BOATS])] == [False]
+
+
+GUESTS = SourceText(
+    "Guests\n| Guest | Bed |\n|---|---|\n| Member | 14 EUR |\n| Non-member | 28 EUR |\n\n"
+    "The deck oven dates from 2016. The rotary oven is loud.",
+    "g.md",
+    0.6,
+)
+
+
+def test_what_is_said_of_others_is_neither_the_answer_nor_a_second_one() -> None:
+    (member,) = quoted("What does a bed cost members?", [GUESTS])
+    assert member.quote is not None
+    assert (member.quote.said, member.other) == ("Guest: Member; Bed: 14 EUR", None)
+    (other,) = quoted("What does a bed cost a non-member?", [GUESTS])
+    assert other.quote is not None
+    assert other.quote.said == "Guest: Non-member; Bed: 28 EUR"
+    (rotary,) = quoted("From which year does the rotary oven date?", [GUESTS])
+    assert rotary.quote is not None
+    assert (rotary.quote.said, rotary.other) == ("The rotary oven is loud.", None), "not 2016, which is the deck oven's"
+    (deck,) = quoted("From which year does the deck oven date?", [GUESTS])
+    assert deck.quote is not None
+    assert deck.quote.said == "The deck oven dates from 2016."
+
+
+def test_a_setting_is_read_with_the_keys_above_it() -> None:
+    text = (
+        "pumps.yaml\n\n```yaml\npumps:\n  count: 4\n"
+        "  start_pressure_bar: 3.5   # they start when it falls below this\n"
+        "  stop_pressure_bar: 5.2    # and stop when it is above this\nalarm:\n  count: 2\n```"
+    )
+    pumps = [SourceText(text, "pumps.yaml", 0.5)]
+    (one,) = quoted("At what pressure do the pumps stop?", pumps)
+    assert one.quote is not None
+    assert (one.quote.text.split(":")[0], one.found) == ("stop_pressure_bar", True)
+    counts = [quote for quote in quotes(pumps) if quote.text.startswith("count")]
+    assert ["pumps:" in quote.over for quote in counts] == [True, False]
+    assert "```" not in " ".join(quote.text for quote in quotes(pumps))
+
+
+def test_a_second_quote_has_what_the_first_has_of_the_question() -> None:
+    text = "Locks\nThe upper lock is 8 m wide.\nThe keeper says the lock is wide."
+    (one,) = quoted("How wide is the upper lock?", [SourceText(text, "locks.md", 0.6)])
+    assert one.other is None
+
+
+def test_a_passage_below_the_best_is_read_if_it_has_as_much_of_the_question() -> None:
+    others = [SourceText(f"Hall {n}\nThe hall has a door.", f"{n}.md", 0.5) for n in range(PASSAGES)]
+    sources = [*others, SourceText("Roof\nIt leaks.", "roof.md", 0.2), SLIP]
+    assert to_read("What do I pay for a lost key?", sources) == [*range(PASSAGES), PASSAGES + 1]
+    assert to_read("What is the capital of Peru?", sources) == [*range(PASSAGES)]
+
+
+def test_a_passage_without_its_heading_is_quoted_from_its_first_line() -> None:
+    text = "The crane lifts 900 kg.\nIt is greased in May."
+    under_its_title = SourceText(text, "crane.txt", heading="Crane of the harbour")
+    assert [quote.said for quote in quotes([under_its_title])] == ["The crane lifts 900 kg.", "It is greased in May."]
+    assert all("Crane of the harbour" in quote.over for quote in quotes([under_its_title]))
+    headed = SourceText(f"Crane\n{text}", "crane.txt", heading="Crane")
+    assert [quote.said for quote in quotes([headed])] == ["The crane lifts 900 kg.", "It is greased in May."]
+    titled = SourceText("CRANES\n\nThe crane lifts 900 kg.", "crane.txt", heading="crane.txt")
+    assert [quote.said for quote in quotes([titled])] == ["The crane lifts 900 kg."]
+
+
+def test_what_introduces_a_list_or_a_table_is_above_each_of_its_items() -> None:
+    table = "Rates by hall:\n\n| Hall | Rate |\n|---|---|\n| A | 9 EUR |"
+    text = f"Fees\nFees of the library for adults:\n- a card: 18 EUR\n- a game: 2 EUR\n\n{table}"
+    card, game, row = [quote for quote in quotes([SourceText(text, "fees.md")]) if "EUR" in quote.text]
+    assert "for adults:" in card.over
+    assert "for adults:" in game.over
+    assert "Rates by hall:" in row.over
+    assert row.said == "Hall: A; Rate: 9 EUR"
+
+
 @given(
     st.text(max_size=200),
-    st.lists(st.builds(SourceText, st.text(max_size=400), st.text(max_size=20), st.none() | st.floats(-1, 1)), max_size=4),
+    st.lists(
+        st.builds(
+            SourceText, st.text(max_size=400), st.text(max_size=20), st.none() | st.floats(-1, 1), st.none() | st.text(max_size=9)
+        ),
+        max_size=4,
+    ),
 )
 def test_any_text_is_read(question: str, sources: list[SourceText]) -> None:
     found = quotes(sources)

@@ -60,6 +60,7 @@ def test_the_words_that_answer_with_their_unit_and_what_limits_them(question: st
         ("What is the capacity of the Lund site?", "The Lund site was opened in March 2021."),
         ("How much does the crane lift?", "The crane lifts it within two hours."),
         ("Wie lange dauert die Wache?", "Die Wache beginnt um 9 Uhr und dauert eine Woche."),
+        ("How much was the rescue?", "The rescue service came at 13:34."),
         ("Who may enter the vault?", "Nobody except Runa Holm may enter the vault."),
         ("Who did not sign the log?", "Runa Holm signed the log."),
         ("How many boats fit into the upper lock?", "The upper lock takes several boats."),  # there is no number
@@ -84,6 +85,8 @@ def test_a_cell_by_its_column_or_by_what_is_asked_for() -> None:
     assert cell("How much is berth B per day?") == "Price per day: 17.50 EUR", "what the column limits"
     assert cell("What is the length of berth B?") == "Length (m): 12", "the unit is in the column's name"
     assert cell("What about berth B?") is None
+    assert cell("What is the depth and the length of berth B?") == "Depth: 4.6 m; Length (m): 12", "both"
+    assert cell("What fee has berth B?") == "Price per day: 17.50 EUR", "a word of the same meaning"
     assert cell_answer("Who has berth B?", [], weights("Who has berth B?")) is None
 
 
