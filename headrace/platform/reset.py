@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headrace.errors import HomeRefused, NotFound, Unavailable
+from headrace.errors import HomeRefused, NotFound, StorageFull, Unavailable
 from headrace.platform.address import storage_names
 from headrace.platform.home import FORMAT, Home, Lock, is_home, write_error, write_private
 from headrace.platform.platform import down
@@ -147,25 +147,35 @@ def _elsewhere(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
 def reset(settings: Settings, plan: Reset, *, at_work: Callable[[], list[str]]) -> None:
     """Do what was planned: end the idle servers, then remove. `at_work` names the runs that are under way in the home.
 
-    Raises `Unavailable` if another command or a `headrace up` works in the home, `HomeRefused` where something cannot be removed.
+    Raises `Unavailable` if another command or a `headrace up` works in the home, `HomeRefused` where something cannot be removed,
+    `StorageFull` where not even that makes room.
     """
     home = Home(settings.home)
     with _alone(settings, home, at_work):
         folder = home.root / f"{_REMOVED}{secrets.token_hex(4)}"
         try:
+            _remove_set_aside(home)  # of a reset that was interrupted: on a full disk there may be no room for a folder
             folder.mkdir(mode=0o700)
             for entry in plan.removes:
                 for path in _platform_data(home) if entry.name == "platform" else [home.root / entry.name]:
                     _set_aside(path, folder)
-            if plan.database is not None:
+            _remove_set_aside(home)
+            if plan.database is not None:  # last, since this takes space, and a full disk has some only now
                 _keep_keys(plan.database)
-            for leftover in sorted(home.root.glob(f"{_REMOVED}*")):
-                if not leftover.is_symlink():
-                    shutil.rmtree(leftover)
         except OSError as error:
             raise write_error(error, Path(error.filename or home.root)) from None
+        except sqlite3.Error as error:
+            if "full" in str(error) or home.fullness() is not None:
+                raise StorageFull(f"No space left to write {plan.database}.", hint="Free some space and run again.") from None
+            raise HomeRefused(f"{plan.database} cannot be emptied: {error}.", hint="Remove it as well: --keys.") from None
         write_private(home.format, f"{FORMAT}\n")
         home.prepare()
+
+
+def _remove_set_aside(home: Home) -> None:
+    for leftover in sorted(home.root.glob(f"{_REMOVED}*")):
+        if not leftover.is_symlink():
+            shutil.rmtree(leftover)
 
 
 def _platform_data(home: Home) -> list[Path]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from disk import mounted
 
 from headrace.core.run import recorded, under_way
 from headrace.errors import HeadraceError, HomeRefused, NotFound, Unavailable
@@ -191,3 +193,23 @@ def test_what_lies_on_storage_of_ones_own_stays_and_is_named(settings: Settings,
     assert "hush" not in str(plan.as_dict())
     assert (settings.home / "catalog.db").read_text() == "tables", "without it the tables in the bucket could not be found"
     assert "catalog.db" in {entry.name for entry in plan.keeps}
+
+
+def test_a_full_disk_is_emptied(settings: Settings, tmp_path: Path) -> None:
+    """Whoever resets a home because its disk is full got an error of SQLite's, again and again, and nothing was freed."""
+    with mounted(tmp_path / "disk", 24) as disk:
+        home = disk.path / "home"
+        shutil.copytree(settings.home, home)
+        (home / "objects" / "1.dat").write_bytes(bytes(8 << 20))
+        full = settings.model_copy(update={"home": home})
+        with closing(sqlite3.connect(home / "metadata.db")) as connection, connection:
+            connection.execute("INSERT INTO index_progress VALUES ('more', ?, 'c', 1, 'now')", ("secret" * 100_000,))
+        plan = planned(full, endpoints(full), keys=False)
+        disk.fill()
+        reset(full, plan, at_work=list)
+        assert not list(home.glob("removed-*"))
+        assert not (home / "objects" / "1.dat").exists()
+        assert b"secret" not in (home / "metadata.db").read_bytes()
+        with closing(Metadata(endpoints(full))) as metadata:
+            assert [tenant.name for tenant in metadata.tenants()] == ["acme"]
+            assert len(metadata.keys()) == 1
