@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headrace.catalog import LEDGER, RUNS
 from headrace.check.provenance import measured_from
-from headrace.core.launch import Launch, LocalLauncher
+from headrace.core.launch import Launch, LocalLauncher, Threads
 from headrace.core.progress import ProgressBars
 from headrace.core.run import journals_to_archive, recorded
 from headrace.core.runner import Runner
@@ -101,9 +101,10 @@ class App:
 
     @cached_property
     def training(self) -> RoundRunner:
-        """Rounds of training, and which versions are served."""
+        """Rounds of training, and which versions are served. Raises `BadSettings` where its workers cannot train together."""
         from headrace.registry.serve import RoundRunner
 
+        self.launch.require()
         return RoundRunner(self.settings, self.runner, self.launch)
 
     @cached_property
@@ -132,6 +133,7 @@ class App:
             _cause_named(settings),
         ):
             run.storage, run.provenance = storage_names(settings, endpoints), measured_from(settings, endpoints)
+            run.workers = settings.workers.batches
             if platform.started and not self._service:
                 stays = f"{settings.platform.idle_s:,.0f} s after the last command"
                 bars.note(f"The embedded servers have started. They stay up until {stays}; `headrace down` ends them.")
@@ -152,7 +154,7 @@ class App:
             if self._on == RAY:
                 from headrace.core.ray_cluster import cluster
 
-                with cluster() as (batches, self.launch):
+                with cluster(settings.workers) as (batches, self.launch):
                     self.runner = Runner(run, endpoints, batches=batches, bars=bars)
                     run.ray = batches.usage()
                     try:
@@ -160,7 +162,8 @@ class App:
                     finally:
                         run.ray = batches.usage()
             else:
-                self.runner, self.launch = Runner(run, endpoints, bars=bars), LocalLauncher()
+                threads = Threads(settings.workers.batches)
+                self.runner, self.launch = Runner(run, endpoints, batches=threads, bars=bars), LocalLauncher()
                 yield
                 if "answers" in vars(self):
                     self.answers.settle()

@@ -446,6 +446,8 @@ CHUNKS = Store(
 KV_CACHE = Store("kv-cache", Tier.FILE, "KV blocks by content hash", "LRU by bytes, per-tenant quota")
 KV_OBJECTS = replace(KV_CACHE, tier=Tier.OBJECT)
 """The KV cache where `files.kv_backend` is `objects`."""
+RAY_SPILL = Store("ray-spill", Tier.FILE, "batches that Ray's object store has no memory for", "until they are read")
+RAY_STORAGE = Store("ray-storage", Tier.FILE, "what Ray Train notes of a training in its storage_path", "until the training ends")
 
 STORES: tuple[Store, ...] = (
     DOCUMENT_EVENTS,
@@ -476,6 +478,8 @@ STORES: tuple[Store, ...] = (
     CHUNKS,
     KV_CACHE,
     KV_OBJECTS,
+    RAY_SPILL,
+    RAY_STORAGE,
 )
 
 # The table each topic lands in.

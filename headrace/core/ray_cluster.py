@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from headrace.errors import MissingPart, Unavailable
+from headrace.errors import BadSettings, MissingPart, Unavailable
 from headrace.process import python
+from headrace.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from headrace.core.ray_runner import RayBatches, RayTrain
@@ -58,14 +59,17 @@ _OWN = {
 
 
 @contextmanager
-def cluster() -> Iterator[tuple[RayBatches, RayTrain]]:
+def cluster(settings: WorkerSettings | None = None) -> Iterator[tuple[RayBatches, RayTrain]]:
     """Hold a cluster and yield its runners for batch work and training.
 
     Without `RAY_ADDRESS`, one is started on this machine: all listeners on 127.0.0.1, its own token, no dashboard; it ends with
     the block, or with this process if that is killed. With `RAY_ADDRESS` (and `RAY_AUTH_TOKEN`, if required), that cluster is
-    used and left running. Raises `MissingPart` if Ray is not installed, `Unavailable` if it does not start.
+    used and left running. Raises `MissingPart` if Ray is not installed, `Unavailable` if it does not start, and `BadSettings` if
+    the cluster has too few processors for the workers of `settings`.
     """
+    settings = settings or WorkerSettings()
     address = os.environ.get("RAY_ADDRESS", "")
+    _require_folders(settings, address)
     with _environment(_ALWAYS if address else _ALWAYS | _OWN), nullcontext() if address else _folder() as folder:
         try:
             import ray
@@ -77,9 +81,12 @@ def cluster() -> Iterator[tuple[RayBatches, RayTrain]]:
             ) from None
         own = {
             "include_dashboard": False,
+            # At least two, of which Ray Data's own tasks need one.
+            "num_cpus": max(2, os.cpu_count() or 1),
             "object_store_memory": _OBJECT_STORE_BYTES,
             "_temp_dir": folder,
             "_node_ip_address": "127.0.0.1",
+            **({"object_spilling_directory": str(settings.spill_dir.resolve())} if settings.spill_dir else {}),
         }
         try:
             _knock(address)
@@ -98,9 +105,26 @@ def cluster() -> Iterator[tuple[RayBatches, RayTrain]]:
                 else "Run without `--on ray`, or set TMPDIR to a short path with enough space.",
             ) from error
         try:
-            yield RayBatches(), RayTrain()
+            batches = RayBatches(settings)
+            batches.require()
+            yield batches, RayTrain(settings)
         finally:
             ray.shutdown()
+
+
+def _require_folders(settings: WorkerSettings, address: str) -> None:
+    """Raise `BadSettings` for directories that Ray cannot use."""
+    if address and settings.spill_dir:
+        raise BadSettings(
+            f"The cluster at RAY_ADDRESS {address} spills where it was started to, and not to workers.spill_dir.",
+            hint="Start it with `ray start --object-spilling-directory DIR`, and leave workers.spill_dir unset.",
+        )
+    for name, folder in (("spill_dir", settings.spill_dir), ("storage_path", settings.storage_path)):
+        if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise BadSettings(
+                f"workers.{name} is {folder}, which is not a directory that can be written to.",
+                hint="Create it, or mount it, and give this user access.",
+            )
 
 
 def _knock(address: str) -> None:

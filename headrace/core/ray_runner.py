@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import os
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -20,8 +22,13 @@ import ray
 import ray.data
 import ray.exceptions
 
+from headrace.catalog import RAY_SPILL, RAY_STORAGE
 from headrace.core.launch import Report, Work, listed
-from headrace.errors import HeadraceError, Unavailable
+from headrace.core.peers import ALONE, PeerLost, Peers, join, meet, meeting_place
+from headrace.errors import BadSettings, HeadraceError, Unavailable
+from headrace.settings import WorkerSettings
+from headrace.storage.ledger import Direction
+from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
 
 # Errors arrive as exceptions; Ray Data would also print them, and every finished dataset.
@@ -29,7 +36,7 @@ logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 _GROUP_BATCHES = 256
 _GROUP_BYTES = 64 << 20
-_ACTOR_CPUS = 0.5
+_RAYS_OWN_CPUS = 1  # that Ray Data's own tasks need beside the actors
 _SPILLED = re.compile(r"'obj_store_mem_spilled': (\d+)")
 
 
@@ -37,39 +44,70 @@ class RayBatches:
     """Runs batch work on Ray actors. The source is read in groups of at most 256 batches or 64 MiB, one in memory at a time.
 
     Work is built once per actor and group. Rows and schema are as with `Threads`; Ray may merge adjacent results into one batch
-    and drops batches without rows. `spilled_bytes` of the results were spilled by Ray's object store, as Ray Data says.
+    and drops batches without rows.
     """
 
-    def __init__(self) -> None:
-        self.spilled_bytes = 0
+    remote = True
+
+    def __init__(self, settings: WorkerSettings | None = None) -> None:
+        self._settings = settings or WorkerSettings()
+        self.workers = self._settings.batches
+        self._cpus = self._settings.batch_cpus
+        self._spilled: list[int] = []  # shared with those of other meters
+        self._meter: Meter | None = None
+
+    def metered(self, meter: Meter) -> RayBatches:
+        """See `Batches.metered`: what is spilled. Ray says how much, and not how long it takes."""
+        other = copy.copy(self)
+        other._meter = meter
+        return other
+
+    def require(self) -> None:
+        """Raise `BadSettings` where the actors would hold every CPU of the cluster: Ray Data's own tasks would wait for ever."""
+        cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        held = self.workers * self._cpus
+        room = sum(int(cpu / self._cpus) for cpu in cpus)
+        if held <= sum(cpus) - _RAYS_OWN_CPUS and self.workers <= room:
+            return
+        raise BadSettings(
+            f"{self.workers:,} workers with {self._cpus:g} processors each do not fit on Ray: the cluster has {sum(cpus):g}"
+            f" processors on {len(cpus):,} nodes, and Ray Data needs {_RAYS_OWN_CPUS} of them for itself.",
+            hint="Lower workers.batches or workers.batch_cpus in headrace.toml, or add nodes.",
+        )
 
     def usage(self) -> dict[str, Any]:
-        """What the cluster has, and what was spilled: nodes, cpus, object_store_bytes, spilled_bytes."""
+        """What the cluster has (nodes, cpus, object_store_bytes) and spilled (spilled_bytes), and where ("": temporary)."""
         resources = ray.cluster_resources()
         return {
             "nodes": sum(1 for node in ray.nodes() if node["Alive"]),
             "cpus": resources.get("CPU", 0.0),
             "object_store_bytes": int(resources.get("object_store_memory", 0)),
-            "spilled_bytes": self.spilled_bytes,
+            "spilled_bytes": sum(self._spilled),
+            "spill_dir": str(self._settings.spill_dir or ""),
+            "storage_path": str(self._settings.storage_path or ""),
         }
 
-    def map(
-        self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any, workers: int = 2
-    ) -> Iterator[pa.RecordBatch]:
+    def map(self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any) -> Iterator[pa.RecordBatch]:
         """See `Batches.map`. The first of Headrace's own errors ends the map and is raised unwrapped."""
         built = None
         for group in _groups(source):
             # By reference, since Ray records constructor arguments, and an endpoint contains a key.
             built = built or ray.put((work, args))
             try:
-                results = _mapped(group, built, min(workers, len(group)))
+                results = _mapped(group, built, min(self.workers, len(group)), self._cpus)
                 for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
                     yield from (rows for rows in table.combine_chunks().to_batches() if rows.num_rows)
-                self.spilled_bytes += sum(map(int, _SPILLED.findall(results.stats())))
+                self._spill(sum(map(int, _SPILLED.findall(results.stats()))))
             except Exception as error:
                 if (ours := _ours(error)) is not None:
                     raise ours from None
                 raise
+
+    def _spill(self, size: int) -> None:
+        if size:
+            self._spilled.append(size)
+            if self._meter is not None:
+                self._meter.count(RAY_SPILL, Direction.WRITE, bytes=size, seconds=0.0, estimated=True)
 
 
 class _Actor:
@@ -99,21 +137,19 @@ def _groups(source: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
         yield group
 
 
-def _mapped(group: list[pa.RecordBatch], built: Any, workers: int) -> ray.data.Dataset:
+def _mapped(group: list[pa.RecordBatch], built: Any, workers: int, cpus: float) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.verbose_stats_logs = True  # what was spilled is only there
-    # If actors hold every CPU of a cluster, Ray Data's own tasks wait for ever.
-    cpus = min(_ACTOR_CPUS, ray.cluster_resources().get("CPU", 1.0) / (2 * workers))
     return ray.data.from_arrow([pa.Table.from_batches([rows]) for rows in group]).map_batches(
         _Actor,
         fn_constructor_args=([built],),
         batch_format="pyarrow",
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=round(cpus, 4),
+        num_cpus=round(cpus, 4),  # Ray's own precision
     )
 
 
@@ -138,24 +174,65 @@ _LOOK_S = 0.25
 
 
 class RayTrain:
-    """Runs training on one Ray Train worker, with as many CPUs as this machine would use; restarts a dead worker twice.
+    """Runs training on Ray Train: on one worker with as many CPUs as this machine would use, or on several, data-parallel.
 
-    The training function then resumes from its own latest checkpoint: Ray's checkpoints are not used, and its storage path is a
-    temporary directory. Bytes that a dead worker moved after its last report are not in the ledger.
+    Dead workers are restarted, twice; with several, all of them are. The training function then resumes from its own latest
+    checkpoint: Ray's checkpoints are not used, and its storage path is a temporary directory. Bytes that a dead worker moved
+    after its last report are not in the ledger.
     """
+
+    def __init__(self, settings: WorkerSettings | None = None) -> None:
+        self._settings = settings or WorkerSettings()
+        self.workers = self._settings.training
+
+    def require(self) -> None:
+        """See `Launch.require`: the workers must fit on the nodes at once, or they would wait for each other for ever."""
+        cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        self._require_shared()
+        each = self._cpus()
+        room = sum(int(cpu // each) for cpu in cpus)
+        if self.workers <= room:
+            return
+        raise BadSettings(
+            f"{self.workers:,} training workers with {each:,} processors each do not fit on Ray: on {len(cpus):,} nodes with"
+            f" {sum(cpus):g} processors there is room for {room:,}.",
+            hint="Lower workers.training or workers.training_cpus in headrace.toml, or add nodes.",
+        )
+
+    def _require_shared(self) -> None:
+        """Raise `BadSettings` unless every node sees what another one writes into the storage path.
+
+        Ray Train's controller and its workers are on any of the nodes, and each reads what the others noted.
+        """
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if len(nodes) < 2:
+            return
+        blind = _blind(nodes, self._settings.storage_path or Path(tempfile.gettempdir()))
+        if not blind:
+            return
+        where = self._settings.storage_path
+        raise BadSettings(
+            f"Ray Train's storage_path must be storage that all {len(nodes):,} nodes share;"
+            f" {where or 'a temporary directory'} is local disk: {', '.join(blind)} did not see what this node wrote there.",
+            hint="Set workers.storage_path in headrace.toml to a directory that is mounted on every node, such as NFS.",
+        )
+
+    def _cpus(self) -> int:
+        """CPUs of a worker. For one, Ray sets torch's threads to them, and as many threads as locally give identical sums."""
+        return self._settings.training_cpus or max(1, _cpus() // self.workers)
 
     def run(self, loop: Callable[..., R], *arguments: Any, report: Report) -> R:
         """See `Launch.run`; `report` gets the latest step about four times a second.
 
-        Raises the function's own errors, and `Unavailable` if its worker died too often.
+        Raises the function's own errors, and `Unavailable` if workers died too often.
         """
         # Imported here because it imports torch, which batch work does not need.
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.backend import Backend
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        class Alone(TorchConfig):  # type: ignore[misc]
-            """No process group: one worker needs none, and torch's would listen on all addresses of the machine."""
+        class Unconnected(TorchConfig):  # type: ignore[misc]
+            """No process group: torch's would listen on all addresses of the machine. Several workers meet in `peers`."""
 
             @property
             def backend_cls(self) -> type[Backend]:
@@ -168,55 +245,104 @@ class RayTrain:
         # Pickled together, so that handles and ledgers still refer to each other in the worker.
         handed = [ray.put((loop, arguments, ledgers))]
         post = ray.remote(num_cpus=0)(_Post).remote()
-        with tempfile.TemporaryDirectory(prefix="hr-train-") as folder:
+        wait_s, threads = self._settings.training_wait_s, self._cpus() if self.workers > 1 else None
+        meter = next((a.meter for a in arguments if isinstance(a, ObjectReader)), None)
+        with tempfile.TemporaryDirectory(prefix="hr-train-", dir=self._settings.storage_path) as folder:
             trainer = TorchTrainer(
-                lambda: _attempt(handed, post),
-                torch_config=Alone(),
-                scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": _cpus()}),
+                lambda: _attempt(handed, post, wait_s, threads),
+                torch_config=Unconnected(),
+                scaling_config=ScalingConfig(num_workers=self.workers, resources_per_worker={"CPU": self._cpus()}),
                 run_config=RunConfig(name="train", storage_path=folder, failure_config=FailureConfig(max_failures=_RESTARTS)),
             )
+            value: Any = None
+            failed: Exception | None = None
             try:
-                value, error = _watched(trainer.fit, post, report).return_value
-            except TrainingFailedError as failed:
-                reason = next(iter(str(failed).strip().splitlines()[1:]), "no reason given").rstrip(".")
-                raise Unavailable(
-                    f"The training worker died {_RESTARTS + 1} times: {reason}.",
-                    hint="Run the command again: it continues from the latest checkpoint.",
-                ) from failed
+                value = _watched(trainer.fit, post, report).return_value
+            except TrainingFailedError as error:
+                failed = error
             finally:
+                own: Exception | None = None
                 with suppress(ray.exceptions.RayError):
                     for exports in ray.get(post.exports.remote()):
                         for ledger, entries in zip(ledgers, exports, strict=True):
                             ledger.fold(entries)
-        if error is not None:
-            raise error
+                    own = ray.get(post.error.remote())
+                if meter is not None:
+                    _count_notes(Path(folder), meter)
+        if own is not None:
+            raise own
+        if failed is not None:
+            reason = next(iter(str(failed).strip().splitlines()[1:]), "no reason given").rstrip(".")
+            raise Unavailable(
+                f"The training worker died {_RESTARTS + 1} times: {reason}.",
+                hint="Run the command again: it continues from the latest checkpoint.",
+            ) from failed
         result: R = value
         return result
 
 
+def _blind(nodes: list[dict[str, Any]], folder: Path) -> list[str]:
+    """The addresses of nodes that do not see a file that was just written into a folder."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    with tempfile.TemporaryDirectory(prefix="hr-seen-", dir=folder) as mine:
+        mark = Path(mine) / secrets.token_hex(8)
+        mark.write_bytes(b"")
+
+        def looks() -> bool:
+            return mark.exists()
+
+        answers = [
+            ray.remote(num_cpus=0)(looks)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            .remote()
+            for node in nodes
+        ]
+        return [node["NodeManagerAddress"] for node, seen in zip(nodes, ray.get(answers), strict=True) if not seen]
+
+
+def _count_notes(folder: Path, meter: Meter) -> None:
+    """Count what Ray Train wrote into its storage path, as far as it is still there: Ray hides its I/O."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    if sizes:
+        meter.count(RAY_STORAGE, Direction.WRITE, bytes=sum(sizes), ops=len(sizes), seconds=0.0, estimated=True)
+
+
 class _Post:
-    """An actor that holds the worker's latest step and ledgers for the driver."""
+    """An actor that holds the workers' latest step, ledgers and first error for the driver."""
 
     def __init__(self) -> None:
         self._step: _Step | None = None
         self._exports: dict[str, _Exports] = {}
+        self._error: Exception | None = None
 
     def leave(self, attempt: str, step: _Step | None, exports: _Exports) -> None:
         """Store the latest state of each attempt, since a killed one has moved bytes too."""
         self._step = step or self._step
         self._exports[attempt] = exports
 
+    def fail(self, error: Exception) -> None:
+        """Store an error of the training function; the first one, as others may follow from it."""
+        self._error = self._error or error
+
     def step(self) -> _Step | None:
         """The latest step."""
         return self._step
 
     def exports(self) -> list[_Exports]:
-        """The ledgers of each attempt."""
+        """The ledgers of each attempt of each worker."""
         return list(self._exports.values())
 
+    def error(self) -> Exception | None:
+        """The first error of the training function."""
+        return self._error
 
-def _attempt(handed: list[Any], post: Any) -> tuple[Any, Exception | None]:
-    """Run the training function in a worker. Its errors are returned, because only a dead worker is to be restarted."""
+
+def _attempt(handed: list[Any], post: Any, wait_s: float, threads: int | None) -> Any:
+    """Run the training function in a worker. Its errors go to the post, because only dead and lost workers are to be restarted.
+
+    A worker that lost another one ends with that error, unless the other left one of its own behind.
+    """
     loop, arguments, ledgers = ray.get(handed[0])
     name = secrets.token_hex(4)
 
@@ -224,13 +350,35 @@ def _attempt(handed: list[Any], post: Any) -> tuple[Any, Exception | None]:
         exports = [ledger.export() for ledger in ledgers]
         return post.leave.remote(name, step, exports)
 
+    peers: Peers = ALONE
     try:
-        return loop(*arguments, lambda done, of, loss: leave((done, of, loss))), None
+        peers = _peers(wait_s, threads)
+        return loop(*arguments, lambda done, of, loss: leave((done, of, loss) if peers.rank == 0 else None), peers)
+    except PeerLost:
+        if ray.get(post.error.remote()) is None:
+            raise
+        return None
     except Exception as error:
         error.add_note(traceback.format_exc())
-        return None, error
+        ray.get(post.fail.remote(error))  # before this worker ends, which the others notice
+        return None
     finally:
         ray.get(leave(None))
+        peers.close()
+
+
+def _peers(wait_s: float, threads: int | None) -> Peers:
+    """The workers of this attempt, connected over the addresses that Ray's nodes have."""
+    from ray.train import get_context
+    from ray.train.collective import broadcast_from_rank_zero
+
+    rank, size = get_context().get_world_rank(), get_context().get_world_size()
+    if size == 1:
+        return ALONE
+    address = ray.util.get_node_ip_address()
+    store = meeting_place(address, wait_s) if rank == 0 else None
+    host, port = broadcast_from_rank_zero(None if store is None else (address, store.port))
+    return meet(store or join(host, port, wait_s), rank, size, address=address, wait_s=wait_s, threads=threads)
 
 
 def _watched(fit: Callable[[], Any], post: Any, report: Report) -> Any:
@@ -256,6 +404,6 @@ def _watched(fit: Callable[[], Any], post: Any, report: Report) -> Any:
 
 
 def _cpus() -> int:
-    """CPUs to request. Ray sets torch's threads to them, and the same number of threads as locally gives identical sums."""
+    """CPUs of this machine, at most those of the largest node."""
     largest = max((node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"]), default=1.0)
     return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, int(largest)))

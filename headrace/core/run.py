@@ -52,7 +52,8 @@ class Run:
 
     `counts` says how many things it handled, so that bytes can be divided by them; `index_chunks` is the index's newest size.
     `storage` names the storage behind each tier in a few words, `provenance` says where it is, from which host and with which
-    versions it was used. `ray` says what the cluster had and spilled; `None` if the run used none.
+    versions it was used. `workers` is how many shared its batch work at once; 0: not known. `ray` says what the cluster had and
+    spilled; `None` if the run used none.
     """
 
     command: str
@@ -65,6 +66,7 @@ class Run:
     counts: Counter[str] = field(default_factory=Counter)
     storage: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    workers: int = 0
     ray: dict[str, Any] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -91,6 +93,7 @@ class Run:
             "counts": dict(self.counts),
             "storage": self.storage,
             "provenance": self.provenance,
+            "workers": self.workers,
             "ray": self.ray,
             "pid": os.getpid(),
             "process_started": began(os.getpid()),

@@ -55,6 +55,8 @@ class Runner:
         inputs = {name: inputs[name] for name in inputs if name in stage.inputs}
         inputs |= dict(zip([name for name in stage.inputs if name not in inputs], args, strict=False)) | kwargs
         tenant = cast("str", inputs.get("tenant", self._tenant))
+        if "batches" in inputs:
+            inputs["batches"] = self.batches.metered(Meter(self.record.ledger, stage.name, tenant))
         for port in stage.ports:
             handle = self.open(port.handle, port.store, stage=stage.name, tenant=tenant)
             if port.many:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
+from headrace.core.launch import Batches
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
+from headrace.documents.ahead import ParsingAhead
 from headrace.documents.claims import SourceClaims
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
@@ -87,6 +89,7 @@ def parse(
     events: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
     sources: Annotated[ObjectReader, DOCUMENTS],
     documents: Annotated[TableWriter, DOCUMENT_ROWS],
+    batches: Batches,
     bars: ProgressBars,
     metadata: Metadata,
     limits: ParseLimits,
@@ -107,6 +110,9 @@ def parse(
     not give way.
 
     `policy` says what is done with personal data.
+
+    A pass over all that waits, without either bound, has its documents parsed by the workers of `batches` where these are other
+    processes than this one.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
@@ -131,11 +137,22 @@ def parse(
     personal: list[Failure] = []
     pii = Counter[str]()
     slice_s = _SLICE_S if parsing else math.inf
-    parsing = parsing or Parsing()
+    shared = batches.remote and parsing is None and math.isinf(seconds) and gives_way is None
     began_at = time.monotonic()
     until, soon_s = began_at + seconds, math.inf if math.isinf(seconds) else _SOON_S
     # Under their names as they are and in form NFC.
     newest = lookup.newest(document_id(event["tenant"], uri) for event in new for uri in (event["uri"], composed(event["uri"])))
+
+    def name_of(event: dict[str, Any]) -> str | None:
+        """The name under which the document of an event is parsed, `None` where its newest row says the same already."""
+        named = {**event, "uri": _name_of(event, newest)}
+        keep_unnamed(named, newest.get(document_id(named["tenant"], named["uri"])))
+        return None if origin_of(event) not in once or _is_known(named, newest) else str(named["uri"])
+
+    def read(event: Mapping[str, Any]) -> bytes:
+        return sources.get(object_key(event["tenant"], event["sha256"]))
+
+    parsing = parsing or (ParsingAhead(batches, limits, by_tenant, name_of, read) if shared else Parsing())
 
     def another_waits() -> bool:
         return gives_way is not None and gives_way(waiting)

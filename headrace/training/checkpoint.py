@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from headrace.catalog import CHECKPOINTS, ROUNDS
@@ -85,7 +85,7 @@ class Checkpoints:
         import torch
 
         started = time.perf_counter()
-        key = f"{self._prefix}/step-{step:06d}.pt"
+        key = _key(self._prefix, step)
         # Through a file, which is streamed: in memory there would be two or three copies.
         with tempfile.NamedTemporaryFile(suffix=".pt") as file:
             torch.save(state, file)
@@ -101,24 +101,43 @@ class Checkpoints:
         self.written += 1
 
 
-def resume(
-    store: ObjectReader, prefix: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, str, dict[str, Any]]:
-    """Load the latest checkpoint: (steps taken, its key, its detail); (0, "", {}) if there is none.
+def newest(store: ObjectReader, prefix: str) -> int:
+    """The steps of the newest complete checkpoint; 0 if there is none.
 
-    Restores torch's RNG too, so that the next step is the one that would have followed.
+    That is the one named the latest. Where a writer that was thought dead has named one that is removed by now, it is the newest
+    that is there: each is published whole, by one upload.
+    """
+    try:
+        latest = json.loads(store.get(f"{prefix}/{_LATEST}"))
+    except NotFound:
+        return 0
+    there = sorted(info.key for info in store.list(f"{prefix}/step-"))
+    if latest["key"] in there or not there:
+        return int(latest["step"])
+    return int(PurePosixPath(there[-1]).stem.removeprefix("step-"))
+
+
+def resume(
+    store: ObjectReader, prefix: str, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, str, dict[str, Any]]:
+    """Load the checkpoint of so many steps: (steps taken, its key, its detail); (0, "", {}) for 0.
+
+    Restores torch's RNG too, so that the next step is the one that would have followed. Raises `NotFound` if it is gone.
     """
     import torch
 
-    try:
-        latest = json.loads(store.get(f"{prefix}/{_LATEST}"))
-        state = torch.load(io.BytesIO(store.get(latest["key"])), weights_only=True)
-    except NotFound:
+    if not step:
         return 0, "", {}
+    key = _key(prefix, step)
+    state = torch.load(io.BytesIO(store.get(key)), weights_only=True)
     model.load_state_dict(state["weights"], strict=False)
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
-    return int(state["step"]), str(latest["key"]), state["detail"]
+    return int(state["step"]), key, state["detail"]
+
+
+def _key(prefix: str, step: int) -> str:
+    return f"{prefix}/step-{step:06d}.pt"
 
 
 def _state(step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, detail: dict[str, Any]) -> dict[str, Any]:

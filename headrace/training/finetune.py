@@ -46,7 +46,7 @@ def finetune(
         recipe,
         dict(recipe_settings),
         dataset.files,
-        training(recipe, recipe_settings, parent, dataset.version, settings),
+        training(recipe, recipe_settings, parent, dataset.version, settings, launch.workers),
         parent,
         settings.seed,
         settings.threads,
@@ -74,7 +74,10 @@ def require_examples(dataset: Dataset, recipe: str) -> None:
         )
 
 
-def training(recipe: str, recipe_settings: Mapping[str, object], parent: str, dataset: str, settings: Training) -> str:
+def training(
+    recipe: str, recipe_settings: Mapping[str, object], parent: str, dataset: str, settings: Training, workers: int = 1
+) -> str:
     """The prefix of a training's checkpoints; it contains or hashes everything that the weights depend on."""
-    identity = json.dumps([recipe_settings, parent, settings.seed, settings.threads], sort_keys=True)
+    together = [workers] if workers > 1 else []
+    identity = json.dumps([recipe_settings, parent, settings.seed, settings.threads, *together], sort_keys=True)
     return f"{recipe}/{dataset}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

@@ -5,7 +5,9 @@ Actors and workers start slowly, so what needs a cluster is in the soak.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import socket
 import subprocess
@@ -27,12 +29,14 @@ from safetensors.numpy import load
 from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, MODELS
 from headrace.core.launch import Batches, Launch, LocalLauncher, Threads
 from headrace.core.ray_cluster import cluster
+from headrace.documents.ahead import RESULT, SOURCE, Parse
 from headrace.documents.embed import Embed
-from headrace.errors import BadDocument, MissingPart, NotFound, Unavailable
+from headrace.documents.formats.contract import ParseLimits
+from headrace.errors import BadDocument, BadSettings, MissingPart, NotFound, Unavailable
 from headrace.models.connection import wait_ready
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
-from headrace.settings import Settings
+from headrace.settings import Inference, Settings, WorkerSettings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -56,6 +60,45 @@ with cluster():
     ray.get(ray.remote(lambda: 1).remote())
     print("up", ray._private.worker._global_node.get_temp_dir_path(), flush=True)
     sys.stdin.read()
+"""
+
+
+# A driver on a cluster of two nodes: where batches and training went, and what was refused.
+ON_TWO_NODES = """
+import json, sys, time
+from pathlib import Path
+import pyarrow as pa
+from headrace.core.ray_cluster import cluster
+from headrace.errors import HeadraceError
+from headrace.settings import WorkerSettings
+
+class Where:
+    def __call__(self, rows):
+        import ray
+        time.sleep(0.05)
+        return pa.RecordBatch.from_pylist([{"n": rows["n"][0].as_py(), "node": ray.get_runtime_context().get_node_id()}])
+
+def loop(report, peers):
+    import ray, torch
+    vector = torch.full((3,), float(peers.rank + 1))
+    peers.sum(vector)
+    report(1, 1, 0.0)
+    return [peers.size, vector.tolist()]
+
+settings = WorkerSettings(batches=2, batch_cpus=1.5, training=2, training_cpus=2, storage_path=Path(sys.argv[1]))
+with cluster(settings) as (batches, launch):
+    import ray
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    source = [pa.RecordBatch.from_pylist([{"n": n}]) for n in range(60)]
+    rows = pa.Table.from_batches(batches.map(source, Where))
+    launch.require()
+    trained = launch.run(loop, report=lambda *step: None)
+    print(json.dumps({
+        "nodes": nodes,
+        "order": rows["n"].to_pylist() == list(range(60)),
+        "used": len(set(rows["node"].to_pylist())),
+        "trained": trained,
+    }), flush=True)
 """
 
 
@@ -107,6 +150,21 @@ def test_cleans_as_threads_do(on_ray: tuple[Batches, Launch]) -> None:
     assert none.cleaned.equals(here.cleaned.slice(0, 0), check_metadata=True)
 
 
+@pytest.mark.soak
+def test_parses_as_threads_do(on_ray: tuple[Batches, Launch]) -> None:
+    limits = ParseLimits.from_settings(Inference())
+    texts = [f"# Title {n}\n\n{words(n)}".encode() for n in range(6)] + [b"%PDF-1.7\nnothing follows"]
+    names = [f"{n}.md" for n in range(6)] + ["broken.pdf"]
+    rows = [{"uri": name, "data": text, "state": ""} for name, text in zip(names, texts, strict=True)]
+    rows.append({"uri": "gone.md", "data": None, "state": "gone"})
+    source = [pa.RecordBatch.from_pylist(rows[i : i + 3], schema=SOURCE) for i in range(0, 8, 3)]
+    here = pa.Table.from_batches(Threads().map(source, Parse, limits))
+    there = pa.Table.from_batches(on_ray[0].map(source, Parse, limits))
+    assert there.schema.equals(RESULT)
+    assert there.equals(here)
+    assert there["state"].to_pylist() == ["parsed"] * 6 + ["refused", "gone"]
+
+
 class Twice:
     """Each batch comes out twice."""
 
@@ -124,7 +182,7 @@ def test_source_is_read_in_groups_and_order_is_kept(on_ray: tuple[Batches, Launc
         for read in range(1, 10_000):
             yield pa.RecordBatch.from_pylist([{"n": read}])
 
-    results = on_ray[0].map(source(), Twice, workers=1)
+    results = on_ray[0].map(source(), Twice)
     first = [n for _ in range(20) for n in next(results)["n"].to_pylist()]
     assert first[:40] == [n for i in range(1, 21) for n in (i, i)]
     assert read == 256
@@ -223,7 +281,7 @@ def test_trains_the_same_weights_and_counts_the_same_bytes(
     assert all(np.allclose(here[name], there[name], rtol=0, atol=1e-5) for name in here)
     assert (done.steps, done.taken) == (200, 200)
     assert done.last_loss == pytest.approx(local[0].last_loss, abs=1e-3)
-    # Same operations on the same stores; a loss of other length in a checkpoint's list may cost a byte.
+    # Same operations on the same stores, but for Ray's own notes; a loss of other length in a checkpoint's list may cost a byte.
     assert [row[:-1] for row in moved(ledger)] == [row[:-1] for row in moved(local[2])]
     assert [row[-1] for row in moved(ledger)] == pytest.approx([row[-1] for row in moved(local[2])], rel=1e-6)
     assert steps[-1] == (200, 200)
@@ -252,6 +310,62 @@ def test_a_killed_worker_goes_on_to_the_very_weights(
     assert read == 2  # by the worker that was killed, and by the one after it
 
 
+@pytest.fixture(scope="module")
+def pair(on_ray: tuple[Batches, Launch]) -> Launch:
+    """Two workers that train together, on the same cluster."""
+    from headrace.core.ray_runner import RayTrain
+
+    launch = RayTrain(WorkerSettings(training=2, training_cpus=1, training_wait_s=60))
+    launch.require()
+    return launch
+
+
+@pytest.mark.soak(minutes=3)
+def test_two_workers_train_together_and_go_on_to_the_same_weights_when_one_is_killed(
+    endpoints: Endpoints, pair: Launch, dataset: Dataset
+) -> None:
+    listeners: dict[str, set[str]] = {}
+    done, whole, ledger = trained(pair, endpoints, job(dataset, "pair"), lambda *step: listeners.update(listening()))
+    assert (done.workers, done.steps, done.taken) == (2, 200, 200)
+    assert sum("TrainWorker" in name for name in listeners) >= 1
+    assert all(ip_address(ip).is_loopback for ips in listeners.values() for ip in ips), listeners
+    (read,) = (row.ops for row in ledger.rows() if (row.store, row.direction) == ("datasets", "read"))
+    assert read == 2, "by each of them"
+    assert [row.stage for row in ledger.rows() if row.store == "ray-storage"] == ["finetune"]
+    killed: list[int] = []
+
+    def report(step: int, of: int, loss: float) -> None:
+        if step >= 101 and not killed:
+            victim, *_ = (p for p in psutil.Process().children(recursive=True) if "TrainWorker" in p.name())
+            victim.kill()
+            killed.append(step)
+
+    done, weights, _ = trained(pair, endpoints, job(dataset, "pair-killed"), report)
+    assert killed
+    assert (done.workers, done.steps) == (2, 200)
+    assert weights == whole
+
+
+@pytest.mark.soak
+def test_errors_of_one_of_two_workers_arrive_as_themselves(endpoints: Endpoints, pair: Launch) -> None:
+    gone = Dataset("gone", {"train": 1}, {"train": 1}, ({"key": "gone/train.parquet", "split": "train"},))
+    with pytest.raises(NotFound) as error:
+        trained(pair, endpoints, job(gone, "gone-pair"))
+    assert "gone/train.parquet" in error.value.message
+
+
+@pytest.mark.soak
+def test_what_cannot_run_is_refused_with_the_numbers(on_ray: tuple[Batches, Launch]) -> None:
+    from headrace.core.ray_runner import RayBatches, RayTrain
+
+    cpus = sum(node["cpus"] for node in [RayBatches().usage()])
+    with pytest.raises(BadSettings, match=f"{int(cpus)} workers with 1 processors each do not fit on Ray"):
+        RayBatches(WorkerSettings(batches=int(cpus), batch_cpus=1)).require()
+    RayBatches(WorkerSettings(batches=int(cpus), batch_cpus=0.25)).require()
+    with pytest.raises(BadSettings, match="3 training workers with 64 processors each do not fit on Ray"):
+        RayTrain(WorkerSettings(training=3, training_cpus=64)).require()
+
+
 @pytest.mark.soak
 def test_errors_of_training_arrive_as_themselves(endpoints: Endpoints, on_ray: tuple[Batches, Launch]) -> None:
     gone = Dataset("gone", {"train": 1}, {"train": 1}, ({"key": "gone/train.parquet", "split": "train"},))
@@ -272,6 +386,68 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
     with pytest.raises(Unavailable, match=r"does not answer: .*refused.* Check RAY_ADDRESS"), cluster():
         pass
+
+
+def test_a_spill_directory_of_another_cluster_and_one_that_is_not_there_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(BadSettings, match=r"storage_path is .*missing, which is not a directory"),
+        cluster(WorkerSettings(storage_path=tmp_path / "missing")),
+    ):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(BadSettings, match="--object-spilling-directory"), cluster(WorkerSettings(spill_dir=tmp_path)):
+        pass
+
+
+@pytest.mark.soak(minutes=2)
+def test_two_nodes_share_batches_and_training(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0" * 64,
+        "RAY_enable_metrics_collection": "0",
+    }
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
+    start += ["--object-store-memory=100000000", "--disable-usage-stats"]
+    head = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={tmp_path / 'r'}"]
+    log = (tmp_path / "log").open("wb")
+    nodes: list[subprocess.Popen[bytes]] = []
+    try:
+        for own in (head, [f"--address={address}"]):
+            nodes.append(subprocess.Popen([*start, *own], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+            while (tmp_path / "log").read_bytes().count(b"Ray runtime started") < len(nodes):
+                assert nodes[-1].poll() is None, (tmp_path / "log").read_text()
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        driver = subprocess.run(
+            [sys.executable, "-c", ON_TWO_NODES, str(shared)],
+            env=environment | {"RAY_ADDRESS": address, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert driver.returncode == 0, driver.stderr
+        assert json.loads(driver.stdout) == {"nodes": 2, "order": True, "used": 2, "trained": [2, [3.0] * 3]}
+        listeners = [ip for node in nodes for ips in listening(psutil.Process(node.pid)).values() for ip in ips]
+        assert listeners
+        assert all(ip_address(ip).is_loopback for ip in listeners), listeners
+    finally:
+        started = [process for node in nodes for process in psutil.Process(node.pid).children(recursive=True)]
+        for node in nodes:
+            node.kill()
+            node.wait()
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(started, timeout=20)
+        log.close()
 
 
 @pytest.mark.soak
@@ -314,13 +490,15 @@ def job(dataset: Dataset, prefix: str) -> Job:
 
 
 def moved(ledger: Ledger) -> list[tuple[str, str, str, int, int]]:
-    return [(row.stage, row.store, row.direction, row.ops, row.bytes) for row in ledger.rows()]
+    own = ("ray-spill", "ray-storage")
+    return [(row.stage, row.store, row.direction, row.ops, row.bytes) for row in ledger.rows() if row.store not in own]
 
 
-def listening() -> dict[str, set[str]]:
-    """Addresses that this process and every process under it listens on, by process name."""
+def listening(root: psutil.Process | None = None) -> dict[str, set[str]]:
+    """Addresses that a process (this one) and every process under it listens on, by process name."""
     found: dict[str, set[str]] = {}
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+    root = root or psutil.Process()
+    for process in [root, *root.children(recursive=True)]:
         try:
             ips = {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
             found.setdefault(process.name(), set()).update(ip.removeprefix("::ffff:") for ip in ips)

@@ -34,7 +34,7 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import manifest
-from headrace.training.checkpoint import Checkpoints, resume
+from headrace.training.checkpoint import Checkpoints, newest, resume
 from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.manifest import Clock
 from headrace.training.promote import serve_promoted
@@ -93,11 +93,20 @@ def test_checkpoints_come_back_whole_and_old_ones_go(endpoints: Endpoints) -> No
     assert [info.key for info in store.list(f"{prefix}/step-")] == [f"{prefix}/step-{n:06d}.pt" for n in (2, 3)]
     fresh = torch.nn.Linear(3, 1)
     anew = torch.optim.AdamW([fresh.weight], lr=0.1)
-    assert resume(store, prefix, fresh, anew) == (3, f"{prefix}/step-000003.pt", {"losses": [0.5] * 3})
+    assert newest(store, prefix) == 3
+    assert resume(store, prefix, 3, fresh, anew) == (3, f"{prefix}/step-000003.pt", {"losses": [0.5] * 3})
     assert torch.equal(fresh.weight, model.weight)
     assert str(anew.state_dict()) == str(optimizer.state_dict())
     assert torch.equal(torch.rand(4), drawn)
-    assert resume(store, "test/none", fresh, anew) == (0, "", {})
+    assert newest(store, "test/none") == 0
+    assert resume(store, "test/none", 0, fresh, anew) == (0, "", {})
+    # One that was thought dead publishes an earlier step, and then its objects go.
+    kept = Checkpoints(store, prefix, keep=2)
+    kept.save(1, model, optimizer, {})
+    kept.wait()
+    kept.close()
+    assert [info.key for info in store.list(f"{prefix}/step-")] == [f"{prefix}/step-{n:06d}.pt" for n in (2, 3)]
+    assert newest(store, prefix) == 3
 
 
 # a round

@@ -30,7 +30,7 @@ class Uneven:
 
 
 def test_order_is_the_sources() -> None:
-    assert numbers(Threads().map((batch(n) for n in range(20)), Uneven, workers=3)) == list(range(20))
+    assert numbers(Threads(3).map((batch(n) for n in range(20)), Uneven)) == list(range(20))
 
 
 class Several:
@@ -60,7 +60,7 @@ def test_the_source_is_read_no_further_ahead_than_two_batches_a_worker(workers: 
             yield batch(n)
 
     ahead = []
-    for done, _ in enumerate(Threads().map(source(), Uneven, workers=workers), 1):
+    for done, _ in enumerate(Threads(workers).map(source(), Uneven), 1):
         ahead.append(pulled - done)
     assert max(ahead) <= 2 * workers
     assert pulled == 60
@@ -82,7 +82,7 @@ class Built:
 def test_the_work_is_built_once_per_worker() -> None:
     built: list[int] = []
     called: list[int] = []
-    assert numbers(Threads().map((batch(n) for n in range(30)), Built, built, called, workers=2)) == list(range(30))
+    assert numbers(Threads(2).map((batch(n) for n in range(30)), Built, built, called)) == list(range(30))
     assert len(built) == len(set(built)) <= 2
     assert set(called) == set(built)
     assert len(called) == 30

@@ -350,6 +350,24 @@ def test_rays_libraries_are_those_that_the_signatures_name() -> None:
     used = {"nodes": 2, "cpus": 4.0, "object_store_bytes": 256_000_000, "spilled_bytes": 12_000_000}
     notes = " ".join(scene_for(of(run, "training", ray=used), view=View.RAY).notes)
     assert "256 MB of shared memory on 2 nodes; of Ray Data's results 12 MB were spilled to local disk" in notes
+    where = used | {"spill_dir": "/mnt/nvme/spill", "storage_path": "/mnt/nfs/ray"}
+    notes = " ".join(scene_for(of(run, "training", ray=where), view=View.RAY).notes)
+    assert "12 MB were spilled to /mnt/nvme/spill" in notes
+    assert "Ray's storage_path, /mnt/nfs/ray, has its notes" in notes
+
+
+def test_what_ray_wrote_itself_is_drawn_in_its_view_alone() -> None:
+    run = next(iter(RUNS))
+    own = [
+        {"stage": stage, "store": store, "tier": "file", "direction": "write", "ops": 3, "bytes": size, "p95_ms": 0.0}
+        | {"estimated": True}
+        for stage, store, size in (("prepare", "ray-spill", 12_000_000), ("finetune", "ray-storage", 4_000))
+    ]
+    diagram = of(run, "training", rows=[*RUNS[run]["rows"], *own])
+    alts = {view: " ".join(group.alt for group in scene_for(diagram, view=view).groups) for view in (View.STORAGE, View.RAY)}
+    for store in ("ray-spill", "ray-storage"):
+        assert store in alts[View.RAY]
+        assert store not in alts[View.STORAGE]
 
 
 # compared

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headrace.catalog import Tier
+from headrace.catalog import RAY_SPILL, RAY_STORAGE, Tier
 from headrace.explain.diagram.diagram import RAY_DATA, RAY_TRAIN, Diagram
 from headrace.explain.diagram.format import human_bytes
 from headrace.storage.ledger import Direction
 
 DRIVER = "driver"
+_RAYS_OWN = frozenset({RAY_SPILL.name, RAY_STORAGE.name})
 
 
 def on_ray(diagram: Diagram) -> Diagram:
-    """The diagram with the library that runs a stage as the stage's caption; `driver`: the process that drives the run."""
+    """The diagram with the library that runs a stage as the stage's caption; `driver`: the process that drives the run.
+
+    What Ray itself wrote is drawn too: what it spilled, and what it noted in its storage_path.
+    """
     stages = tuple(replace(stage, caption=stage.library or DRIVER) for stage in diagram.stages)
-    return replace(diagram, stages=stages)
+    drawn = {stage.name for stage in stages}
+    own = tuple(flow for flow in diagram.beside if flow.store in _RAYS_OWN and flow.stage in drawn)
+    beside = tuple(flow for flow in diagram.beside if flow not in own)
+    return replace(diagram, stages=stages, flows=(*diagram.flows, *own), beside=beside)
 
 
 def ray_notes(diagram: Diagram) -> tuple[str, ...]:
@@ -28,7 +35,8 @@ def ray_notes(diagram: Diagram) -> tuple[str, ...]:
     if ray is not None:
         memory = f"{human_bytes(int(ray['object_store_bytes']))} of shared memory on {_counted(int(ray['nodes']), 'node')}"
         spilled = human_bytes(int(ray["spilled_bytes"]))
-        notes.append(f"Ray's object store, {memory}; of Ray Data's results {spilled} were spilled to local disk.")
+        where = ray.get("spill_dir") or "local disk"  # journals of an older version name none
+        notes.append(f"Ray's object store, {memory}; of Ray Data's results {spilled} were spilled to {where}.")
     if RAY_DATA in libraries:
         notes.append("Ray Data's actors get batches through Ray's object store; only the driver reads and writes storage.")
     if RAY_TRAIN in libraries:
@@ -38,7 +46,9 @@ def ray_notes(diagram: Diagram) -> tuple[str, ...]:
             if flow.tier is Tier.OBJECT and flow.direction is Direction.WRITE and "heckpoints" in flow.store
         )
         moved = f", {human_bytes(written)} in this run" if written else ""
-        notes.append(f"Ray Train's worker writes checkpoints to object storage{moved}; nothing is kept in Ray's storage_path.")
+        path = (ray or {}).get("storage_path")
+        kept = f"Ray's storage_path, {path}, has its notes until it ends" if path else "nothing is kept in Ray's storage_path"
+        notes.append(f"Ray Train's worker writes checkpoints to object storage{moved}; {kept}.")
     return tuple(notes)
 
 

@@ -1,0 +1,166 @@
+"""Documents parsed by workers, ahead of the process that drives the pass, which takes their texts in the very same order.
+
+Only the driver reads and writes storage: bytes go to the workers with the batches, texts come back, and rows and offsets are one
+commit, as where the driver parses itself. So a worker that dies loses and doubles nothing: its batch is given to another one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.core.launch import Batches
+from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.parser import DocumentPart, Parsed, Parser
+from headrace.documents.parsing import Parsing
+from headrace.documents.processed import EventQueue, Turns
+from headrace.documents.versions import origin_of
+from headrace.errors import BadDocument, NotFound
+
+_BATCH_DOCUMENTS = 32
+_BATCH_BYTES = 8 << 20
+_PARSED, _REFUSED, _FAILED, _GONE, _LEFT = "parsed", "refused", "failed", "gone", "left"
+
+_PART = pa.struct([pa.field("start", pa.int64()), pa.field("place", pa.string())])
+SOURCE = pa.schema([pa.field("uri", pa.string()), pa.field("data", pa.large_binary()), pa.field("state", pa.string())])
+"""What workers get: a document's name and bytes, or, without any, what is known of it already (`gone`, `left`)."""
+RESULT = pa.schema(
+    [
+        pa.field("state", pa.string()),
+        pa.field("reason", pa.string()),
+        *(pa.field(name, pa.large_string()) for name in ("text", "title", "media", "note")),
+        pa.field("parts", pa.list_(_PART)),
+    ]
+)
+
+log = logging.getLogger("headrace.index")
+
+
+class Parse:
+    """Batch work: a batch of `SOURCE` to one row of `RESULT` for each, in a parser process that ends with the batch."""
+
+    def __init__(self, limits: ParseLimits) -> None:
+        self._limits = limits
+
+    def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Parse each document; the fault of one is its own row's."""
+        with Parser(self._limits) as parser:
+            made = [_result(parser, row) for row in rows.to_pylist()]
+        return pa.RecordBatch.from_pylist(made, schema=RESULT)
+
+
+def _result(parser: Parser, row: Mapping[str, Any]) -> dict[str, Any]:
+    if row["data"] is None:
+        return {"state": row["state"]}
+    try:
+        parsed = parser.parse(row["uri"], row["data"])
+    except BadDocument as error:
+        return {"state": _REFUSED, "reason": error.reason}
+    except Exception as error:  # only this document is at fault: the others must not wait for its repair
+        log.exception("a document could not be parsed")
+        return {"state": _FAILED, "reason": f"it could not be parsed ({type(error).__name__})"}
+    parts = [{"start": part.start, "place": part.place} for part in parsed.parts]
+    return {
+        "state": _PARSED,
+        "text": parsed.text,
+        "title": parsed.title,
+        "media": parsed.media,
+        "note": parsed.note,
+        "parts": parts,
+    }
+
+
+class _InOrder(Turns):
+    """All of a tenant's, then all of the next one's, in the order in which workers are given them."""
+
+    def __init__(self, tenants: Iterable[str]) -> None:
+        super().__init__()
+        self._order = {tenant: number for number, tenant in enumerate(tenants)}
+
+    def next(self, waiting: Sequence[str]) -> str:
+        return min(waiting, key=lambda tenant: self._order[tenant])
+
+
+class ParsingAhead(Parsing):
+    """Like `Parsing`, with the documents of a pass parsed by workers. For one pass over all events that wait.
+
+    `name_of` says under which name a document of an event is to be parsed, or `None` where it need not be; what it said may no
+    longer be so by the event's turn, and then the driver parses that document itself.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        limits: ParseLimits,
+        events: Mapping[str, Sequence[dict[str, Any]]],
+        name_of: Callable[[dict[str, Any]], str | None],
+        read: Callable[[Mapping[str, Any]], bytes],
+    ) -> None:
+        """`events` are those of each tenant."""
+        super().__init__(_InOrder(events))
+        self._events = [event for own in events.values() for event in EventQueue(own) if event["kind"] == "put"]
+        self._passed: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+        self._name_of, self._read = name_of, read
+        self._results = _rows(batches.map(self._source(), Parse, limits))
+        self._taken = iter(self._events)
+
+    @contextmanager
+    def during_pass(self, events: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+        """See `Parsing.during_pass`; workers end with the pass."""
+        try:
+            with super().during_pass(events):
+                yield
+        finally:
+            self._results.close()
+
+    def go_on(self, event: Mapping[str, Any], limits: ParseLimits, read: Callable[[], bytes], seconds: float) -> Parsed | None:
+        """See `Parsing.go_on`: the text is here, or on its way."""
+        result = self._result_of(event)
+        state = result["state"]
+        if state == _LEFT:
+            return super().go_on(event, limits, read, seconds)
+        if state == _GONE:
+            raise NotFound(f"The source of {event['uri']} is gone.")
+        if state != _PARSED:
+            raise BadDocument(event["uri"], result["reason"])
+        parts = tuple(DocumentPart(part["start"], part["place"]) for part in result["parts"] or ())
+        return Parsed(result["text"], result["title"], result["media"], parts, result["note"])
+
+    def _result_of(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The result of this event. Those of events before it are kept, since many tenants may take turns in another order."""
+        wanted = origin_of(event)
+        while wanted not in self._passed:
+            self._passed[origin_of(next(self._taken))] = next(self._results)
+        return self._passed.pop(wanted)
+
+    def _source(self) -> Iterator[pa.RecordBatch]:
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for event in self._events:
+            row = self._row(event)
+            rows.append(row)
+            size += len(row["data"] or b"")
+            if len(rows) >= _BATCH_DOCUMENTS or size >= _BATCH_BYTES:
+                yield pa.RecordBatch.from_pylist(rows, schema=SOURCE)
+                rows, size = [], 0
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows, schema=SOURCE)
+
+    def _row(self, event: dict[str, Any]) -> dict[str, Any]:
+        name = self._name_of(event)
+        if name is None:
+            return {"uri": event["uri"], "data": None, "state": _LEFT}
+        try:
+            return {"uri": name, "data": self._read(event), "state": ""}
+        except NotFound:
+            return {"uri": name, "data": None, "state": _GONE}
+
+
+def _rows(batches: Iterator[pa.RecordBatch]) -> Any:
+    """One row after another, as a generator, which can be closed."""
+    for rows in batches:
+        yield from rows.to_pylist()
