@@ -1,11 +1,11 @@
 """Run every benchmark, or those named, and print one JSON document.
 
 python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [ranking] [tenants] [training]
-    [new] [scale] [stores] [sources] [blocks] [kv] [peers] [mutants]
+    [new] [scale] [stores] [sources] [blocks] [kv] [workers] [peers] [mutants]
 
-Eight run only where they are named: `new`, `scale`, `stores`, `sources` and `blocks`, which first make up to ten million rows or
-a million files, `kv`, which computes long prompts again and again, `peers`, which installs packages beside the project, and
-`mutants`, which measures the tests.
+Nine run only where they are named: `new`, `scale`, `stores`, `sources` and `blocks`, which first make up to ten million rows or
+a million files, `kv`, which computes long prompts again and again, `workers`, which needs all cores for minutes, `peers`, which
+installs packages beside the project, and `mutants`, which measures the tests.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from bench import (
     stores,
     tenants,
     training,
+    workers,
 )
 
 BENCHMARKS = {
@@ -56,10 +57,11 @@ BENCHMARKS = {
     "sources": sources.measure,
     "blocks": blocks.measure,
     "kv": kv.measure,
+    "workers": workers.measure,
     "peers": peers.measure,
     "mutants": mutants.measure,
 }
-_NAMED_ONLY = {"new", "scale", "stores", "sources", "blocks", "kv", "peers", "mutants"}
+_NAMED_ONLY = {"new", "scale", "stores", "sources", "blocks", "kv", "workers", "peers", "mutants"}
 
 
 def main() -> None:

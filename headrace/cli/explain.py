@@ -74,12 +74,95 @@ def size(
         say_sizing(out, sizing)
 
 
-def _assigned(words: Sequence[str]) -> dict[str, Any]:
+@cli.command(rich_help_panel=_PANEL)
+def simulate(
+    workers: Annotated[int | None, typer.Option(help="Workers of each pipeline at most; fewer are shown too.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of all workers, which run the models.")] = None,
+    gpu_speed: Annotated[float | None, typer.Option(help="How many times as fast as a measured worker a GPU is.")] = None,
+    tenants: Annotated[int | None, typer.Option(help="Tenants.")] = None,
+    platforms: Annotated[int | None, typer.Option(help="Platforms (namespaces) on the same storage.")] = None,
+    documents: Annotated[int | None, typer.Option(help="Documents that each tenant keeps.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter of --list; repeatable.")
+    ] = None,
+    supply: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TIER=READ/WRITE", help="What a tier supplies in GB/s, as object=40/20; repeatable."),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="What `headrace check --json` measured; default: this home's last check."),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Predict from this run; default: for each unit, the one of the last 50 with most of it.")
+    ] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="Compare with a run of other workers; repeatable.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Draw the curves: FILE.svg, .png, .pdf or .pptx.")] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="Draw them on a dark ground.")] = False,
+    show_all: Annotated[bool, typer.Option("--list", help="List the parameters, and predict nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predict what N workers do, ask of storage and cost, from a measured run; name the store that limits them first."""
+    import json
+
+    from headrace.check.report import last_report
+    from headrace.cli.render.scaling import say_prediction
+    from headrace.cli.render.sizing import parameters_table
+    from headrace.core.run import journal_of
+    from headrace.explain.scaling.demand import demands
+    from headrace.explain.scaling.parameters import ScalingParameters, scaling_of
+    from headrace.explain.scaling.prediction import predict
+    from headrace.explain.scaling.supply import checked_supply, merged, stated_supply
+
+    if show_all:
+        known = [
+            {"name": name, "default": field.default, "description": field.description or ""}
+            for name, field in ScalingParameters.model_fields.items()
+        ]
+        print_json({"parameters": known}) if as_json else out.print(parameters_table(known))
+        return
+    named = {
+        "workers": workers,
+        "gpus": gpus,
+        "gpu_speed": gpu_speed,
+        "tenants": tenants,
+        "platforms": platforms,
+        "documents": documents,
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    assigned = _assigned(also or (), command="simulate")
+    parameters = scaling_of({**assigned, **given})
+    home = settings_of().home
+    report = last_report(home)
+    if check is not None:
+        try:
+            report = json.loads(check.read_bytes())
+        except ValueError as error:
+            raise WrongUsage(f"{check} is not JSON.", hint="Save a check with `headrace check --json > FILE.json`.") from error
+    supplies = merged(stated_supply(supply or ()), checked_supply(report) if report else ())
+    prediction = predict(parameters, demands(home, run), supplies, [journal_of(home, each) for each in against or ()])
+    if output is not None:
+        from headrace.explain.diagram.draw import draw_scene
+        from headrace.explain.diagram.theme import DARK, LIGHT
+        from headrace.explain.scaling.picture import scaling_scene
+
+        draw_scene(scaling_scene(prediction, palette=DARK if dark else LIGHT), output)
+    if as_json:
+        print_json(prediction.model_dump(mode="json"))
+    else:
+        say_prediction(out, prediction)
+        if output is not None:
+            out.print(f"Wrote {output}.", highlight=False)
+
+
+def _assigned(words: Sequence[str], *, command: str = "size") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name.strip():
-            raise WrongUsage(f"--set takes NAME=VALUE, not {word!r}.", hint="headrace size --list shows the names.")
+            raise WrongUsage(f"--set takes NAME=VALUE, not {word!r}.", hint=f"headrace {command} --list shows the names.")
         values[name.strip()] = value.strip().replace("_", "") if value.strip()[:1].isdigit() else value.strip()
     return values
 

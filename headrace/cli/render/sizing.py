@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -40,7 +40,8 @@ def say_sizing(console: Console, sizing: Sizing) -> None:
         console.print(Text(f"[{at}] {sizing.sources[name]}", style="dim"), soft_wrap=True)
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
+def plain_table(title: str, *columns: str, left: int = 1) -> Table:
+    """A table without lines; its first `left` columns are words, the others numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for at, name in enumerate(columns):
         table.add_column(name, justify="left" if at < left else "right", overflow="fold")
@@ -48,7 +49,7 @@ def _table(title: str, *columns: str, left: int = 1) -> Table:
 
 
 def _demand(sizing: Sizing) -> Table:
-    table = _table("\nWhat each tier must hold and move", "tier", "holds", "reads", "writes", "peak reads", "peak writes")
+    table = plain_table("\nWhat each tier must hold and move", "tier", "holds", "reads", "writes", "peak reads", "peak writes")
     for tier in sizing.tiers:
         rates = (tier.read, tier.write, tier.peak_read, tier.peak_write)
         table.add_row(tier.tier, amount(tier.capacity, "B"), *(amount(rate, "B/s") if rate else "-" for rate in rates))
@@ -56,7 +57,7 @@ def _demand(sizing: Sizing) -> Table:
 
 
 def _figures(tier: str, figures: list[Figure], numbers: Mapping[str, int]) -> Table:
-    table = _table(f"\n{tier.capitalize()}", "figure", "", "formula", left=1)
+    table = plain_table(f"\n{tier.capitalize()}", "figure", "", "formula", left=1)
     table.columns[2].justify = "left"
     for one in figures:
         inputs = ", ".join(f"{name} {_number(value)}" for name, value in one.inputs.items())
@@ -80,7 +81,7 @@ def _number(value: float | str) -> str:
 
 
 def _supply(sizing: Sizing, source: int) -> Table:
-    table = _table(
+    table = plain_table(
         f"\nDemand beside DGX SuperPOD's guideline for {sizing.parameters.gpus:,} GPUs [{source}]",
         "level",
         "read",
@@ -108,7 +109,7 @@ def _needed(share: float) -> Text:
 
 
 def _measured(measured: tuple[Measurement, ...]) -> Table:
-    table = _table(
+    table = plain_table(
         "\nMeasured by this home beside the same formulas for that run", "quantity", "measured", "formula says", "off", "how"
     )
     table.columns[4].justify = "left"
@@ -123,7 +124,7 @@ def _measured(measured: tuple[Measurement, ...]) -> Table:
 
 def say_parameters(console: Console, choices: Mapping[str, Any]) -> None:
     """Print the presets, recipes and parameters."""
-    models = _table("Models (--model)", "name", "parameters", "layers", "attention", "KV a token, bf16")
+    models = plain_table("Models (--model)", "name", "parameters", "layers", "attention", "KV a token, bf16")
     for one in choices["models"]:
         models.add_row(
             one["name"],
@@ -133,13 +134,18 @@ def say_parameters(console: Console, choices: Mapping[str, Any]) -> None:
             f"{one['kv_bytes_per_token']:,.0f} B",
         )
     console.print(models)
-    recipes = _table("\nRecipes (--recipe)", "name", "bytes a parameter", "of which")
+    recipes = plain_table("\nRecipes (--recipe)", "name", "bytes a parameter", "of which")
     recipes.columns[2].justify = "left"
     for one in choices["recipes"]:
         recipes.add_row(one["name"], f"{one['bytes']:g}", one["parts"])
     console.print(recipes)
-    parameters = _table("\nParameters (--set NAME=VALUE)", "name", "default", "")
-    parameters.columns[2].justify = "left"
-    for one in choices["parameters"]:
-        parameters.add_row(one["name"], "-" if one["default"] is None else str(one["default"]), one["description"])
-    console.print(parameters)
+    console.print(parameters_table(choices["parameters"]))
+
+
+def parameters_table(parameters: Iterable[Mapping[str, Any]]) -> Table:
+    """Parameters with their defaults and what they are."""
+    table = plain_table("\nParameters (--set NAME=VALUE)", "name", "default", "")
+    table.columns[2].justify = "left"
+    for one in parameters:
+        table.add_row(one["name"], "-" if one["default"] is None else str(one["default"]), one["description"])
+    return table

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from headrace.explain.diagram import theme
+from headrace.explain.diagram.drawing import Drawing
 from headrace.explain.diagram.format import human_bytes, human_count, human_s, percent
-from headrace.explain.diagram.scene import Anchor, Box, Group, Item, Label, Line, Rect, Scene
+from headrace.explain.diagram.scene import Anchor, Box, Line, Rect, Scene
 from headrace.explain.diagram.theme import BOLD, LIGHT, REGULAR, SEMIBOLD, Palette
 from headrace.explain.kv.replay import Replayed
 from headrace.explain.kv.trace import Trace
@@ -30,7 +31,7 @@ def enough(curve: Sequence[Replayed], unbounded: Replayed) -> Replayed | None:
 
 def curve_scene(trace: Trace, model: str, curve: Sequence[Replayed], unbounded: Replayed, *, palette: Palette = LIGHT) -> Scene:
     """The curve through the capacities of `curve`, smallest first, under the line of a cache without a bound."""
-    drawing = _Drawing(palette)
+    drawing = Drawing(palette)
     points = [point for point in curve if point.capacity_bytes]
     title = _headline(points, unbounded)
     below = (
@@ -78,29 +79,7 @@ class _Scale:
         return _PLOT.bottom - _PLOT.height * share / self.top
 
 
-class _Drawing:
-    def __init__(self, palette: Palette) -> None:
-        self.palette = palette
-        self.groups: list[Group] = []
-        self._items: list[Item] = []
-
-    def text(
-        self, x: float, y: float, text: str, size: float, weight: int, colour: str, limit: float, anchor: Anchor = "start"
-    ) -> None:
-        words = theme.fitted(text, size, weight, limit)
-        left = x - {"start": 0.0, "middle": limit / 2, "end": limit}[anchor]
-        bounds = Box(left, y - size, limit, size * 1.35)
-        self._items.append(Label(x, y, words, size, bounds, weight, colour, anchor))
-
-    def add(self, *items: Item) -> None:
-        self._items += items
-
-    def close(self, kind: str, alt: str) -> None:
-        self.groups.append(Group(kind, alt, tuple(self._items)))
-        self._items = []
-
-
-def _axes(drawing: _Drawing, scale: _Scale, points: Sequence[Replayed]) -> None:
+def _axes(drawing: Drawing, scale: _Scale, points: Sequence[Replayed]) -> None:
     p = drawing.palette
     steps = round(scale.top * 10)
     for tenth in range(steps + 1):
@@ -116,7 +95,7 @@ def _axes(drawing: _Drawing, scale: _Scale, points: Sequence[Replayed]) -> None:
     drawing.close("axes", "Share of tokens found, over capacity")
 
 
-def _lines(drawing: _Drawing, scale: _Scale, points: Sequence[Replayed], unbounded: Replayed) -> None:
+def _lines(drawing: Drawing, scale: _Scale, points: Sequence[Replayed], unbounded: Replayed) -> None:
     p = drawing.palette
     at = scale.y(unbounded.token_hit_rate)
     drawing.add(Line(_PLOT.x, at, _PLOT.right, at, p.feedback, 2.0, dash=(6, 5)))
@@ -158,7 +137,7 @@ class _Value:
         return Box(left - 4, self.y - tall - 5, wide + 8, tall + 10)
 
 
-def _figures(drawing: _Drawing, point: Replayed) -> None:
+def _figures(drawing: Drawing, point: Replayed) -> None:
     p = drawing.palette
     known = (
         ("at this capacity", human_bytes(point.capacity_bytes or 0)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,6 +12,7 @@ from headrace.errors import WrongUsage
 Recipe = Literal["mixed-adam", "fp32-adam", "fp8-adam", "adam-8bit", "weights"]
 NumberType = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
 Index = Literal["ivf_rq", "ivf_pq", "hnsw", "flat"]
+P = TypeVar("P", bound=BaseModel)
 
 
 class SizingParameters(BaseModel):
@@ -141,10 +142,15 @@ class SizingParameters(BaseModel):
 
 def parameters_of(values: Mapping[str, Any]) -> SizingParameters:
     """Parameters from values as a person or a request gives them. Raises `WrongUsage` that names every wrong one."""
+    return checked(SizingParameters, values, hint="headrace size --list shows all, with their defaults.")
+
+
+def checked(kind: type[P], values: Mapping[str, Any], *, hint: str) -> P:
+    """A model of that kind with these values. Raises `WrongUsage` that names every wrong one, with the hint."""
     try:
-        return SizingParameters(**values)
+        return kind(**values)
     except ValidationError as error:
-        known = SizingParameters.model_fields
+        known = kind.model_fields
         faults = []
         for fault in error.errors():
             name = ".".join(map(str, fault["loc"]))
@@ -155,6 +161,4 @@ def parameters_of(values: Mapping[str, Any]) -> SizingParameters:
                 faults.append(f"  {name}: {said}, not {fault['input']!r}")
             else:
                 faults.append(f"  {name}: there is no such parameter")
-        raise WrongUsage(
-            "These parameters cannot be used:\n" + "\n".join(faults), hint="headrace size --list shows all, with their defaults."
-        ) from None
+        raise WrongUsage("These parameters cannot be used:\n" + "\n".join(faults), hint=hint) from None
