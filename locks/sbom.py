@@ -31,7 +31,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 # Which locks a plain `make install` may take, and which only those who ask for more. Tools of developers are not shipped.
 REQUIRED = ("base", "generator", "torch-cpu")
-OPTIONAL = ("torch-cuda", "postgresql", "mcp", "vast")
+OPTIONAL = ("torch-cuda", "postgresql", "mcp", "ray", "vast")
 UNKNOWN = "unknown: not installed where this was written"
 
 # What is in a package beside Python: (type, name, version, licence, the file's end in the package).

@@ -89,6 +89,30 @@ SWITCHES: dict[str, Values] = {
     },
     "topics": {"strimzi": {"enabled": True, "cluster": "main", "namespace": "kafka"}},
     "Ray": {"ray": {"enabled": True, "image": "registry.example.net/ray:1", "version": "2.60.0", "homeClass": "block"}},
+    "Ray on shared storage": {
+        "ray": {
+            "enabled": True,
+            "image": "registry.example.net/ray:1",
+            "version": "2.60.0",
+            "homeClass": "block",
+            "shared": {"storageClass": "nfs"},
+        },
+        "settings": {"workers": {"training": 2}},
+    },
+    "Ray job": {
+        "ray": {
+            "enabled": True,
+            "image": "registry.example.net/ray:1",
+            "version": "2.60.0",
+            "homeClass": "block",
+            "job": {
+                "enabled": True,
+                "command": "index s3://documents/handbook",
+                "operator": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kuberay"}}}],
+            },
+        }
+    },
+    "lander": {"lander": {"enabled": True, "replicas": 2}},
     "scheduling": {
         "nodeSelector": {"disk": "fast"},
         "tolerations": [{"key": "rag", "operator": "Exists"}],

@@ -37,7 +37,7 @@ def everything(helm: str) -> list[Manifest]:
     """All that the chart can make at once, but for what excludes each other."""
     values = copy.deepcopy(OWN)
     for switch, over in SWITCHES.items():
-        if switch not in ("claim", "no training"):
+        if switch not in ("claim", "no training", "Ray job"):
             values = merged(values, over)
     return rendered(helm, values)
 
@@ -153,18 +153,20 @@ def test_a_manifest_with_an_unknown_field_is_invalid(helm: str) -> None:
 
 def pods(manifests: list[Manifest]) -> list[dict[str, Any]]:
     """The specification of every pod that the chart itself describes."""
-    found = [one(manifests, "StatefulSet")["spec"]["template"]["spec"]]
-    for cluster in (each for each in manifests if each["kind"] == "RayCluster"):
-        groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
-        found += [group["template"]["spec"] for group in groups]
+    found = [each["spec"]["template"]["spec"] for each in manifests if each["kind"] in ("StatefulSet", "Deployment")]
+    clusters = [each["spec"] for each in manifests if each["kind"] == "RayCluster"]
+    clusters += [each["spec"]["rayClusterSpec"] for each in manifests if each["kind"] == "RayJob"]
+    for cluster in clusters:
+        found += [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
     return found
 
 
 def test_no_pod_has_rights_that_it_does_not_need(helm: str) -> None:
     manifests = everything(helm)
-    assert "hostPath" not in yaml.safe_dump_all(manifests)
-    assert len(pods(manifests)) == 3
-    for pod in pods(manifests):
+    job = [each for each in rendered(helm, merged(OWN, SWITCHES["Ray job"])) if each["kind"] == "RayJob"]
+    assert "hostPath" not in yaml.safe_dump_all([*manifests, *job])
+    assert (len(pods(manifests)), len(pods(job))) == (4, 2)
+    for pod in pods([*manifests, *job]):
         assert pod["automountServiceAccountToken"] is False
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -243,6 +245,54 @@ def test_the_network_is_closed_but_for_what_is_named(helm: str) -> None:
     nims = one(rendered(helm, merged(OWN, SWITCHES["NIMs"])), "NetworkPolicy")["spec"]["egress"]
     reached = [rule["to"][0]["podSelector"]["matchLabels"]["app"] for rule in nims if "podSelector" in rule["to"][0]]
     assert reached == ["acme-headrace-embedder", "acme-headrace-generator", "acme-headrace-reranker"]
+
+
+def test_a_ray_job_runs_its_command_on_a_cluster_of_its_own(helm: str) -> None:
+    manifests = rendered(helm, merged(OWN, SWITCHES["Ray job"]))
+    assert not [each for each in manifests if each["kind"] == "RayCluster"]
+    spec = one(manifests, "RayJob")["spec"]
+    assert spec["entrypoint"] == "headrace index s3://documents/handbook --on ray"
+    assert spec["shutdownAfterJobFinishes"] is True
+    policy = one(manifests, "NetworkPolicy", "ray")["spec"]
+    heads = [spec["rayClusterSpec"]["headGroupSpec"], *spec["rayClusterSpec"]["workerGroupSpecs"]]
+    for group in heads:
+        assert policy["podSelector"]["matchLabels"].items() <= group["template"]["metadata"]["labels"].items()
+    assert [rule.get("ports") for rule in policy["ingress"]] == [None, [{"protocol": "TCP", "port": 8265}]]
+
+
+def test_every_ray_node_mounts_the_storage_path_that_the_settings_name(
+    helm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifests = rendered(helm, merged(OWN, SWITCHES["Ray on shared storage"]))
+    settings = loaded(manifests, tmp_path, monkeypatch)
+    assert settings.workers.training == 2
+    claim = next(each for each in manifests if each["metadata"]["name"].endswith("-ray-shared"))
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    nodes = pods([each for each in manifests if each["kind"] == "RayCluster"])
+    assert len(nodes) == 2
+    for pod in nodes:
+        (name,) = [
+            each["name"]
+            for each in pod["containers"][0]["volumeMounts"]
+            if each["mountPath"] == str(settings.workers.storage_path)
+        ]
+        (volume,) = [each for each in pod["volumes"] if each["name"] == name]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+
+
+def test_a_lander_has_what_landing_needs_and_nobody_reaches_it(helm: str) -> None:
+    manifests = rendered(helm, merged(OWN, SWITCHES["lander"]))
+    lander, api = one(manifests, "Deployment"), one(manifests, "StatefulSet")
+    container = lander["spec"]["template"]["spec"]["containers"][0]
+    assert (lander["spec"]["replicas"], container["args"]) == (2, ["land"])
+    theirs = api["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert [each for each in theirs if each["name"] not in ("POD_IP", "HEADRACE_API__HOSTS")] == container["env"]
+    policy = one(manifests, "NetworkPolicy", "lander")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in policy
+    selected = policy["podSelector"]["matchLabels"]
+    assert selected.items() <= lander["spec"]["template"]["metadata"]["labels"].items()
+    assert not selected.items() <= api["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_topics_are_those_of_the_catalog(helm: str) -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.chart import CHART, NIM, OWN, SMALL, Values, merged, run
+from tests.chart import CHART, NIM, OWN, SMALL, SWITCHES, Values, merged, run
 from tests.chart import helm as helm
 
 REFUSED: dict[str, tuple[Values, str]] = {
@@ -79,6 +79,23 @@ REFUSED: dict[str, tuple[Values, str]] = {
         merged(SMALL, {"ray": {"enabled": True, "image": "r", "version": "2", "homeClass": "block"}}),
         "set objects.endpoint, kafka.bootstrap, metadata.secret.name, models.embedder",
     ),
+    "a lander beside embedded parts": (
+        merged(SMALL, {"lander": {"enabled": True}}),
+        "A lander cannot reach embedded parts, which listen in the API's pod: set objects.endpoint, kafka.bootstrap",
+    ),
+    "a Ray job without Ray": (merged(OWN, {"ray": {"job": {"enabled": True}}}), "ray.job.enabled needs Ray"),
+    "a Ray job that nobody may ask": (
+        merged(OWN, merged(SWITCHES["Ray job"], {"ray": {"job": {"operator": []}}})),
+        "set ray.job.operator",
+    ),
+    "a storage path on a node's own disk": (
+        merged(OWN, merged(SWITCHES["Ray"], {"settings": {"workers": {"training": 4}}})),
+        "a node's own disk is no storage_path for several: set ray.shared.storageClass",
+    ),
+    "two storage paths": (
+        merged(OWN, merged(SWITCHES["Ray on shared storage"], {"ray": {"shared": {"existingClaim": "c"}}})),
+        "ray.shared has both a claim and a class",
+    ),
 }
 
 
@@ -90,6 +107,7 @@ UNKNOWN: dict[str, Values] = {
     "an address with a password": {"models": {"embedder": {"url": "http://user:password@e:8000/v1"}}},
     "fewer than no replicas": {"replicas": -1},
     "an unknown access mode": {"kvCache": {"accessMode": "ReadWriteOften"}},
+    "a shell in a Ray job": {"ray": {"job": {"command": "train; curl example.net"}}},
 }
 
 

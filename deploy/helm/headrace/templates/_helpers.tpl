@@ -72,6 +72,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 {{- if $models }}{{ $_ := set $tree "models" $models }}{{ end }}
+{{- if and $v.ray.enabled (include "headrace.raySharedClaim" .) }}
+{{- $_ := set $tree "workers" (merge (dict "storage_path" "/var/lib/headrace-ray") (default dict (get $tree "workers"))) }}
+{{- end }}
 {{- /* Values hold every number as a float; a whole one is an integer in TOML. */ -}}
 {{- regexReplaceAll `(?m)= (-?[0-9]+)\.0$` (toToml $tree) "= ${1}" | trim }}
 {{- end }}
