@@ -7,6 +7,7 @@ from dataclasses import replace
 from headrace.catalog import RAY_SPILL, RAY_STORAGE, Tier
 from headrace.explain.diagram.diagram import RAY_DATA, RAY_TRAIN, Diagram
 from headrace.explain.diagram.format import human_bytes
+from headrace.explain.diagram.headline import Moved, headline_of
 from headrace.storage.ledger import Direction
 
 DRIVER = "driver"
@@ -21,8 +22,12 @@ def on_ray(diagram: Diagram) -> Diagram:
     stages = tuple(replace(stage, caption=stage.library or DRIVER) for stage in diagram.stages)
     drawn = {stage.name for stage in stages}
     own = tuple(flow for flow in diagram.beside if flow.store in _RAYS_OWN and flow.stage in drawn)
+    if not own or diagram.against:  # what another run's Ray wrote is not known by flow
+        return replace(diagram, stages=stages)
+    flows = (*diagram.flows, *own)
     beside = tuple(flow for flow in diagram.beside if flow not in own)
-    return replace(diagram, stages=stages, flows=(*diagram.flows, *own), beside=beside)
+    # The totals have grown, so that another claim may be the one that holds.
+    return replace(diagram, stages=stages, flows=flows, beside=beside, headline=headline_of(diagram.name, Moved(stages, flows)))
 
 
 def ray_notes(diagram: Diagram) -> tuple[str, ...]:
