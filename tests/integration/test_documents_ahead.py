@@ -28,6 +28,7 @@ from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader
 
 LIMITS = ParseLimits.from_settings(Inference())
+BOOK = sheets({"levels": sheet_row("level", "flow") + sheet_row(7, 8), "notes": sheet_row("high", "water")})
 COMPARED = ("uri", "status", "reason", "media", "title", "text", "parts", "version")
 
 
@@ -68,11 +69,10 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 def put_all(runner: Runner, tenant: str) -> None:
     """Documents of every kind of outcome, some of them more than once."""
-    book = sheets({"levels": sheet_row("level", "flow") + sheet_row(7, 8), "notes": sheet_row("high", "water")})
     for uri, data in (
         ("a.md", b"# Gates\n\nThe gate is open.\n"),
         ("b.html", b"<html><head><title>Weir</title></head><body><p>The weir is low.</p></body></html>"),
-        ("levels.xlsx", book),
+        ("levels.xlsx", BOOK),
         ("broken.pdf", b"%PDF-1.7\nnothing follows"),
         ("gone.md", f"# Gone of {tenant}\n".encode()),
         ("a.md", b"# Gates\n\nThe gate is shut.\n"),
