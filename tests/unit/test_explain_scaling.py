@@ -119,14 +119,15 @@ def test_of_landing_documents_have_what_concerns_them_and_events_the_rest() -> N
         row("land", "document-events", "stream", "read", 3, 1_000),
         row("land", "feedback", "stream", "read", 3, 3_000),
     ]
-    (found,) = demands_of(journal)
+    found, events = demands_of(journal)
     (landing,) = (one for one in found.stages if one.stage == "land")
     assert landing.serial_s == pytest.approx(4 / 4 / 100)
     assert [one.store for one in found.traffic if one.stage == "land"] == ["document-events"]
-    journal["counts"] = {"events": 300}
-    (events,) = demands_of(journal)
-    assert (events.unit, events.serial_s) == ("events", 0)
-    assert events.shared_s(on_models=False) == pytest.approx(4 / 300)
+    assert (events.unit, events.sample, events.serial_s) == ("events", 200, 0)  # the other 100 are the documents'
+    assert events.shared_s(on_models=False) == pytest.approx(4 * 3 / 4 / 200)
+    assert [one.store for one in events.traffic] == ["feedback"]
+    journal["counts"] |= {"events": 100}
+    assert [one.unit for one in demands_of(journal)] == ["documents"]
 
 
 def test_questions_are_answered_by_processes_beside_each_other() -> None:

@@ -119,8 +119,9 @@ def demands_of(journal: Mapping[str, Any]) -> Iterator[UnitDemand]:
         yield _demand(DOCUMENTS, documents, journal, [*ahead, *({_LAND} & times.keys())], only={_LAND: _OF_DOCUMENTS})
     if questions and asked:
         yield _demand(QUESTIONS, questions, journal, asked, shared=frozenset(asked))
-    if events and _LAND in times and not documents:
-        yield _demand(EVENTS, events, journal, [_LAND], shared=frozenset({_LAND}))
+    others = frozenset(row["store"] for row in journal["rows"] if row["stage"] == _LAND) - _OF_DOCUMENTS
+    if others and events > documents and _LAND in times:  # those of documents are part of what a document costs
+        yield _demand(EVENTS, events - documents, journal, [_LAND], shared=frozenset({_LAND}), only={_LAND: others})
     if (steps := _steps(journal)) is not None:
         yield steps
 
