@@ -25,6 +25,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -117,8 +118,9 @@ _ROLE = re.compile(
     r"\W*(?:who|wer|qui|quién) (?:is|was|are|were|ist|war|sind|est|es) (?:the|our|der|die|das|le|la|el) ((?:[\w-]+ )?[\w-]+)",
     re.IGNORECASE,
 )
+_MEANT_FOR = re.compile(r"\b(?:for|für|pour|para)\s+((?:[^\W\d_]{2,40}\s+){0,2}[^\W\d_]{3,40})\W*$")
+_FOR = re.compile(r"\b(?:for|für|pour|para)\s+(?:the\s+|an?\s+|die\s+|den\s+|das\s+|les\s+|los\s+)?([^\W\d_]{3,40})")
 _NON = re.compile(r"\b[Nn]on-(\w{3,40})")
-_ARTICLES = "the|an?|our|der|die|das|den|dem|des|im|am|vom|zum"
 _READ = 400  # characters of a question in which names and their nouns are looked for
 _POSSESSED = re.compile(r"\w['’]s?\s+((?:[a-z][\w-]*\s+){0,2}[a-z][\w-]*)")
 _FUNCTION = AUXILIARIES | CONJUNCTIONS | DETERMINERS | OWNERS | PREPOSITIONS | PRONOUNS
@@ -223,10 +225,16 @@ class _Question:
         self._kind: FactKind = fact_kind(question, self._numbers)
         low = [source.text.lower() for source in sources]
         self._modified = [
-            (found[1], found[2])
-            for found in re.finditer(rf"\b(?:{_ARTICLES})\s+([^\W\d_]{{3,40}})\s+([^\W\d_]{{3,40}})", question.lower()[:_READ])
-            if any(f"{found[1]} {found[2]}" in text for text in low)
+            (one, other)
+            for one, other in pairwise(re.findall(r"\w+", question.lower()[:_READ]))
+            if not {one, other} & _FUNCTION
+            and min(len(one), len(other)) > 3
+            and one.isalpha()
+            and any(f"{one} {other}" in text for text in low)
         ]
+        meant = _MEANT_FOR.search(question[-_READ:])
+        known = frozenset[str]().union(*self._texts)
+        self._meant_for = [word for word in terms(meant[1]) if has(known, word)] if meant else []
         self._contrasting = {word for word in self._weights if contrasting(word)}
         self._measured = _DIMENSION.search(question) is not None
         self._focus = _focus(question)
@@ -278,6 +286,7 @@ class _Question:
             or contrasts(self._words, own | over, own)
             or self._is_modified(quote, own | over)
             or self._is_denied(quote)
+            or self._is_for_another(quote, own | over)
         )
         another = (
             sibling
@@ -316,6 +325,12 @@ class _Question:
             return 1.0
         return 0.0 if any(match(around, word) for word in self._focus) else -1.0
 
+    def _is_for_another(self, quote: Quote, there: frozenset[str]) -> bool:
+        """Whether a quote says what is so for databases, and the question asks for home directories, which the passages know."""
+        if not self._meant_for or any(match(there, word) for word in self._meant_for):
+            return False
+        return any(other.lower() not in self._words for other in _FOR.findall(quote.text))
+
     def _is_denied(self, quote: Quote) -> bool:
         """Whether a quote is about non-members, and the question about members."""
         if "non" in self._words:
@@ -329,8 +344,8 @@ class _Question:
         """Whether a quote is about the deck oven, and the question about the rotary oven, which the passages know."""
         for modifier, noun in self._modified:
             if not has(there, modifier):
-                others = re.findall(rf"\b(?:{_ARTICLES})\s+(\w{{3,40}})\s+{re.escape(noun)}\b", quote.text, re.IGNORECASE)
-                if any(other.lower() != modifier and other.lower() not in self._words for other in others):
+                others = re.findall(rf"\b([^\W\d_]{{3,40}})\s+{re.escape(noun)}\b", quote.text, re.IGNORECASE)
+                if any(other.lower() not in self._words | _FUNCTION for other in others):
                     return True
         return False
 

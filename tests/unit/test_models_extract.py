@@ -300,6 +300,22 @@ def test_what_is_said_of_others_is_neither_the_answer_nor_a_second_one() -> None
     assert deck.quote.said == "The deck oven dates from 2016."
 
 
+def test_what_is_so_for_one_thing_is_not_said_of_another() -> None:
+    text = "Goals\nThe recovery time is 4 hours for databases. Copies are made daily for home directories."
+    found = [SourceText(text, "goals.md", 0.6)]
+    assert [one.found for one in quoted("What is the recovery time for databases?", found)] == [True]
+    (home,) = quoted("What is the recovery time for home directories?", found)
+    assert home.quote is None or "databases" not in home.quote.said or not home.found
+
+
+def test_a_word_that_tells_two_things_apart_is_not_passed_over() -> None:
+    point = "The recovery point objective is 24 hours for home directories."
+    text = f"Goals\n{point}\nThe recovery time objective is 4 hours for databases."
+    found = [SourceText(text, "goals.md", 0.6)]
+    assert [one.found for one in quoted("What is the recovery point objective for home directories?", found)] == [True]
+    assert [one.found for one in quoted("What is the recovery time objective for home directories?", found)] == [False]
+
+
 def test_a_setting_is_read_with_the_keys_above_it() -> None:
     text = (
         "pumps.yaml\n\n```yaml\npumps:\n  count: 4\n"
