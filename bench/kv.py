@@ -54,7 +54,11 @@ _FASTER, _OF_PLAIN, _OVERHEAD = 25.0, 0.6, 0.02
 
 
 def measure(rounds: int = _ROUNDS, tokens: Sequence[int] = _TOKENS) -> dict[str, Any]:
-    """Bounds: at 1,500 tokens a file is 25 times as fast as computing; loading has 60 % of a plain read; storing costs 2 %."""
+    """Bounds: at 1,500 tokens a prefix is restored from files 25 times as fast as it is computed; loading has 60 % of the
+    bandwidth of a plain read; storing adds 2 % to an answer.
+
+    `p50_ms` and `faster` are of the whole first token, so also of computing what is behind the last full block.
+    """
     from headrace.models.server import generator
 
     with ExitStack() as stack:
@@ -75,7 +79,7 @@ def measure(rounds: int = _ROUNDS, tokens: Sequence[int] = _TOKENS) -> dict[str,
             "rounds": rounds,
             "first_token": rows,
             "left_out": left_out,
-            "file_over_recompute_at_1500": middle["faster"]["file"],
+            "file_over_recompute_at_1500": middle["restore_over_recompute"]["file"],
             "bound_file_over_recompute": _FASTER,
             "load_bandwidth": _bandwidth(model, folder, _MIDDLE),
             "bound_of_plain_read": _OF_PLAIN,
@@ -151,6 +155,8 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], rounds: int) -> d
         for blocks in others:
             blocks.put(name, data)
     took: dict[str, list[float]] = {"recompute": [], **{name: [] for name in stores}}
+    read: dict[str, list[float]] = {name: [] for name in stores}
+    rest: list[float] = []
     pages: dict[str, set[str]] = {name: set() for name in stores}
     for _ in range(rounds):
         took["recompute"].append(_ms(_first_token(model, prompt, None)))
@@ -161,7 +167,11 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], rounds: int) -> d
             if generated.reused_tokens != restored:
                 raise RuntimeError(f"{name}: {generated.reused_tokens} of {restored} tokens were restored")
             took[name].append(_ms(generated))
+            read[name].append(generated.timings_ms["kv_read"])
+            rest.append(generated.timings_ms["prefill"])
     middle = {name: statistics.median(values) for name, values in took.items()}
+    restore = {name: statistics.median(values) for name, values in read.items()}
+    spared = middle["recompute"] - statistics.median(rest)
     return {
         "tokens": tokens,
         "restored_tokens": (tokens - 1) // BLOCK * BLOCK,
@@ -169,6 +179,9 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], rounds: int) -> d
         "p50_ms": {name: round(value, 1) for name, value in middle.items()},
         "p95_ms": {name: round(percentile(values, 0.95), 1) for name, values in took.items()},
         "faster": {name: round(middle["recompute"] / value, 1) for name, value in middle.items()},
+        "restore_p50_ms": {name: round(value, 1) for name, value in restore.items()},
+        "rest_p50_ms": round(statistics.median(rest), 1),
+        "restore_over_recompute": {name: round(spared / value, 1) for name, value in restore.items()},
         "pages": {name: ", ".join(sorted(filter(None, seen))) for name, seen in pages.items() if any(seen)},
     }
 
