@@ -43,8 +43,9 @@ def measure(copies: int = _COPIES, places: tuple[str, ...] = ("local", "ray")) -
     """Bound: on Ray, two workers embed at least 1.6 times as fast as one. `error` is predicted ÷ measured − 1."""
     found: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 1), "bound": 1.6}
     with tempfile.TemporaryDirectory() as folder:
+        docs = _documents(Path(folder), copies)
         for on in places:
-            one, two = (_indexed(Path(folder), on, workers, copies) for workers in (1, 2))
+            one, two = (_indexed(Path(folder), on, workers, docs) for workers in (1, 2))
             found[on] = {
                 "one": _figures(one),
                 "two": _figures(two),
@@ -70,10 +71,9 @@ def _figures(journal: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _indexed(folder: Path, on: str, workers: int, copies: int) -> dict[str, Any]:
+def _indexed(folder: Path, on: str, workers: int, docs: Path) -> dict[str, Any]:
     """The journal of indexing in a new home."""
     home = folder / f"{on}-{workers}"
-    docs = _documents(home, copies)
     with _servers(folder, workers) as endpoint:
         model = {"type": "endpoint", "url": endpoint.url, "api_key": endpoint.api_key}
         settings = Settings(
@@ -89,14 +89,15 @@ def _indexed(folder: Path, on: str, workers: int, copies: int) -> dict[str, Any]
     return journal_of(home, run)
 
 
-def _documents(home: Path, copies: int) -> Path:
-    source, folder = reference(home), home / "documents"
+def _documents(folder: Path, copies: int) -> Path:
+    """The documents, outside of any home."""
+    source, documents = reference(folder / "source"), folder / "documents"
     for copy in range(copies):
-        into = folder / f"{copy}"
+        into = documents / f"{copy}"
         into.mkdir(parents=True)
         for path in source.iterdir():
             (into / path.name).write_text(f"Copy {copy} of {path.stem}.\n\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
-    return folder
+    return documents
 
 
 @contextmanager
