@@ -193,9 +193,6 @@ FEEDBACK = Store(
     partitions=1,
 )
 
-# A topic of the user's own, which the settings of a trigger name: not landed, and so none of `STORES`.
-CLOUD_EVENTS = Store("cloud-events", Tier.STREAM, "what happened, for and from other programs, as CloudEvents", "its owner's")
-
 # table
 DOCUMENT_EVENT_ROWS = Store("document-events", Tier.TABLE, "one row per document event", "archive", _landed(DOCUMENT_EVENTS))
 INTERACTION_ROWS = Store("interactions", Tier.TABLE, "one row per answer", "archive", _landed(INTERACTIONS))

@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from headrace.catalog import CLOUD_EVENTS, Tier, stores
+from headrace.catalog import Store, Tier, stores
 from headrace.errors import BadSettings, Unavailable
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
@@ -21,6 +21,9 @@ from headrace.storage.stream.topic import RECORD_BYTES
 _TIMEOUT_MS = 60_000  # after which the client gives a record up; its delivery is tried again
 _LIST_S, _WAIT_S, _AT_ONCE = 5.0, 0.2, 500
 MEDIA = "application/cloudevents+json"
+
+CLOUD_EVENTS = Store("cloud-events", Tier.STREAM, "what happened, for and from other programs, as CloudEvents", "its owner's")
+"""In the ledger, any topic that a trigger names. It is its owner's and not landed, so it is not in the catalog."""
 
 
 def _require_foreign(topic: str) -> None:
