@@ -672,12 +672,11 @@ class Meanwhile(Threads):
     """Batch work: once something is embedded, and before it is put in, something else is done."""
 
     def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
         self._act = act
 
-    def map(
-        self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any, workers: int = 2
-    ) -> Iterator[pa.RecordBatch]:
-        done = list(super().map(source, work, *args, workers=workers))
+    def map(self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any) -> Iterator[pa.RecordBatch]:
+        done = list(super().map(source, work, *args))
         if work is Embed:
             self._act()
         yield from done

@@ -173,7 +173,7 @@ def test_all_that_the_page_asks_for_is_given_to_its_token_and_to_nobody_without(
                 assert posixpath.normpath(posixpath.join(posixpath.dirname(path), name)) in FILES, (path, name)
         asked = set(re.findall(r"/v1/[a-z]+", script))
         reads = {"/v1/index", "/v1/events", "/v1/documents", "/v1/registry", "/v1/rounds", "/v1/head", "/v1/ledger", "/v1/runs"}
-        reads |= {"/v1/tenants", "/v1/keys", "/v1/audit", "/v1/check", "/v1/sizing", "/v1/sources"}
+        reads |= {"/v1/tenants", "/v1/keys", "/v1/audit", "/v1/check", "/v1/sizing", "/v1/sources", "/v1/triggers"}
         assert asked == {*reads, "/v1/ask", "/v1/feedback", "/v1/text", "/v1/diagrams"}
         reads |= {f"/v1/text?uri=backup.md&tenant={TENANT}", "/v1/diagrams/inference.svg", "/v1/diagrams/inference.json"}
         for path in sorted({*reads, "/v1/ask", "/v1/feedback"}):
