@@ -34,6 +34,8 @@ class _Folder:
     """When this modification time was first seen, by this process's monotonic clock."""
     settled: bool
     files: dict[str, FileInfo] = field(default_factory=dict)
+    passed_over: dict[str, float] = field(default_factory=dict)
+    """When each was last written, in seconds since the epoch."""
     folders: tuple[str, ...] = ()
     bytes: int = 0
 
@@ -82,11 +84,14 @@ class FolderListing:
                 key = f"{place}/{entry.name}" if place else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(key)
-                elif not self._passed_over(entry.name):
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if self._passed_over(entry.name):
+                    folder.passed_over[key] = status.st_mtime
+                else:
                     folder.files[key] = FileInfo(key, status.st_size, status.st_atime)
         folder.folders = tuple(folders)
         folder.bytes = sum(file.bytes for file in folder.files.values())
@@ -100,6 +105,11 @@ class FolderListing:
     def bytes(self, below: str = "") -> int:
         """Bytes of all files, or of those below a directory, as of the last look."""
         return sum(folder.bytes for folder in self._below(below))
+
+    def left(self, before: float) -> Iterator[str]:
+        """What was passed over and last written before then, in seconds since the epoch."""
+        for folder in self._below(""):
+            yield from [key for key, written in folder.passed_over.items() if written < before]
 
     def _below(self, place: str) -> list[_Folder]:
         return [folder for name, folder in self._folders.items() if not place or f"{name}/".startswith(f"{place}/")]

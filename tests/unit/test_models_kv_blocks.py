@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +95,18 @@ def test_a_half_written_file_is_no_block_and_is_dropped_with_its_tenant(tmp_path
     assert len(held(store)) == 1
     assert store.drop("acme", lambda blocks: None) == 2
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_a_killed_writer_left_goes_once_no_writer_can_be_at_it(tmp_path: Path) -> None:
+    store = FileBlocks(files(tmp_path))
+    store.put("acme/0a/block", b"whole")
+    (folder,) = (path.parent for path in tmp_path.rglob("block"))
+    left, being_written = folder / ".part-0-other", folder / ".part-1-other"
+    for path in (left, being_written):
+        path.write_bytes(b"half")
+    os.utime(left, (time.time(), time.time() - 2 * 3600))
+    assert store.bytes("acme") == (5, 5)
+    assert sorted(path.name for path in folder.iterdir()) == [".part-1-other", "block"]
 
 
 def test_a_stage_and_the_model_server_share_blocks_and_each_is_metered(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,10 @@ class BlockStore(Protocol):
         """
 
 
+_LEFT_S = 3600.0
+"""A half-written block that is so old was left by a writer that was killed, and goes."""
+
+
 class FileBlocks:
     """Blocks in the file tier: one file per block, one directory per tenant. What is `listed` is kept between uses."""
 
@@ -99,6 +104,8 @@ class FileBlocks:
     def bytes(self, tenant: str) -> tuple[int, int]:
         """See `BlockStore.bytes`. It costs a look at each directory, of which a tenant has 256, and at what changed in them."""
         self._files.look(self._listed)
+        for key in self._listed.left(time.time() - _LEFT_S):
+            self._files.delete(key)
         return self._listed.bytes(), self._listed.bytes(tenant_prefix(tenant).rstrip("/"))
 
     def oldest(self, most: int, tenant: str | None = None) -> list[BlockInfo]:
