@@ -122,7 +122,7 @@ def ctrl_c_leaves_no_process(api: Api) -> None:
     def told() -> dict[str, Any]:
         return status.read(api.home.path)
 
-    until(60, lambda: told()["running"] and told()["state"] in ("waiting", "training"), told)
+    until(60, lambda: told()["running"] and told()["state"] in ("waiting", "training", "paused"), told)
     loop = told()["pid"]
     assert api.stop() == 0, api.log.read_text()
     assert gone(loop)
