@@ -1,6 +1,6 @@
 # make install   fills .venv from the lock files           make demo [DOCS=folder]   both pipelines, once, for real
 # make check     lint, types, unit tests                   make test [K=expression]  every test that belongs to a change
-# make soak      the long ones [MINUTES=10 SEED=x: a part] make bench                measures, prints JSON
+# make soak      the long ones [MINUTES=10 SEED=x LONGEST=3: a part] make bench                measures, prints JSON
 # make properties  what holds for any input, tried with many [EXAMPLES=1000]
 # make docs      writes the reference from the code, builds the site into out/site
 # make dist      a wheel in dist/, for pip alone
@@ -62,7 +62,7 @@ test: install-dev
 	@$(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder --durations 10 $(if $(K),-k "$(K)")
 
 soak: install-dev
-	@$(PYTEST) -m soak --timeout 3600 --durations 10 $(if $(MINUTES),--minutes "$(MINUTES)" --seed "$(SEED)") $(if $(K),-k "$(K)")
+	@$(PYTEST) -m soak --timeout 3600 --durations 10 $(if $(MINUTES),--minutes "$(MINUTES)" --seed "$(SEED)" $(if $(LONGEST),--longest "$(LONGEST)")) $(if $(K),-k "$(K)")
 
 properties: install-dev
 	@HEADRACE_EXAMPLES=$(or $(EXAMPLES),1000) $(PYTEST) -m hypothesis -n 2 --timeout 3600 --durations 10

@@ -51,6 +51,7 @@ STARTED = time.monotonic()
 def pytest_addoption(parser: pytest.Parser) -> None:
     box = parser.getgroup("soak", "a part of the soak tests")
     box.addoption("--minutes", type=float, help="Choose soak tests that take about so many minutes together.")
+    box.addoption("--longest", type=float, default=60.0, help="With --minutes: choose none that takes longer than so many.")
     box.addoption("--seed", default="", help="Which ones: another seed chooses others.")
 
 
@@ -88,7 +89,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for place, step in zip(places, sorted(steps, key=lambda step: step.location[1] or 0), strict=True):
             items[place] = step
     if (minutes := config.getoption("--minutes")) is not None:
-        chosen = _within(items, minutes, config.getoption("--seed"))
+        chosen = _within(items, minutes, config.getoption("--longest"), config.getoption("--seed"))
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
 
@@ -99,14 +100,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def _within(items: list[pytest.Item], minutes: float, seed: str) -> list[pytest.Item]:
+def _within(items: list[pytest.Item], minutes: float, longest: float, seed: str) -> list[pytest.Item]:
     """Soak tests in an order of the seed's, as many as fit: each says by `soak(minutes=…)` about how long it takes."""
     shuffled = [item for item in items if item.get_closest_marker("soak")]
     random.Random(seed).shuffle(shuffled)
     chosen = []
     for item in shuffled:
         takes = item.get_closest_marker("soak").kwargs.get("minutes", 1.0)  # type: ignore[union-attr]
-        if takes <= minutes:
+        if takes <= min(minutes, longest):
             minutes -= takes
             chosen.append(item)
     return sorted(chosen, key=lambda item: item.path)

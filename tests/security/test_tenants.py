@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -162,6 +163,7 @@ def test_many_embeddings_do_not_keep_another_tenants_question_waiting(api: Any) 
             embedding = [pool.submit(many.post, "/v1/embeddings", json=body, timeout=120.0) for _ in range(3)]
             until(60, lambda: api.models.batches == before + 4, queue)
             leaving.close()
+            time.sleep(2)  # until the service has noticed, which nothing shows
             asking = pool.submit(other.post, "/v1/search", json={"question": "What is the weir made of?"}, timeout=120.0)
             until(60, lambda: queue() == "4.0 1.0", queue)
             api.models.gate.step()
