@@ -419,9 +419,9 @@ class PosixPermissions(Section):
 
     type: Literal["posix"]
     user: str = "{name}"
-    """Reader that a user is: `{name}` and `{id}` stand for the user's, e.g. `user:{name}`."""
+    """Reader label of a user; `{name}` and `{id}` are replaced by the user's, e.g. `user:{name}`."""
     group: str = "{name}"
-    """Reader that a group is: `{name}` and `{id}` stand for the group's, e.g. `group:{name}`."""
+    """Reader label of a group; `{name}` and `{id}` are replaced by the group's, e.g. `group:{name}`."""
 
     @field_validator("user", "group")
     @classmethod
