@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import victims
 from forks import ForkedProcess
+from http_thread import on_thread
 from servers import serving
 from traffic import until
 from words import words
@@ -222,15 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hooks() -> Iterator[Hooks]:
-    server = Hooks()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with on_thread(Hooks()) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_events_are_delivered_again_after_failures_and_no_more_at_a_time_than_said(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from http_thread import on_thread
 from traffic import until
 
 from headrace.core.runner import Runner
@@ -54,15 +54,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hooks() -> Iterator[Hooks]:
-    server = Hooks()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with on_thread(Hooks()) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_an_event_is_posted_as_a_cloud_event(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
