@@ -130,7 +130,7 @@ def test_a_finder_that_died_loses_nothing_and_doubles_nothing(
     docs.mkdir()
     triggers = [trigger(on=DOCUMENTS)]
     EventFinder(triggers, runner, queue, lambda: 0).find()
-    (docs / "a.md").write_text("The first text.")
+    (docs / "died.md").write_text("The first text.")  # a name of its own: other tests have documents here too
     index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
     before = queue.position("documents")
     EventFinder(triggers, runner, queue, lambda: 0).find()
@@ -138,12 +138,12 @@ def test_a_finder_that_died_loses_nothing_and_doubles_nothing(
     # As if the process had been killed before it noted how far it was, but the events were there, and the other way about.
     queue.add((), name="documents", position=before[0])
     EventFinder(triggers, runner, queue, lambda: 0).find()
-    assert told(queued(queue)) == [("document.created", "docs/a.md")]
+    assert told(queued(queue)) == [("document.created", "docs/died.md")]
     # Rows were removed, by a purge: the table's revisions are others, and its rows are told by their times.
     queue.add((), name="documents", position="another/7")
     EventFinder(triggers, runner, queue, lambda: 0).find()
     again = told(queued(queue))
-    assert ("document.created", "docs/a.md") not in again
+    assert ("document.created", "docs/died.md") not in again
 
 
 def test_promotions_schedules_and_lag_are_events(runner: Runner, queue: DeliveryQueue) -> None:
