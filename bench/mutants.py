@@ -1368,7 +1368,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z37",
-        "headrace/settings.py",
+        "headrace/settings/inference.py",
         "if embedded and not self.temperature else",
         "if embedded else",
         "Answers that are to vary are quoted.",

@@ -174,7 +174,7 @@ def settings_page() -> str:
             parts += [f"## {heading}", *said, _table(("key", "default", "description"), rows)]
         if "training" in paths:
             parts.append(_RECIPE)
-    return _page("Settings", "`headrace/settings.py`", parts)
+    return _page("Settings", "`headrace/settings/`", parts)
 
 
 def _each(annotation: Any) -> type[BaseModel] | None:
