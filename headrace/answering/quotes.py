@@ -13,12 +13,14 @@ from headrace.models.extract import Extract, best, has_both, shortlist, to_read,
 from headrace.models.question_parts import pair, parts
 from headrace.models.quotable import Quote, SourceText, quotes, with_block
 from headrace.models.short_answer import cell_answer, short_answer
+from headrace.models.subject import about, subject_of
 
 NOT_FOUND = "That is not in these documents."
 OR = "Or: "
 """Before a second quote that may be the answer."""
 KNOWN = 0.4
 """The least share of a question's words that its quote has, with what is above it, if only some words of the quote are shown."""
+_ABOUT = 16  # quotes that are embedded for "what do the documents say about …"
 _NO_EMBEDDER = "the embedder did not answer: quotes were chosen by their words alone"
 
 
@@ -44,12 +46,17 @@ class QuotedAnswer:
 def quote(question: str, passages: Sequence[Passage], embedder: Embedder | None) -> QuotedAnswer:
     """The answer to each part of the question, a line each: the words of its best quote that answer, where that is sure.
 
-    Otherwise the whole quote. Below it comes another that is nearly as good, unless only the first one's words are sure.
+    Otherwise the whole quote. Below it comes another that is nearly as good, unless only the first one's words are sure. "What do
+    the documents say about X?" is answered by several whole quotes about X.
 
     Where the embedder cannot be asked, words alone decide, and the note says so.
     """
     sources = [SourceText(passage.hit.text, passage.hit.uri, passage.hit.similarity, passage.hit.heading) for passage in passages]
+    subject = subject_of(question)
+    question = subject.text if subject else question
     reading = _Reading(sources, quotes(sources, to_read(question, sources)), embedder)
+    if subject and not subject.is_question:
+        return reading.about(question, passages)
     extracts = [extract for part in parts(question) for extract in reading.extracts(part)]
     quoted = [found for one in extracts for found in _quotes(one)]
     order = list(dict.fromkeys([*(found.source for found in quoted), *range(len(passages))]))
@@ -82,6 +89,18 @@ class _Reading:
         self.note = ""
         self._sources, self._embedder = sources, embedder
 
+    def about(self, subject: str, passages: Sequence[Passage]) -> QuotedAnswer:
+        """A line for each of the best quotes about a subject."""
+        candidates = shortlist(subject, self._sources, self.read, _ABOUT)
+        found = about(subject, self._sources, candidates, self._near(subject, candidates))
+        order = list(dict.fromkeys([*(one.source for one in found), *range(len(passages))]))
+        lines: dict[str, Support | None] = {}
+        for one in found:
+            number, said = order.index(one.source) + 1, quotable(one.said)
+            if said not in {support.sentence for support in lines.values() if support}:
+                lines[f"{said} [{number}]"] = Support(said, number, one.start, one.end)
+        return QuotedAnswer(lines or {NOT_FOUND: None}, tuple(passages[at] for at in order), self.note)
+
     def extracts(self, part: str) -> list[Extract]:
         """The best quote for a part of a question, or for each of the two things it names unless one that has both is as good."""
         whole = self._extract(part)
@@ -97,13 +116,16 @@ class _Reading:
 
     def _extract(self, part: str) -> Extract:
         short = shortlist(part, self._sources, self.read)
-        similarities = None
+        return best(part, self._sources, short, self._near(part, short), self.read)
+
+    def _near(self, part: str, short: Sequence[Quote]) -> list[float] | None:
+        """The quotes' similarities; `None` where the embedder does not answer."""
         if short and self._embedder is not None:
             try:
-                similarities = _similarities(part, short, self._embedder)
+                return _similarities(part, short, self._embedder)
             except Transient:
                 self._embedder, self.note = None, _NO_EMBEDDER
-        return best(part, self._sources, short, similarities, self.read)
+        return None
 
 
 def _quotes(one: Extract) -> list[Quote]:

@@ -425,12 +425,12 @@ def _names(question: str) -> frozenset[str]:
     return frozenset(own | named)
 
 
-def shortlist(question: str, sources: Sequence[SourceText], found: Sequence[Quote]) -> list[Quote]:
-    """The quotes to embed: those with the highest scores by words alone."""
+def shortlist(question: str, sources: Sequence[SourceText], found: Sequence[Quote], most: int = _SHORT) -> list[Quote]:
+    """The quotes to embed: at most so many, those with the highest scores by words alone."""
     if not found:
         return []
     scores = features(question, sources, found, None) @ np.array(list(WEIGHTS.values()))
-    return [found[index] for index in np.argsort(-scores, kind="stable")[:_SHORT]]
+    return [found[index] for index in np.argsort(-scores, kind="stable")[:most]]
 
 
 def best(
