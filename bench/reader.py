@@ -5,10 +5,11 @@
 answer; `half` where it has halves). Of a BEIR folder every second article is `dev`, the others `judge`; only the half's articles
 are indexed, and the other half's questions are those that have no answer.
 
-An answer is right if every part has one of its accepted strings in a quote of a right document; `short` are the answers that say
-only some words of their quote, `short_right` those of them whose words are right. F1 and exact match are SQuAD's, over the
-questions that have an answer; `lines` is the mean number of quotes in an answer. Means come with 95 % intervals. `--say` prints
-each question with its answer, to be read by a person.
+An answer is right if every part has one of its accepted strings in a quote of a right document and each of its lines has one; if
+another line has none, or is of another document, it is `beside_wrong`: a right line beside a wrong one, which is not counted as
+right. `short` are the answers that say only some words of their quote, `short_right` those of them whose words are right. F1 and
+exact match are SQuAD's, over the questions that have an answer; `lines` is the mean number of quotes in an answer. Means come
+with 95 % intervals. `--say` prints each question with its answer, to be read by a person.
 
 `--fit` prints, instead, the weights that rank these questions' quotes best: softmax over a question's quotes, L2, each folder
 counting as much as its number of questions' root. docs/reference/benchmarks.md says what the shipped ones were fitted on.
@@ -42,6 +43,7 @@ from headrace.settings import Settings
 from headrace.simulate.beir import read
 from headrace.simulate.evaluate import indexed
 
+KINDS = ("right", "beside_wrong", "wrong", "refused")
 _SEED = 17
 _L2 = 0.5
 _USER = "bench"
@@ -64,11 +66,19 @@ def holds(text: str, answers: Sequence[str]) -> bool:
 
 
 def judged(asked: Asked, answer: Answer, name_of: dict[str, str]) -> str:
-    """`right`, `wrong` or `refused`, by the quotes that the answer cites."""
+    """`right`, `beside_wrong`, `wrong` or `refused`, by the quotes that the answer cites."""
     if answer.refused:
         return "refused"
-    said = [quoted for quoted, _ in _cited(asked, answer, name_of)]
-    return "right" if asked.answers and all(any(holds(line, part) for line in said) for part in asked.answers) else "wrong"
+    right = [quoted for quoted, _ in _cited(asked, answer, name_of)]
+    return kind_of(asked, right, others=len(_quotes(answer)) - len(right))
+
+
+def kind_of(asked: Asked, lines: Sequence[str], others: int = 0) -> str:
+    """What an answer is that quotes these lines of right documents, and `others` of other ones."""
+    if not asked.answers or not all(any(holds(line, part) for line in lines) for part in asked.answers):
+        return "wrong"
+    wrong = [line for line in lines if not any(holds(line, part) for part in asked.answers)]
+    return "beside_wrong" if wrong or others else "right"
 
 
 def short_judged(asked: Asked, answer: Answer, name_of: dict[str, str]) -> str:
@@ -140,7 +150,9 @@ def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, st
         assert isinstance(answer, Answer)
         (with_answer if one.answers else without).append(kind := judged(one, answer, name_of))
         if say:
-            print(f"{kind if one.answers or answer.refused else 'false':8} {one.text}\n         {answer.text}", file=sys.stderr)
+            print(
+                f"{kind if one.answers or answer.refused else 'false':12} {one.text}\n             {answer.text}", file=sys.stderr
+            )
         if not answer.refused:
             lines.append(float(len(answer.supports)))
         seconds.append(answer.timings_ms["first_token"] / 1e3)
@@ -159,11 +171,11 @@ def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, st
 
     return {
         "with_answer": len(with_answer),
-        **{kind: share(with_answer, kind) for kind in ("right", "wrong", "refused")},
+        **{kind: share(with_answer, kind) for kind in KINDS},
         "short": share(["" if kind == "" else "short" for kind in short], "short"),
         "short_right": share([kind for kind in short if kind], "right") if any(short) else None,
         "short_wrong_though_quote_right": share(
-            ["so" if pair == ("wrong", "right") else "" for pair in zip(short, with_answer, strict=True)], "so"
+            ["so" if pair[0] == "wrong" and pair[1] in KINDS[:2] else "" for pair in zip(short, with_answer, strict=True)], "so"
         ),
         "without_answer": len(without),
         "without_answer_refused": share(without, "refused"),
