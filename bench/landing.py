@@ -23,8 +23,8 @@ from confluent_kafka import Producer
 from headrace.catalog import EXTRA, FEEDBACK, ORIGIN_COLUMNS, Store, Tier
 from headrace.core.run import Run
 from headrace.core.runner import Runner
-from headrace.ingest.land import Commit, Following, land
-from headrace.ingest.positions import positions
+from headrace.landing.land import Commit, Following, land
+from headrace.landing.positions import positions
 from headrace.platform import open_platform
 from headrace.settings import LandingSettings, Settings
 from headrace.storage.endpoints import Endpoints

@@ -70,7 +70,7 @@ MUTANTS = (
     ),
     Mutant(
         "B1",
-        "headrace/ingest/backlog.py",
+        "headrace/landing/backlog.py",
         "_NEAR = 0.5",
         "_NEAR = 0.9",
         "`headrace head` warns when nine tenths of the retention are over.",
@@ -78,7 +78,7 @@ MUTANTS = (
     ),
     Mutant(
         "B2",
-        "headrace/ingest/backlog.py",
+        "headrace/landing/backlog.py",
         "end = first + rows if rows < _SAMPLE else counted_end(topic, partition, max(span.end, first + rows))",
         "end = first + rows",
         "A lag beyond a thousand is told as a thousand.",
@@ -86,7 +86,7 @@ MUTANTS = (
     ),
     Mutant(
         "B3",
-        "headrace/ingest/backlog.py",
+        "headrace/landing/backlog.py",
         "size = round(size / rows * lag)",
         "size = round(size)",
         "The bytes of a long backlog are those of its first thousand records.",
@@ -94,7 +94,7 @@ MUTANTS = (
     ),
     Mutant(
         "B4",
-        "headrace/ingest/backlog.py",
+        "headrace/landing/backlog.py",
         "fetched.record(0).at_ms",
         "fetched.record(len(fetched) - 1).at_ms",
         "The age of the backlog is that of a later record.",
@@ -495,7 +495,7 @@ MUTANTS = (
     ),
     Mutant(
         "L1",
-        "headrace/ingest/land.py",
+        "headrace/landing/land.py",
         "if record.offset >= upto[record.partition]]",
         "if record.offset > upto[record.partition]]",
         "The first dead letter of all, or after a burial, is dropped.",
@@ -503,7 +503,7 @@ MUTANTS = (
     ),
     Mutant(
         "L2",
-        "headrace/ingest/land.py",
+        "headrace/landing/land.py",
         "                        writing.result()  # raises if that block was not committed; then this one must not be\n",
         "",
         "A block is committed though the one before it was not.",

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from headrace.documents.expire import Retention
     from headrace.documents.index import Indexed, Reindexed
     from headrace.documents.sources.follow import SourceChanges
-    from headrace.ingest.backlog import Backlog
-    from headrace.ingest.land import Following, Landed
+    from headrace.landing.backlog import Backlog
+    from headrace.landing.land import Following, Landed
     from headrace.platform.platform import EmbeddedPlatform
     from headrace.registry.embedder import ServedEmbedder
     from headrace.registry.serve import RoundRunner
@@ -276,7 +276,7 @@ class Storage:
 
     def land(self) -> Landed:
         """Land what is on the head now; `Landed.require` raises for partitions that do not land."""
-        from headrace.ingest.land import land
+        from headrace.landing.land import land
 
         return self.runner.run(land, settings=self.settings.landing)
 
@@ -288,7 +288,7 @@ class Storage:
         Waits for storage that is away as long as `[landing]` says, at most `most_patience_s`. `failed` is called with chores that
         fail.
         """
-        from headrace.ingest.follow import follow
+        from headrace.landing.follow import follow
 
         landing = self.settings.landing
         landing = landing.model_copy(update={"patience_s": min(landing.patience_s, most_patience_s)})
@@ -301,7 +301,7 @@ class Storage:
 
     def backlog(self) -> list[Backlog]:
         """What has not landed yet, by partition."""
-        from headrace.ingest.backlog import backlog
+        from headrace.landing.backlog import backlog
 
         return self.runner.run(backlog)
 

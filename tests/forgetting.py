@@ -23,7 +23,7 @@ from headrace.documents.chunk import chunk
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parse import parse
 from headrace.documents.put import put_document
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.platform.address import BUCKET, LAKE, VECTORS
 from headrace.settings import Inference
 from headrace.storage.endpoints import Endpoints

@@ -19,7 +19,7 @@ from typing import Any
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        *("headrace.lineage.forget", "headrace.ingest.divergence", "headrace.documents.index", "headrace.training.promote"),
+        *("headrace.lineage.forget", "headrace.landing.divergence", "headrace.documents.index", "headrace.training.promote"),
         *("headrace.cli.demo", "headrace.api.app"),
     ]
 )

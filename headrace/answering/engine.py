@@ -29,7 +29,7 @@ from headrace.documents.index import index
 from headrace.documents.parse import parse
 from headrace.documents.put import put
 from headrace.errors import HeadraceError, NotFound, Transient
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.models.citations import Citations
 from headrace.models.client import Completion, Embedder, Generator, Reranker, SamplingParameters
 from headrace.models.pointer import NONE

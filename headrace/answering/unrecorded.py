@@ -25,7 +25,7 @@ from headrace.catalog import INTERACTION_ROWS, INTERACTIONS
 from headrace.core.runner import Runner
 from headrace.core.stage import stage
 from headrace.errors import OutOfRange, Transient, Unavailable
-from headrace.ingest.positions import positions
+from headrace.landing.positions import positions
 from headrace.platform.home import Home, Lock, write_error
 from headrace.storage.records import encode
 from headrace.storage.stream.reader import TopicReader

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from headrace.catalog import AUDIT, DIVERGENCES, FEEDBACK, FEEDBACK_ROWS
 from headrace.core.runner import Runner
 from headrace.errors import NotFound
-from headrace.ingest.positions import origin, positions
+from headrace.landing.positions import origin, positions
 from headrace.storage.tables.handles import TableReader, quoted
 
 _DIVERGENCES = 50

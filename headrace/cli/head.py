@@ -43,9 +43,9 @@ def land(
     """Land events from the head in the tables, each exactly once."""
     from headrace.app import App
     from headrace.cli.render.results import say_landed
-    from headrace.ingest.dead_letters import reland
-    from headrace.ingest.dead_letters import skip as skip_stage
-    from headrace.ingest.divergence import resolve_divergence
+    from headrace.landing.dead_letters import reland
+    from headrace.landing.dead_letters import skip as skip_stage
+    from headrace.landing.divergence import resolve_divergence
 
     if unsigned and not dead_letters:
         raise WrongUsage("--unsigned selects dead letters.", hint="Give --dead-letters with it.")
@@ -80,7 +80,7 @@ def _follow_head(app: App, as_json: bool) -> None:
     from types import FrameType
 
     from headrace.cli.render.results import LandingLines
-    from headrace.ingest.land import Following
+    from headrace.landing.land import Following
     from headrace.settings import EmbeddedPart
 
     lines = LandingLines(out, err, as_json)

@@ -50,7 +50,7 @@ def up(
     from headrace.platform.home import Home
     from headrace.platform.state import FileId, RunningService, only_service, recorded_service, this_process
     from headrace.readiness import Ask
-    from headrace.scheduler.ingest_thread import IngestThread
+    from headrace.scheduler.landing_thread import LandingThread
     from headrace.scheduler.process import SchedulerProcess
     from headrace.scheduler.triggers.thread import TriggerThreads
 
@@ -68,7 +68,7 @@ def up(
         app.runner.bars = ProgressBars(quiet=True)
         service = Service(app)
         application = create_app(service, token)
-        application.state.landing = landing = beside.enter_context(IngestThread(app.settings, app.runner))
+        application.state.landing = landing = beside.enter_context(LandingThread(app.settings, app.runner))
         service.readiness.add(Ask("landing", landing.trouble, "`headrace head` shows what does not land, and how to continue."))
         triggers = TriggerThreads(settings.triggers, app.runner, lambda: sum(one.lag for one in app.storage.backlog()))
         beside.enter_context(triggers)

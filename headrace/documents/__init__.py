@@ -2,11 +2,21 @@
 
 In the order in which a document passes them:
 
-- `files.py` finds files below folders; `names.py` says what a document is called.
-- `source.py` writes a document's bytes to the object store and announces it; `put.py` does that for every changed file.
-- `parse.py` turns the bytes into text, by `parser.py` in a process of its own, by the writers in `formats/`; `parsing.py` keeps
-  slow documents from holding up others.
-- `versions.py` says which version of a document answers, and to whom; `lookup.py` answers that by key.
-- `chunk.py`, `embed.py` and `index.py` make chunks, vectors and indices; `index.py` also runs the whole pass.
-- `failed.py` is for documents that a stage cannot take in, `generations.py` for an index built beside the one that answers.
+    sources          what a folder or the prefix of a bucket has, what changed there, and who may read it
+    names            what a document is called; the key of its source in the object store
+    put              its bytes to the object store and an event to the head: `put` for files, `put_document` for the API
+    parse, parser    the bytes to text, in a process of its own; `formats` has the formats
+    chunk, pieces    the text to chunks; where it is cut
+    embed            the chunks to vectors
+    index            the indices over the vectors, and the whole pass
+    generations      an index that is built beside the one that answers
+
+Beside them:
+
+    versions, lookup, view      which version of a document answers, and to whom: as rows, by key, with what is under way
+    restrict, revoke, expire    a document that fewer may read, the KV blocks it was in, and the end of its retention
+    pii                         personal data in texts
+    failed                      documents that a stage cannot take in
+    parsing, ahead, splitting, embedding, unparsed, unsplit, queued, processed, claims
+                                what waits for a stage, and turns between tenants and documents
 """

@@ -27,7 +27,7 @@ from headrace.documents.revoke import revoke, settle_revocations
 from headrace.documents.sources.follow import SourceChanges
 from headrace.documents.splitting import Splitting
 from headrace.errors import LostRace, NotFound, Transient
-from headrace.ingest.land import Landed, land
+from headrace.landing.land import Landed, land
 from headrace.retry import backoff
 from headrace.settings import Inference, SourceSettings
 from headrace.storage.timeline import AHEAD

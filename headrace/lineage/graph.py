@@ -36,7 +36,7 @@ from headrace.catalog import (
 )
 from headrace.core.stage import each, stage
 from headrace.errors import NotFound
-from headrace.ingest.event import Event
+from headrace.landing.event import Event
 from headrace.models.pointer import NONE, ChampionPointer, read_pointer
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, ROUNDS
 from headrace.core.stage import stage
-from headrace.ingest.positions import origin, positions
+from headrace.landing.positions import origin, positions
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.training import manifest

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from headrace.catalog import LANDINGS, ROUNDS, SUPPRESSIONS, Store
 from headrace.core.stage import each, stage
 from headrace.errors import NotFound
-from headrace.ingest.event import Event
-from headrace.ingest.positions import positions
+from headrace.landing.event import Event
+from headrace.landing.positions import positions
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.training import manifest

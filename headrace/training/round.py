@@ -25,8 +25,8 @@ from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.runner import Runner
 from headrace.core.stage import Pipeline, Trigger, stage
 from headrace.errors import NothingToLearn, Permanent, StorageFull
-from headrace.ingest.land import Landed, land
-from headrace.ingest.positions import positions
+from headrace.landing.land import Landed, land
+from headrace.landing.positions import positions
 from headrace.models.pointer import NONE
 from headrace.settings import Training
 from headrace.storage.objects import ObjectWriter

@@ -20,7 +20,7 @@ from headrace.catalog import DEAD_LETTERS, DIVERGENCES, LEASES
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.errors import NotFound
-from headrace.ingest.land import Landed
+from headrace.landing.land import Landed
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter

@@ -18,8 +18,8 @@ from forks import ForkedProcess
 from headrace.catalog import EXTRA, ORIGIN_COLUMNS, Store, Tier
 from headrace.core.run import Run
 from headrace.core.runner import Runner
-from headrace.ingest import partitions as share
-from headrace.ingest.land import Following, land
+from headrace.landing import partitions as share
+from headrace.landing.land import Following, land
 from headrace.settings import LandingSettings
 from headrace.storage.endpoints import Endpoints
 

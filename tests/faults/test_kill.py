@@ -32,7 +32,7 @@ from headrace.core.run import Run, recorded, runs
 from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
 from headrace.errors import NothingIndexed
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.platform import open_platform
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state

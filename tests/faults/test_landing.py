@@ -43,11 +43,11 @@ from headrace.catalog import DEAD_LETTERS, DIVERGENCES, FEEDBACK, FEEDBACK_ROWS,
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.errors import WrongUsage
-from headrace.ingest.dead_letters import reland
-from headrace.ingest.divergence import resolve_divergence
-from headrace.ingest.land import Landed
-from headrace.ingest.land import land as land_stage
-from headrace.ingest.positions import positions
+from headrace.landing.dead_letters import reland
+from headrace.landing.divergence import resolve_divergence
+from headrace.landing.land import Landed
+from headrace.landing.land import land as land_stage
+from headrace.landing.positions import positions
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.records import batch
 from headrace.storage.stream.reader import TopicReader

@@ -25,7 +25,7 @@ from headrace.catalog import CHUNKS, INTERACTIONS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.platform.address import brought, overlay
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state

@@ -22,8 +22,8 @@ from test_kill import finish as finish_demo
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, Unavailable
-from headrace.ingest.positions import positions
-from headrace.ingest.trim import trim
+from headrace.landing.positions import positions
+from headrace.landing.trim import trim
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
 from headrace.settings import Maintenance

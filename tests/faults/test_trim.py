@@ -23,10 +23,10 @@ from headrace.catalog import FEEDBACK
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, Unavailable
-from headrace.ingest import follow as head_follow
-from headrace.ingest.land import Following
-from headrace.ingest.trim import Trimmed
-from headrace.ingest.trim import trim as trim_stage
+from headrace.landing import follow as head_follow
+from headrace.landing.land import Following
+from headrace.landing.trim import Trimmed
+from headrace.landing.trim import trim as trim_stage
 from headrace.platform.address import HEAD
 from headrace.settings import LandingSettings
 from headrace.storage import tansu

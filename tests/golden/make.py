@@ -25,7 +25,7 @@ from headrace.catalog import CHECKPOINTS, CHUNKS, FEEDBACK, INTERACTIONS, MODELS
 from headrace.core.maintain import record
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.subject import USER
 from headrace.lineage.graph import trace_answer, trace_event

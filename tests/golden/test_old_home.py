@@ -38,7 +38,7 @@ from headrace.core.run import Run, runs
 from headrace.core.runner import Runner
 from headrace.documents.processed import PROCESSED_OFFSETS
 from headrace.errors import HomeRefused
-from headrace.ingest.land import Landed, land
+from headrace.landing.land import Landed, land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.forget import is_unmodified
 from headrace.lineage.forget.subject import USER

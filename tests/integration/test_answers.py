@@ -27,7 +27,7 @@ from headrace.catalog import INTERACTION_ROWS
 from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
 from headrace.errors import Unavailable
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.settings import Endpoint, ModelSettings, Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter

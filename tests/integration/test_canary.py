@@ -116,7 +116,7 @@ def asked(
 
 
 def watched(runner: Runner, settings: Training, **more: Any) -> CanaryStatus:
-    from headrace.ingest.land import land
+    from headrace.landing.land import land
 
     runner.run(land)
     found = runner.run(watch, model="reranker", settings=settings, **more)

@@ -20,7 +20,7 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.names import object_key
 from headrace.documents.parse import parse
 from headrace.documents.put import delete, put_document
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings
 from headrace.storage.meter import Meter

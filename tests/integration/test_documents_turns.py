@@ -30,7 +30,7 @@ from headrace.documents.splitting import Splitting
 from headrace.documents.unparsed import UnparsedEvents
 from headrace.documents.unsplit import UnsplitVersions
 from headrace.documents.view import Document, DocumentView
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings, TenantLimits
 from headrace.storage.meter import Meter

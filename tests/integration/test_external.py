@@ -15,7 +15,7 @@ from headrace.documents.chunk import chunk
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parse import parse
 from headrace.documents.put import put
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.platform.address import storage_names
 from headrace.settings import Settings
 from headrace.storage.meter import Meter

@@ -38,8 +38,8 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.parse import parse
 from headrace.errors import NotFound
-from headrace.ingest.event import Event
-from headrace.ingest.land import land
+from headrace.landing.event import Event
+from headrace.landing.land import land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.forget import is_unmodified
 from headrace.lineage.forget.subject import DOCUMENT, USER

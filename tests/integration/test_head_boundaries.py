@@ -25,9 +25,9 @@ from headrace.catalog import DEAD_LETTERS, EXTRA, FEEDBACK, ORIGIN_COLUMNS, Stor
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.errors import Permanent, Transient, Unavailable
-from headrace.ingest.backlog import Backlog, backlog
-from headrace.ingest.land import Following, Landed, land
-from headrace.ingest.positions import property_name
+from headrace.landing.backlog import Backlog, backlog
+from headrace.landing.land import Following, Landed, land
+from headrace.landing.positions import property_name
 from headrace.platform import open_platform
 from headrace.settings import LandingSettings, Maintenance, Settings
 from headrace.storage.endpoints import Endpoints

@@ -17,7 +17,7 @@ from headrace.cli.render.lineage import answer_tree, event_tree
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.errors import NotFound, WrongUsage
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.lineage.graph import trace_answer, trace_event
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexWriter
 from headrace.training.cutoff import bound, parent_before, suppressed

@@ -17,8 +17,8 @@ from headrace.app import App
 from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, MODELS, ROUNDS
 from headrace.core.run import runs
 from headrace.errors import HeadraceError, LostRace, NothingToLearn, Unavailable
-from headrace.ingest.land import land
-from headrace.ingest.positions import positions
+from headrace.landing.land import land
+from headrace.landing.positions import positions
 from headrace.models.pointer import Canary, ChampionPointer, pointer_key
 from headrace.registry.serve import RoundRunner
 from headrace.scheduler import scheduler as loop_module

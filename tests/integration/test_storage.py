@@ -46,7 +46,7 @@ from headrace.core.maintain import record
 from headrace.core.run import ended_runs, recorded, runs
 from headrace.core.runner import Runner
 from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.models.pointer import ChampionPointer
 from headrace.registry.champion import rollback, set_champion
 from headrace.settings import Maintenance

@@ -224,7 +224,7 @@ def test_a_round_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, en
     rounds = ObjectWriter(ROUNDS, endpoints, METER)
     number = (manifest.numbers(rounds) or [0])[-1] + 1
     judge(endpoints, 12, liked="yes", seed=2)
-    from headrace.ingest.land import land
+    from headrace.landing.land import land
     from headrace.training.round import plan
 
     quick = Training(gate=ANY, recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 1}})
@@ -251,7 +251,7 @@ def test_a_round_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, en
 
 
 def test_a_round_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_it(runner: Runner, endpoints: Endpoints) -> None:
-    from headrace.ingest.land import land
+    from headrace.landing.land import land
     from headrace.training.cutoff import Exclusions
     from headrace.training.promote import promote
     from headrace.training.round import plan

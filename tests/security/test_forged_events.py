@@ -41,9 +41,9 @@ from headrace.documents.index import catch_up
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id
 from headrace.documents.put import put_document
-from headrace.ingest.dead_letters import reland
-from headrace.ingest.land import Landed, land
-from headrace.ingest.positions import property_name
+from headrace.landing.dead_letters import reland
+from headrace.landing.land import Landed, land
+from headrace.landing.positions import property_name
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
@@ -281,7 +281,7 @@ import sys
 from pathlib import Path
 from headrace.core.run import Run
 from headrace.core.runner import Runner
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.storage.endpoints import Endpoints
 Runner(Run("test", Path(sys.argv[2])), Endpoints.model_validate_json(sys.argv[1])).run(land)
 """

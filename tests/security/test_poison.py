@@ -44,10 +44,10 @@ from headrace.documents.names import document_id
 from headrace.documents.parse import _name_of
 from headrace.documents.versions import ROWS_IN_ORDER
 from headrace.errors import NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
-from headrace.ingest import land as landing
-from headrace.ingest.dead_letters import skip
-from headrace.ingest.land import Following, Landed, land
-from headrace.ingest.positions import positions
+from headrace.landing import land as landing
+from headrace.landing.dead_letters import skip
+from headrace.landing.land import Following, Landed, land
+from headrace.landing.positions import positions
 from headrace.models import connection
 from headrace.platform import open_platform
 from headrace.registry import canary

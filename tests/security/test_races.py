@@ -21,7 +21,7 @@ from headrace.documents.parse import ParsedDocuments, parse
 from headrace.documents.put import Put, delete, put, put_document
 from headrace.documents.view import DocumentView
 from headrace.errors import Forbidden, QuotaReached
-from headrace.ingest.land import land
+from headrace.landing.land import land
 from headrace.lineage.forget.index import shared
 from headrace.lineage.forget.journal import Journal
 from headrace.lineage.forget.subject import DOCUMENT, Subject

@@ -40,8 +40,8 @@ from headrace.documents.embed import Embedded
 from headrace.documents.index import Index, Indexed
 from headrace.documents.parse import Failure, ParsedDocuments
 from headrace.documents.put import FailedBefore, Put
-from headrace.ingest.backlog import Backlog
-from headrace.ingest.land import Commit, Landed
+from headrace.landing.backlog import Backlog
+from headrace.landing.land import Commit, Landed
 from headrace.models.citations import Support
 from headrace.simulate.beir import BeirFolder
 from headrace.simulate.evaluate import AnswersMeasured, RankingQuality

@@ -27,11 +27,11 @@ from headrace.core.progress import ProgressBars
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.core.stage import Pipeline, Stage, each, stage
-from headrace.ingest.backlog import backlog
-from headrace.ingest.dead_letters import reland, skip
-from headrace.ingest.divergence import resolve_divergence
-from headrace.ingest.land import land
-from headrace.ingest.trim import trim
+from headrace.landing.backlog import backlog
+from headrace.landing.dead_letters import reland, skip
+from headrace.landing.divergence import resolve_divergence
+from headrace.landing.land import land
+from headrace.landing.trim import trim
 from headrace.lineage.forget.remains import in_head
 from headrace.lineage.graph import trace_event
 from headrace.storage.endpoints import Endpoints, ModelEndpoint

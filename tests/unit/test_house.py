@@ -55,6 +55,25 @@ def test_modules_that_prose_names_are_there() -> None:
     assert lost == []
 
 
+def test_what_a_package_says_of_its_modules_is_there() -> None:
+    """In the docstring of a package: lines that begin with names of modules, and `module.py` of the package or below it."""
+    lost, seen = [], 0
+    for path, tree in modules():
+        folder, _, name = path.rpartition("/")
+        if name != "__init__.py":
+            continue
+        text = ast.get_docstring(tree, clean=False) or ""
+        for line in text.splitlines():
+            if entry := re.match(r" {4}((?:[a-z_]+, )*[a-z_]+)(?: {2,}|$)", line):
+                for one in entry[1].split(", "):
+                    seen += 1
+                    if not any((PACKAGE / folder / there).exists() for there in (f"{one}.py", one)):
+                        lost.append((path, one))
+        lost += [(path, one) for one in re.findall(r"`(\w+\.py)`", text) if not any((PACKAGE / folder).rglob(one))]
+    assert lost == []
+    assert seen > 100
+
+
 def test_what_prose_says_a_module_holds_is_in_it() -> None:
     """`module.py`: `function`, `Class.method`, as in the table of the design that says where each step is."""
     held = {f"headrace/{path}": set(_defined(tree)) for path, tree in modules()}

@@ -12,7 +12,7 @@ import pytest
 from headrace.catalog import EXAMPLES, FEEDBACK_ROWS, INTERACTION_ROWS
 from headrace.documents.names import document_id
 from headrace.errors import WrongUsage
-from headrace.ingest.event import Event
+from headrace.landing.event import Event
 from headrace.lineage.forget.journal import REMOVED, Journal
 from headrace.lineage.forget.subject import DOCUMENT, USER, Subject, digest
 

@@ -17,7 +17,7 @@ from vast_engine import Engine
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, LANDINGS, ROUNDS, Store
 from headrace.errors import NotFound
-from headrace.ingest.positions import Position, property_name
+from headrace.landing.positions import Position, property_name
 from headrace.storage.endpoints import Endpoints, VastEndpoint
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter

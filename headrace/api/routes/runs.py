@@ -17,7 +17,7 @@ from headrace.api.schemas import ApiResponse, TenantName
 from headrace.api.service import Service
 from headrace.explain.diagram.views import Detail, View
 from headrace.scheduler import status
-from headrace.scheduler.ingest_thread import IngestThread
+from headrace.scheduler.landing_thread import LandingThread
 from headrace.storage.ledger import Row
 
 router = APIRouter()
@@ -207,7 +207,7 @@ def _loop(app: FastAPI) -> dict[str, Any]:
 
     `app.state.landing` and `app.state.trains` show what `headrace up` has started.
     """
-    landing: IngestThread | None = getattr(app.state, "landing", None)
+    landing: LandingThread | None = getattr(app.state, "landing", None)
     state = status.read(app.state.service.settings.home)
     if not getattr(app.state, "trains", False):
         state |= {"state": status.OFF, "running": False}

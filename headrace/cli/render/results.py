@@ -20,9 +20,9 @@ from headrace.terminal import harmless, printable
 if TYPE_CHECKING:  # the caller has imported these already
     from headrace.documents.index import Indexed
     from headrace.errors import HeadraceError
-    from headrace.ingest.backlog import Backlog
-    from headrace.ingest.land import Commit, Landed
-    from headrace.ingest.positions import Divergence
+    from headrace.landing.backlog import Backlog
+    from headrace.landing.land import Commit, Landed
+    from headrace.landing.positions import Divergence
     from headrace.simulate.beir import BeirFolder
     from headrace.simulate.evaluate import AnswersMeasured, RankingQuality
     from headrace.training.round import Round

@@ -3,7 +3,7 @@
 From a run to a file, in the order of use:
 
     recorded              the pipelines, and the choice of the run
-    flow, diagram         the model: stages, the bytes between them and stores, times; `headline` and `facts` are what it says
+    flow, diagram         the model: stages, the bytes between them and stores, times; `headline` is what it says
     slide                 the same at slide level: guest-facing titles, small flows gathered
     views                 which scene is drawn for a view and a level
     layout, time_view     the scenes; `arrange` (order, rows), `geometry`, `time_axis` (positions), `title`, `foot`, `ray_view`

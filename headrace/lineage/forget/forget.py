@@ -22,8 +22,8 @@ from headrace.catalog import DOCUMENT_EVENTS, FEEDBACK, INTERACTIONS, SUPPRESSIO
 from headrace.core.runner import Runner
 from headrace.documents.put import delete
 from headrace.errors import LostRace, NotFound
-from headrace.ingest.land import land
-from headrace.ingest.trim import trim
+from headrace.landing.land import land
+from headrace.landing.trim import trim
 from headrace.lineage.forget.datasets import find_examples, strike_examples
 from headrace.lineage.forget.index import drop_copies, drop_kv, find_stored, kv_settled, still_indexed, strike_stored
 from headrace.lineage.forget.journal import Journal, close, newest_proof, note, open_journal

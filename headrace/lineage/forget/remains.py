@@ -25,7 +25,7 @@ from headrace.catalog import (
 )
 from headrace.core.stage import each, stage
 from headrace.documents.versions import newest_versions
-from headrace.ingest.event import Event
+from headrace.landing.event import Event
 from headrace.lineage.forget.index import shared
 from headrace.lineage.forget.journal import Journal
 from headrace.lineage.forget.subject import DOCUMENT, Subject

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from headrace.catalog import DEAD_LETTERS, LANDINGS, Store
 from headrace.core.stage import each, stage
 from headrace.errors import LostRace, NotFound, WrongUsage
-from headrace.ingest.positions import Position, origin, positions
+from headrace.landing.positions import Position, origin, positions
 from headrace.storage.records import decode
 from headrace.storage.signature import UNSIGNED
 from headrace.storage.stream.reader import TopicReader

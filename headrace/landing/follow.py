@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError
-from headrace.ingest.land import Following, Landed, land
-from headrace.ingest.trim import trim
+from headrace.landing.land import Following, Landed, land
+from headrace.landing.trim import trim
 from headrace.settings import LandingSettings
 
 _CHORES_S = 60.0

@@ -23,11 +23,11 @@ import pyarrow.compute as pc
 from headrace.catalog import DEAD_LETTERS, DIVERGENCES, LANDINGS, LEASES, Store
 from headrace.core.stage import each, stage
 from headrace.errors import HeadraceError, LostRace, OffsetsRefused, OutOfRange, StorageFull, Transient
-from headrace.ingest.backlog import counted_end
-from headrace.ingest.dead_letters import skipped
-from headrace.ingest.divergence import record_divergence
-from headrace.ingest.partitions import PartitionAssignment
-from headrace.ingest.positions import Divergence, Position, disagreement, origin, positions, property_name
+from headrace.landing.backlog import counted_end
+from headrace.landing.dead_letters import skipped
+from headrace.landing.divergence import record_divergence
+from headrace.landing.partitions import PartitionAssignment
+from headrace.landing.positions import Divergence, Position, disagreement, origin, positions, property_name
 from headrace.retry import backoff
 from headrace.settings import LandingSettings
 from headrace.storage.objects import ObjectWriter

@@ -13,8 +13,8 @@ from typing import Any, Self
 from headrace.app import Storage
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, kind_of
-from headrace.ingest.land import Commit, Following
-from headrace.ingest.positions import Divergence
+from headrace.landing.land import Commit, Following
+from headrace.landing.positions import Divergence
 from headrace.readiness import Trouble
 from headrace.settings import Settings
 
@@ -25,7 +25,7 @@ _END_S = 20.0
 log = logging.getLogger("headrace.landing")
 
 
-class IngestThread:
+class LandingThread:
     """A context manager that lands events and runs the chores of `headrace land`; it waits for storage that does not answer."""
 
     def __init__(self, settings: Settings, runner: Runner) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from headrace.catalog import DEAD_LETTERS, DIVERGENCES, LANDINGS, Store
 from headrace.core.stage import each, stage
 from headrace.errors import LostRace, NotFound, WrongUsage
-from headrace.ingest.positions import GAP, Divergence, Position, disagreement, origin, positions, property_name
+from headrace.landing.positions import GAP, Divergence, Position, disagreement, origin, positions, property_name
 from headrace.storage.records import batch, decode, decoded_schema
 from headrace.storage.stream.reader import TopicReader
 from headrace.storage.stream.topic import Span

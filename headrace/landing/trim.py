@@ -9,7 +9,7 @@ from typing import Annotated
 
 from headrace.catalog import LANDINGS, Store
 from headrace.core.stage import each, stage
-from headrace.ingest.positions import disagreement, positions
+from headrace.landing.positions import disagreement, positions
 from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader
 
