@@ -23,7 +23,7 @@ from headrace import catalog
 from headrace.catalog import Store, Tier
 from headrace.cli import cli
 from headrace.settings import PostgreSQL, Settings
-from tests.chart import CHART, OWN, ROOT, SMALL, SWITCHES, Manifest, Values, merged, one, rendered, run
+from tests.chart import CHART, NIM, OWN, ROOT, SMALL, SWITCHES, Manifest, Values, merged, one, rendered, run
 from tests.chart import helm as helm
 
 CRDS = Path(os.environ.get("HEADRACE_CRDS", ROOT.parent / "shared" / "data" / "crds"))
@@ -145,7 +145,7 @@ def test_a_manifest_with_an_unknown_field_is_invalid(helm: str) -> None:
     with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
         require_valid([wrong])
     for kind, name in {"NIMService": "generator", "NIMCache": "generator", "KafkaTopic": "feedback", "RayCluster": "ray"}.items():
-        wrong = copy.deepcopy(one(manifests, kind, name))
+        wrong = copy.deepcopy(next(each for each in manifests if each["kind"] == kind and name in each["metadata"]["name"]))
         wrong["spec"]["nonsense"] = 1
         with pytest.raises(jsonschema.ValidationError, match="nonsense"):
             require_valid([wrong])
@@ -258,6 +258,33 @@ def test_a_ray_job_runs_its_command_on_a_cluster_of_its_own(helm: str) -> None:
     for group in heads:
         assert policy["podSelector"]["matchLabels"].items() <= group["template"]["metadata"]["labels"].items()
     assert [rule.get("ports") for rule in policy["ingress"]] == [None, [{"protocol": "TCP", "port": 8265}]]
+
+
+def test_another_release_of_a_nim_has_another_cache_since_a_cache_keeps_its_image(helm: str) -> None:
+    seen = set()
+    for changed in ({}, {"tag": "2"}, {"repository": "nvcr.io/nim/nvidia/f"}):
+        manifests = rendered(helm, merged(OWN, {"models": {"embedder": merged(NIM, {"nim": changed})}}))
+        cache, service = one(manifests, "NIMCache"), one(manifests, "NIMService")
+        assert service["spec"]["storage"]["nimCache"]["name"] == cache["metadata"]["name"]
+        assert service["metadata"]["name"] == "acme-headrace-embedder", "clients keep their address"
+        seen.add((cache["metadata"]["name"], cache["spec"]["source"]["ngc"]["modelPuller"]))
+    assert len({name for name, _ in seen}) == len({image for _, image in seen}) == 3
+
+
+def test_names_are_as_long_as_the_operators_take(helm: str) -> None:
+    """The NIM Operator appends `-job` to a cache's name and makes labels of it; KubeRay takes 47 characters for a RayJob."""
+    release = "a-release-of-headrace-with-the-longest-name-that-helm"
+    assert len(release) == 53
+    values = merged(OWN, {"models": {"embedder": NIM}})
+    for switch, kind, most in (
+        ("Ray job", "RayJob", 47 - len("9999999") + 1),
+        ("Ray", "RayCluster", 53),
+        ("Ray", "NIMCache", 59),
+    ):
+        done = run(helm, f"template {release}", merged(values, SWITCHES[switch]))
+        assert done.returncode == 0, done.stderr
+        made = [each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each and each["kind"] == kind]
+        assert [len(each["metadata"]["name"]) <= most for each in made] == [True], made[0]["metadata"]
 
 
 def test_every_ray_node_mounts_the_storage_path_that_the_settings_name(

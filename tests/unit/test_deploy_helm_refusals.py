@@ -99,6 +99,9 @@ REFUSED: dict[str, tuple[Values, str]] = {
 }
 
 
+NAMES = ("1acme", "acme.rag")
+
+
 UNKNOWN: dict[str, Values] = {
     "a typo": {"replica": 2},
     "a typo below": {"kvCache": {"class": "nfs"}},
@@ -114,14 +117,20 @@ UNKNOWN: dict[str, Values] = {
 @pytest.fixture(scope="module")
 def refusals(helm: str) -> dict[str, str]:
     """What helm says to each case, by its name."""
-    return {case: refusal(helm, values) for case, (values, _) in REFUSED.items()}
+    named = {name: refusal(helm, SMALL, release=name) for name in NAMES}
+    return {case: refusal(helm, values) for case, (values, _) in REFUSED.items()} | named
 
 
-def refusal(helm: str, values: Values) -> str:
-    done = run(helm, "template acme", values)
+def refusal(helm: str, values: Values, *, release: str = "acme") -> str:
+    done = run(helm, f"template {release}", values)
     assert done.returncode != 0, "it was rendered"
     assert not done.stdout
     return done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_release_whose_name_no_service_can_have_is_refused(refusals: dict[str, str], name: str) -> None:
+    assert f"{name} cannot be the release's name" in refusals[name]
 
 
 @pytest.mark.parametrize("case", REFUSED)
