@@ -23,7 +23,8 @@ import numpy as np
 
 from headrace.catalog import KV_CACHE
 from headrace.models.kv.blocks import FileBlocks
-from headrace.models.kv.cache import BLOCK, KvCache, Shape, pack
+from headrace.models.kv.cache import KvCache
+from headrace.models.kv.format import BLOCK, Shape, pack
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger

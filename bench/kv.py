@@ -32,7 +32,8 @@ from headrace.catalog import KV_CACHE, KV_OBJECTS
 from headrace.core.statistics import percentile
 from headrace.models.kv.backends import backend_of
 from headrace.models.kv.blocks import BlockStore, FileBackend
-from headrace.models.kv.cache import BLOCK, KvCache
+from headrace.models.kv.cache import KvCache
+from headrace.models.kv.format import BLOCK, Shape
 from headrace.models.kv.memory import BlockMemory, FrontedBlocks
 from headrace.models.kv.writes import WriteBehind
 from headrace.platform import open_platform, running
@@ -81,7 +82,7 @@ def measure(rounds: int = _ROUNDS, tokens: Sequence[int] = _TOKENS) -> dict[str,
             "left_out": left_out,
             "file_over_recompute_at_1500": middle["restore_over_recompute"]["file"],
             "bound_file_over_recompute": _FASTER,
-            "load_bandwidth": _bandwidth(model, folder, _MIDDLE),
+            "load_bandwidth": bandwidth(model.shape, folder),
             "bound_of_plain_read": _OF_PLAIN,
             "storing": _storing(model, folder, _MIDDLE, max(2, rounds // 3)),
             "bound_storing": _OVERHEAD,
@@ -236,20 +237,23 @@ def _bytes_per_token(model: SmolLM) -> int:
     return shape.layers * 2 * shape.heads * shape.width * np.dtype(shape.dtype).itemsize
 
 
-def _bandwidth(model: SmolLM, folder: Path, tokens: int) -> dict[str, Any]:
+def bandwidth(shape: Shape, folder: Path, tokens: int = _MIDDLE) -> dict[str, Any]:
     """Restoring a prefix beside reading the same files, each from the page cache and after dropping it; bytes a second."""
-    prompt = _prompt(model, tokens)[:-1]
+    from headrace.models.server.generator import fill
+
     place = folder / "bandwidth"
     place.mkdir()
+    prompt = [*range(1_000, 1_000 + tokens)]
     endpoints = Endpoints.model_construct(files_dir=place)
     blocks = FileBackend().open(KV_CACHE, endpoints, _meter(), wait=True)
-    values = np.zeros(model.shape.array(len(prompt)), np.float32)
-    _cache(model, blocks).save(prompt, values, restored=0)
+    cache = KvCache(blocks, identity="bench", tenant="bench", shape=shape, secret=b"bench", limit_bytes=1 << 40)
+    values = np.random.default_rng(1).standard_normal(shape.array(tokens), dtype=np.float32)
+    cache.save(prompt, values, restored=0)
     paths = sorted(place.rglob("*.safetensors"))
     size = sum(path.stat().st_size for path in paths)
 
     def restore() -> None:
-        if _cache(model, blocks).restore(prompt, values) != len(prompt) // BLOCK * BLOCK:
+        if cache.restore(prompt, values, fill=fill) != tokens // BLOCK * BLOCK:
             raise RuntimeError("not everything was restored")
 
     def plain() -> None:

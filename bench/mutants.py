@@ -432,7 +432,7 @@ MUTANTS = (
     Mutant(
         "K1",
         "headrace/models/kv/cache.py",
-        "        self._use(keys[:restored], written=restored - waiting)\n",
+        "        self._used(keys[:restored], written=restored - waiting)\n",
         "",
         "What is found is not noted as used: the KV cache gives up what was written first.",
         ("tests/unit/test_models_kv_cache.py::test_what_was_used_last_stays_whenever_it_was_written",),
@@ -1168,9 +1168,9 @@ MUTANTS = (
     ),
     Mutant(
         "Z12",
-        "headrace/models/kv/cache.py",
-        "return values if hmac.compare_digest(stored.encode(), _mark(key, values, secret).encode()) else",
-        "return values if stored.startswith(key) else",
+        "headrace/models/kv/format.py",
+        "        _cipher(secret, key).decrypt(nonce, tag, values)\n",
+        "        pass\n",
         "A KV block that somebody planted is read.",
         ("tests/security/test_kv_blocks.py::test_a_block_that_somebody_planted_is_not_read",),
     ),
@@ -1440,7 +1440,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z46",
-        "headrace/models/kv/cache.py",
+        "headrace/models/kv/format.py",
         '"readers": readers_id, ',
         "",
         "Cached tokens show those of other readers whether they guessed what a closed document says.",

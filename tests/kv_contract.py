@@ -13,7 +13,8 @@ import pytest
 
 from headrace.errors import HeadraceError
 from headrace.models.kv.blocks import BlockInfo, BlockStore, tenant_prefix
-from headrace.models.kv.cache import BLOCK, KvCache, Shape, pack
+from headrace.models.kv.cache import KvCache
+from headrace.models.kv.format import BLOCK, Shape, pack
 
 SHAPE = Shape(1, 1, 2)
 TICK_S = 0.02  # more than a tick of the file system's clock

@@ -15,7 +15,8 @@ import numpy as np
 from headrace.catalog import KV_CACHE
 from headrace.models.kv.backends import BACKENDS
 from headrace.models.kv.blocks import BlockStore
-from headrace.models.kv.cache import BLOCK, KvCache, Shape
+from headrace.models.kv.cache import KvCache
+from headrace.models.kv.format import BLOCK, Shape
 from headrace.models.kv.index import BlockIndex
 from headrace.models.kv.revocation import Revocations, RevokedDocument
 from headrace.storage.endpoints import Endpoints, MetadataEndpoint

@@ -26,7 +26,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from headrace.models.kv.cache import Shape
+from headrace.models.kv.format import Shape
 from headrace.models.tokens import INSTEAD
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from traffic import until
 
 from headrace.errors import HeadraceError, StorageFull
 from headrace.models.kv import revocation
-from headrace.models.kv.cache import BLOCK, pack
+from headrace.models.kv.format import BLOCK, pack
 from headrace.models.kv.revocation import Revocations, RevokedDocument
 
 MANUAL = "a" * 16

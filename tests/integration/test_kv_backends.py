@@ -23,7 +23,7 @@ from headrace.errors import HeadraceError, Unavailable
 from headrace.models.kv import objects
 from headrace.models.kv.backends import BlockWriter, backend_of
 from headrace.models.kv.blocks import BlockInfo, BlockStore, FileBackend
-from headrace.models.kv.cache import BLOCK, Shape, pack, unpack
+from headrace.models.kv.format import BLOCK, Shape, pack, unpack
 from headrace.models.kv.object_index import ObjectIndex
 from headrace.models.kv.objects import ListedPart, ObjectBlocks
 from headrace.process import python
@@ -90,7 +90,7 @@ from pathlib import Path
 from kv_contract import SHAPE, cache_on, zeros
 from test_kv_backends import SIZE, opened
 from headrace.catalog import Store, Tier
-from headrace.models.kv.cache import BLOCK
+from headrace.models.kv.format import BLOCK
 from headrace.storage.endpoints import Endpoints
 
 endpoints = Endpoints.model_validate_json(sys.stdin.readline())
@@ -309,7 +309,7 @@ def test_what_one_host_deletes_is_gone_for_the_other(
 
 
 def test_no_mix_of_blocks_is_used_while_another_host_replaces_one(mounts: tuple[Path, Path]) -> None:
-    """On this file system a reader may get pages of the old and of the new file at once: the HMAC makes that a miss."""
+    """On this file system a reader may get pages of the old and of the new file at once: the check makes that a miss."""
     folder, shape, key = f"torn-{next(NUMBERS)}", Shape(8, 4, 64), "ab" * 32
     (mounts[0] / folder).mkdir()
     one, other = on_mount(mounts[0] / folder), on_mount(mounts[1] / folder)

@@ -13,7 +13,8 @@ import pytest
 
 from headrace.catalog import KV_CACHE
 from headrace.models.kv.blocks import FileBlocks
-from headrace.models.kv.cache import BLOCK, KvCache, Shape, pack
+from headrace.models.kv.cache import KvCache
+from headrace.models.kv.format import BLOCK, Shape, pack
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import READ_S, FileWriter, Mount, TimedFiles
 from headrace.storage.ledger import Ledger

@@ -12,7 +12,7 @@ import pytest
 from headrace.errors import NotFound
 from headrace.explain.kv.recorded import recorded_prompts, trace_of
 from headrace.explain.kv.replay import KvStorage, replay
-from headrace.models.kv.cache import BLOCK
+from headrace.models.kv.format import BLOCK
 
 AT = datetime(2026, 11, 29, 12, tzinfo=UTC)
 TOKEN_BYTES = 10.0

@@ -15,7 +15,7 @@ from tiny import adapter, generator
 
 from headrace.models.kv.backends import backend_of
 from headrace.models.kv.blocks import BlockStore
-from headrace.models.kv.cache import BLOCK, Shape, pack, unpack
+from headrace.models.kv.format import BLOCK, Shape, pack, unpack
 from headrace.models.server.generator import Generated, Sampling, SmolLM
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -101,7 +101,7 @@ def test_another_type_or_tokenizer_or_runner_is_another_representation(model: Sm
 
 
 def cache_on_shape(shape: Shape) -> str:
-    from headrace.models.kv.cache import block_keys
+    from headrace.models.kv.format import block_keys
 
     return block_keys(TOKENS, identity="m", tenant="acme", shape=shape, secret=b"s")[0]
 

@@ -16,7 +16,8 @@ from headrace.catalog import KV_CACHE
 from headrace.errors import NotFound
 from headrace.models.kv.backends import BlockWriter, backend_of
 from headrace.models.kv.blocks import BlockInfo, BlockStore, FileBackend, FileBlocks, tenant_prefix
-from headrace.models.kv.cache import BLOCK, KvCache, pack
+from headrace.models.kv.cache import KvCache
+from headrace.models.kv.format import BLOCK, pack
 from headrace.models.kv.memory import BlockMemory, FrontedBlocks
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileWriter

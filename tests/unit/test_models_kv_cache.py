@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import numpy as safetensors
 from tiny import SHAPE, adapter, generator
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import RequestRefused
+from headrace.models.kv import format as kv_format
 from headrace.models.kv.blocks import FileBlocks
-from headrace.models.kv.cache import BLOCK, KvCache, Shape, block_keys, pack, unpack
+from headrace.models.kv.cache import KvCache
+from headrace.models.kv.format import BLOCK, Shape, block_keys, pack, unpack, unpacked
 from headrace.models.server.generator import Cancelled, Ending, Generated, Sampling, SmolLM, choose
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import FileWriter
@@ -116,6 +120,55 @@ def test_a_key_commits_to_model_tenant_readers_and_every_token_before() -> None:
     others = [keys(changed), keys(tokens, model="n"), keys(tokens, tenant="u"), keys(tokens, shape=Shape(2, 2, 4))]
     others += [keys(tokens[BLOCK:]), keys(tokens, readers_id="ab12")]
     assert not {key for other in others for key in other} & set(base)
+
+
+def test_a_block_is_a_safetensors_file() -> None:
+    shape = Shape(1, 1, 2)
+    block = np.random.default_rng(1).standard_normal(shape.array(BLOCK), dtype=np.float32)
+    data = pack("ab" * 32, block, shape, SECRET)
+    (name, values) = safetensors.load(data).popitem()
+    assert (name, values.dtype) == ("kv", "float16")
+    assert np.array_equal(values, shape.rounded(block))
+    start = 8 + int.from_bytes(data[:8], "little")
+    assert (start % 64, json.loads(data[8:start])["__metadata__"]["block"].split()[0]) == (0, "ab" * 32)
+
+
+def test_a_block_is_never_written_twice_under_one_nonce() -> None:
+    """Two messages under one key and nonce would give away the key with which tags are made."""
+    shape, key = Shape(1, 1, 2), "ab" * 32
+    block = np.ones(shape.array(BLOCK), np.float32)
+    written = {pack(key, block, shape, SECRET) for _ in range(3)}
+    assert len(written) == 3
+    assert all(np.array_equal(unpack(key, data, shape, SECRET), block) for data in written)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda whole: whole[:-1], "torn"),
+        (lambda whole: whole + b"\0", "torn"),
+        (lambda whole: b"", "torn"),
+        (lambda whole: (1 << 62).to_bytes(8, "little") + whole[8:], "torn"),
+        (lambda whole: whole[:8] + b"[" * (len(whole) - 8), "torn"),
+        (lambda whole: (2_000).to_bytes(8, "little") + b"[" * 2_000 + whole, "torn"),
+        (lambda whole: whole.replace(b"[0,", b"[4,"), "foreign"),
+        (lambda whole: whole.replace(b"F16", b"I16"), "foreign"),
+        (lambda whole: whole.replace(b"ab" * 32, b"cd" * 32), "foreign"),
+        (lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]), "rotten"),
+    ],
+)
+def test_damage_is_told_by_its_kind(damage: Callable[[bytes], bytes], reason: str) -> None:
+    shape, key = Shape(1, 1, 2), "ab" * 32
+    whole = pack(key, np.ones(shape.array(BLOCK), np.float32), shape, SECRET)
+    assert unpacked(key, damage(whole), shape, SECRET) == reason
+
+
+def test_blocks_of_the_format_before_are_not_found(cache: Callable[..., KvCache], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(kv_format, "FORMAT", kv_format.FORMAT - 1)
+        assert keep(cache(), prefix(1)) == 1
+        assert restored(cache(), prefix(1)) == 1
+    assert restored(cache(), prefix(1)) == 0
 
 
 def test_no_damage_to_a_file_goes_unseen() -> None:
@@ -241,12 +294,14 @@ def test_a_damaged_block_is_a_miss_and_is_written_anew(
     keys = block_keys(PROMPT, identity="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
     second, third = (blocks(tmp_path)[key] for key in keys[1:])
     whole = second.read_bytes()
+    values = unpack(keys[1], whole, SHAPE, SECRET)
+    assert values is not None
     flipped = whole[:-100] + bytes([whole[-100] ^ 0xFF]) + whole[-99:]
     second.write_bytes({"cut": whole[:-1], "flip": flipped, "empty": b"", "swap": third.read_bytes()}[damage])
     again = run(model, PROMPT, cache())
     assert again.reused_tokens == BLOCK
     assert again.logprobs == plain.logprobs
-    assert second.read_bytes() == whole
+    assert np.array_equal(unpack(keys[1], second.read_bytes(), SHAPE, SECRET), values)
     assert run(model, PROMPT, cache()).reused_tokens == 3 * BLOCK
 
 

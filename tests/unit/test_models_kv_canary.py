@@ -13,9 +13,9 @@ from kv_home import KvHome
 from tiny import generator
 
 from headrace.errors import NotFound
-from headrace.models.kv.cache import BLOCK
 from headrace.models.kv.canary import TOLERANCE, PrefixCanary, difference
 from headrace.models.kv.closing import ClosedRepresentations, closed_caches, reopen
+from headrace.models.kv.format import BLOCK
 from headrace.models.kv.service import KvService
 from headrace.models.kv.use import KvCounts
 from headrace.models.server.generator import Generated, Sampling, SmolLM

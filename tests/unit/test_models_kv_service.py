@@ -15,7 +15,7 @@ from traffic import until
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import Unavailable
-from headrace.models.kv.cache import BLOCK
+from headrace.models.kv.format import BLOCK
 from headrace.models.kv.index import EVERY
 from headrace.models.kv.revocation import Revocations, RevokedDocument
 from headrace.models.kv.service import KvService
@@ -69,6 +69,19 @@ def test_an_answer_hands_its_blocks_over_and_the_next_finds_them(service: KvServ
     assert first.logprobs == second.logprobs == third.logprobs
     assert len(home.blocks()) == 3
     assert {document for document, _ in home.noted()} == {MANUAL}
+
+
+def test_a_prefix_that_was_found_is_noted_as_used_behind_its_answer(service: KvService, model: SmolLM, home: KvHome) -> None:
+    ask(service, model, documents={MANUAL})
+    assert service.writes.wait(30)
+    paths = [home.endpoints.files_dir / KV_CACHE.name / name for name in home.blocks()]
+    long_ago = time.time() - 7200
+    for path in paths:
+        os.utime(path, (long_ago, long_ago - 1))  # so that reading alone dates nothing
+    assert ask(service, model, documents={MANUAL}).reused_tokens == 3 * BLOCK
+    assert service.writes.wait(30)
+    assert len(paths) == 3
+    assert all(path.stat().st_atime > long_ago + 3600 for path in paths)
 
 
 def test_a_document_that_goes_takes_its_blocks_along_within_seconds(service: KvService, model: SmolLM, home: KvHome) -> None:

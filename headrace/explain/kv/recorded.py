@@ -11,7 +11,7 @@ from headrace.catalog import INTERACTION_ROWS
 from headrace.core.stage import stage
 from headrace.errors import NotFound
 from headrace.explain.kv.trace import Trace, TracedRequest
-from headrace.models.kv.cache import BLOCK
+from headrace.models.kv.format import BLOCK
 from headrace.storage.tables.handles import TableReader
 
 _COLUMNS = ("tenant", "generator_version", "prompt_tokens", "completion_tokens", "at")

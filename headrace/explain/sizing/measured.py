@@ -14,7 +14,7 @@ from headrace.core.run import journal_of, newest_first
 from headrace.explain.sizing import formulas
 from headrace.explain.sizing.models import PRESETS, TYPE_BYTES
 from headrace.explain.sizing.parameters import SizingParameters
-from headrace.models.kv.cache import BLOCK
+from headrace.models.kv.format import BLOCK
 
 _RUNS = 50  # newest runs that are looked at
 _GENERATOR = "smollm2-135m"  # the embedded one, whose blocks are the only ones that this home's KV cache holds

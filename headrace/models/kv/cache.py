@@ -15,111 +15,39 @@ without them bit for bit.
 Blocks are stored behind the answer (`writes.py`), once the index has the documents of the prompt (`index.py`); a prefix is loaded
 or stored only where that is faster than computing it (`economy.py`).
 
-A stored block is in safetensors format: one tensor `kv` (layers, keys and values, heads, tokens, width of a head), with metadata
-`block`: the block's key and an HMAC-SHA-256 over key and values with the home's secret. A block that does not match is deleted
-and counts as a miss, so that write access to the directory is not enough to change what the generator reads.
+Stored blocks are authenticated (`format.py`). One that does not match is deleted and counts as a miss. While a block is copied,
+the next one is being read and checked (`ahead.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import logging
-import math
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors import numpy as safetensors
 
 from headrace.errors import HeadraceError, Unavailable
+from headrace.models.kv.ahead import ReadAhead
 from headrace.models.kv.blocks import BlockStore, tenant_prefix
 from headrace.models.kv.economy import BreakEven, KvDecision
+from headrace.models.kv.format import BLOCK, Array, Shape, Values, block_keys, pack, unpacked
 from headrace.models.kv.index import BlockIndex, Stamps
 from headrace.models.kv.use import KvCounts, UseCounter
 from headrace.models.kv.writes import PendingWrite, WriteBehind
-
-BLOCK = 128
-"""Tokens per block. Smaller blocks reuse more of a prefix; larger ones prefill faster, since each is one forward pass."""
 
 _SPARE = 256
 """How many blocks at most are evicted beyond what is needed, so that the next saves need not look for any."""
 _EVICTED = 1_024
 """How many are evicted at most for one answer: where a limit was lowered by much, the directory shrinks over many answers."""
-_FORMAT = 4
-_TENSOR = "kv"
-
-Array = npt.NDArray[np.float32]
+_AHEAD = 3
+"""Blocks of a prefix in memory beside the model's own: the one that is copied, one that is ready, one that is being read."""
 
 log = logging.getLogger("headrace.models")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One token's keys and values: layers, key-value heads, width of a head, and the NumPy type in which they are stored."""
-
-    layers: int
-    heads: int
-    width: int
-    dtype: str = "float16"
-
-    def array(self, tokens: int) -> tuple[int, int, int, int, int]:
-        """The shape of the array that holds `tokens` tokens."""
-        return (self.layers, 2, self.heads, tokens, self.width)
-
-    def rounded(self, values: Array) -> npt.NDArray[np.floating[Any]]:
-        """Values in the stored type; those beyond its range become its largest."""
-        largest = np.finfo(self.dtype).max
-        return np.clip(values, -largest, largest).astype(self.dtype)
-
-
-def block_keys(
-    tokens: Sequence[int], *, identity: str, tenant: str, shape: Shape, secret: bytes, readers_id: str = ""
-) -> list[str]:
-    """The key of each full block of `tokens`, as 64 hex digits; each commits to everything before it."""
-    root = {"format": _FORMAT, "identity": identity, "tenant": tenant, "readers": readers_id, "block": BLOCK, **asdict(shape)}
-    previous = hmac.digest(secret, json.dumps(root, sort_keys=True).encode(), "sha256")
-    keys = []
-    for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
-        ids = np.asarray(tokens[start : start + BLOCK], dtype="<u4")
-        previous = hashlib.sha256(previous + ids.tobytes()).digest()
-        keys.append(previous.hex())
-    return keys
-
-
-def pack(key: str, block: Array, shape: Shape, secret: bytes) -> bytes:
-    """One block as the bytes that are stored."""
-    values = np.ascontiguousarray(shape.rounded(block))
-    return safetensors.save({_TENSOR: values}, {"block": _mark(key, values, secret)})
-
-
-def unpack(key: str, data: bytes, shape: Shape, secret: bytes) -> npt.NDArray[np.floating[Any]] | None:
-    """The block in these bytes, in the stored type, or `None` if they are damaged or of another block."""
-    found = unpacked(key, data, shape, secret)
-    return None if isinstance(found, str) else found
-
-
-def unpacked(key: str, data: bytes, shape: Shape, secret: bytes) -> npt.NDArray[np.floating[Any]] | str:
-    """The block in these bytes, or what is wrong with them: `torn`, `foreign` (another block, format or type) or `rotten`."""
-    try:
-        values = safetensors.load(data)[_TENSOR]
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        stored = str(header["__metadata__"]["block"])
-    except (SafetensorError, ValueError, KeyError, TypeError):
-        return "torn"
-    if values.shape != shape.array(BLOCK) or values.dtype != shape.dtype or stored.partition(" ")[0] != key:
-        return "foreign"
-    return values if hmac.compare_digest(stored.encode(), _mark(key, values, secret).encode()) else "rotten"
-
-
-def _mark(key: str, values: npt.NDArray[np.floating[Any]], secret: bytes) -> str:
-    return f"{key} {hmac.digest(secret, key.encode() + values.tobytes(), 'sha256').hex()}"
 
 
 class Behind(Protocol):
@@ -141,6 +69,16 @@ class Behind(Protocol):
 
     def notes(self, last: str, documents: frozenset[str] | None) -> bool:
         """Whether the documents of a restored prefix, given its last block, have to be noted with it."""
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """The block that a lookup found, whether it still waits to be stored, the bytes that were read, and seconds."""
+
+    block: Values | None
+    waiting: bool
+    read: int
+    seconds: float
 
 
 class KvCache:
@@ -185,37 +123,33 @@ class KvCache:
         self._limit = limit_bytes
         self._share = limit_bytes if share_bytes is None else min(share_bytes, limit_bytes)
 
-    def restore(self, tokens: Sequence[int], into: Array) -> int:
+    def restore(self, tokens: Sequence[int], into: Array, *, fill: Callable[[Array, Values], object] = np.copyto) -> int:
         """Fill `into` (layers, 2, heads, ≥ tokens, width) with the longest stored prefix of `tokens`.
 
-        Returns how many tokens were restored: a multiple of `BLOCK`, at most len(tokens).
+        Returns how many tokens were restored: a multiple of `BLOCK`, at most len(tokens). `fill` copies values into a part of
+        `into` and converts them.
         """
         keys = self._keys(tokens)
         if not keys:
             return 0
-        decision = self._economy.decide(len(keys) * BLOCK, len(keys) * self._block_bytes)
+        decision = self._economy.decide(len(keys) * BLOCK, len(keys) * self._shape.block_bytes)
         self._probes = decision.reason == "probe"
         self._count.decided("load", decision.yes, decision.reason)
         if not decision.yes:
             return 0
         restored = waiting = size = 0
         began = time.perf_counter()
-        for position, key in enumerate(keys):
-            looked = time.perf_counter()
-            block = self._behind.writes.block(self._name(position, key)) if self._behind else None
-            if block is not None:
-                waiting += 1
-            else:
-                block, read = self._read(position, key)
-                size += read
-            if block is None:
-                if not read:
-                    self._economy.missed(time.perf_counter() - looked)
-                    self._count.add(misses=1, miss_s=time.perf_counter() - looked)
-                break
-            into[..., position * BLOCK : (position + 1) * BLOCK, :] = block
-            restored += 1
-        self._use(keys[:restored], written=restored - waiting)
+        with closing(self._lookups(keys)) as lookups:
+            for lookup in lookups:
+                size += lookup.read
+                if lookup.block is not None:
+                    waiting += lookup.waiting
+                    fill(into[..., restored * BLOCK : (restored + 1) * BLOCK, :], lookup.block)
+                    restored += 1
+                elif not lookup.read:
+                    self._economy.missed(lookup.seconds)
+                    self._count.add(misses=1, miss_s=lookup.seconds)
+        self._used(keys[:restored], written=restored - waiting)
         seconds = time.perf_counter() - began
         if restored > waiting:
             self._economy.loaded(size, seconds)
@@ -244,7 +178,7 @@ class KvCache:
             self._behind.check(list(tokens[:restored]), parts)
         new = len(keys) - first
         if new > 0:
-            decision = self._economy.decide(len(keys) * BLOCK, len(keys) * self._block_bytes, probes=False)
+            decision = self._economy.decide(len(keys) * BLOCK, len(keys) * self._shape.block_bytes, probes=False)
             if self._probes:  # else nothing would be there for the next probe
                 decision = KvDecision(True, "probe")
             self._count.decided("store", decision.yes, decision.reason)
@@ -274,7 +208,7 @@ class KvCache:
         began = time.perf_counter()
         try:
             written = self.save(tokens, values, restored=restored)
-            self._count.add(written_tokens=written * BLOCK, written_bytes=written * self._block_bytes)
+            self._count.add(written_tokens=written * BLOCK, written_bytes=written * self._shape.block_bytes)
         finally:
             self._count.add(write_s=time.perf_counter() - began)
 
@@ -350,10 +284,14 @@ class KvCache:
     def _name(self, position: int, key: str) -> str:
         return f"{tenant_prefix(self._tenant)}{key[:2]}/{key}.{position}.safetensors"
 
-    @property
-    def _block_bytes(self) -> int:
-        """What a block takes, but for its header."""
-        return math.prod(self._shape.array(BLOCK)) * np.dtype(self._shape.dtype).itemsize
+    def _used(self, keys: Sequence[str], *, written: int) -> None:
+        """Record a use of a prefix behind the answer if that can be: on a network file system each block costs a round trip."""
+        if self._behind is None:
+            self._use(keys, written=written)
+        elif written:
+            use = partial(self._use, keys, written=written)
+            write = PendingWrite(self._tenant, self._behind.run, self._documents, blocks={}, size=0, store=use, dropped=_ignored)
+            self._behind.writes.offer(write)
 
     def _use(self, keys: Sequence[str], *, written: int | None = None) -> None:
         """Record a use of a prefix, last block first: a block is useless without those before it, so they are evicted last.
@@ -366,7 +304,29 @@ class KvCache:
             except HeadraceError:  # evicted meanwhile, or a read-only mount
                 return
 
-    def _read(self, position: int, key: str) -> tuple[npt.NDArray[np.floating[Any]] | None, int]:
+    def _lookups(self, keys: Sequence[str]) -> Generator[_Lookup]:
+        """Look a prefix's blocks up until one is not there; those behind the first one are read ahead."""
+        lookups = self._one_by_one(keys)
+        first = next(lookups)
+        if first.block is None:
+            yield first
+            return
+        with ReadAhead(lookups, _AHEAD) as others:
+            yield first
+            yield from others
+
+    def _one_by_one(self, keys: Sequence[str]) -> Iterator[_Lookup]:
+        for position, key in enumerate(keys):
+            began = time.perf_counter()
+            block, read = self._behind.writes.block(self._name(position, key)) if self._behind else None, 0
+            waiting = block is not None
+            if block is None:
+                block, read = self._read(position, key)
+            yield _Lookup(block, waiting, read, time.perf_counter() - began)
+            if block is None:
+                return
+
+    def _read(self, position: int, key: str) -> tuple[Values | None, int]:
         """A block, or `None`, and the bytes that were read."""
         name = self._name(position, key)
         try:
@@ -419,6 +379,10 @@ class KvCache:
         finally:
             if self._index is not None:
                 self._index.dropped({name: notes for name, notes in noted.items() if name in gone})
+
+
+def _ignored(_: str) -> None:
+    pass
 
 
 def _position(name: str) -> int:

@@ -12,19 +12,16 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from headrace.models.kv.format import Values
 from headrace.models.kv.use import UseCounter
 
 TOLERANCE = 0.01
 """The most by which a restored value may differ from the recomputed one, as a share of the largest value of its layer and block.
 
 On one machine they are equal to the bit; other processors round sums otherwise, and what is stored has two bytes."""
-
-Values = npt.NDArray[np.floating[Any]]
 
 log = logging.getLogger("headrace.models")
 

@@ -19,10 +19,11 @@ from headrace.catalog import KV_CACHE
 from headrace.errors import HeadraceError, Unavailable
 from headrace.models.kv.backends import backend_of
 from headrace.models.kv.blocks import BlockBackend, BlockStore
-from headrace.models.kv.cache import Array, KvCache, Shape
+from headrace.models.kv.cache import KvCache
 from headrace.models.kv.canary import PrefixCanary
 from headrace.models.kv.closing import ClosedRepresentations
 from headrace.models.kv.economy import BreakEven
+from headrace.models.kv.format import Array, Shape
 from headrace.models.kv.index import EVERY, BlockIndex
 from headrace.models.kv.revocation import LOOK_S, Revocations, delete_all
 from headrace.models.kv.use import DAMAGED, DECISION, FIGURES, KvCounts, UseCounter
@@ -162,8 +163,8 @@ class UnreportedWrites:
 class KvService:
     """See the module.
 
-    `endpoints` raises `Unavailable` while there are none; `secret` is the key of the blocks' HMACs; `submit` runs work in the
-    background on the thread that computes.
+    `endpoints` raises `Unavailable` while there are none; `secret` is what blocks are named and authenticated with; `submit` runs
+    work in the background on the thread that computes.
     """
 
     def __init__(self, endpoints: Callable[[], Endpoints], secret: bytes, submit: Callable[[Callable[[], None]], object]) -> None:

@@ -74,7 +74,7 @@ class HostedModels:
     threads: int
     exact: bool = False
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
-    """The key of the HMACs of this home's KV blocks."""
+    """What names and authentication codes of this home's KV blocks are made with."""
     ready: bool = False
     embedding: ModelQueue = field(default_factory=lambda: ModelQueue("embedder", slots=32))
     ranking: ModelQueue = field(default_factory=lambda: ModelQueue("re-ranker"))
