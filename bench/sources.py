@@ -34,7 +34,7 @@ from headrace.documents.sources.follow import Follower
 from headrace.platform import EVERY_PART, down, open_platform
 from headrace.platform.home import Home
 from headrace.platform.state import read_service
-from headrace.settings import Settings
+from headrace.settings import Settings, SourceSettings
 from headrace.storage.endpoints import S3Location
 from headrace.storage.objects import BucketReader, bucket_at
 
@@ -122,7 +122,7 @@ def _searchable(changes: int) -> dict[str, Any]:
                 process.send_signal(signal.SIGINT)
                 process.wait(60)
     down(settings, force=True)
-    return {**found, "changes": changes, "every_s": 2.0, "bound_s": 5}
+    return {**found, "changes": changes, "every_s": SourceSettings(place="/").every_s, "bound_s": 5}
 
 
 def _service(home: Path) -> httpx.Client:

@@ -113,6 +113,7 @@ class FollowThread:
         self._lag = Lag(indexing.is_past)
         self._held = self._trouble = ""
         self._stop = threading.Event()
+        self._follower: Follower | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -123,6 +124,8 @@ class FollowThread:
     def stop(self) -> None:
         """End after the look that is under way, without waiting for it."""
         self._stop.set()
+        if (follower := self._follower) is not None:
+            follower.interrupt()
 
     def join(self, seconds: float) -> None:
         """Wait at most so long for its end."""
@@ -135,18 +138,14 @@ class FollowThread:
         return FollowedSource(self._source.place, self._tenant, self._documents, self._lag.seconds(), trouble)
 
     def _run(self) -> None:
-        follower: Follower | None = None
-        wait_s = 0.0
-        while not self._stop.wait(wait_s):
+        while not self._stop.is_set():
             try:
-                if follower is None:
-                    buckets = self._runner.open(BucketReader, SOURCES, stage="follow")
-                    notified = NotifiedBucket(self._source, buckets) if self._source.notifications else None
-                    follower = Follower([self._source.place], buckets.of, self._source.every_s, [self._source], notified)
-                self._look(follower)
-                follower.succeeded()
+                if self._follower is None:
+                    self._follower = self._opened()
+                self._look(self._follower)
+                self._follower.succeeded()
                 self._lag.followed()
-                self._trouble = follower.trouble
+                self._trouble = self._follower.trouble
             except Exception as error:  # a thread that ends would leave all later changes unseen
                 self._lag.failed(self._looked)
                 said = printable(error.message if isinstance(error, HeadraceError) else str(error))
@@ -154,11 +153,19 @@ class FollowThread:
                     log.warning("%s is not followed at present: %s", printable(self._source.place), said)
                     log.debug("", exc_info=True)
                 self._trouble = said
-                if follower is not None:
-                    follower.failed()
-            wait_s = self._source.every_s if follower is None else follower.wait_s
-        if follower is not None:
-            follower.close()
+                if self._follower is not None:
+                    self._follower.failed()
+            if self._follower is None or self._stop.is_set():  # it may have been stopped before there was one to interrupt
+                self._stop.wait(self._source.every_s)
+            elif (unchanged_until := self._follower.wait()) is not None:
+                self._looked = max(self._looked, unchanged_until)
+        if self._follower is not None:
+            self._follower.close()
+
+    def _opened(self) -> Follower:
+        buckets = self._runner.open(BucketReader, SOURCES, stage="follow")
+        notified = NotifiedBucket(self._source, buckets) if self._source.notifications else None
+        return Follower([self._source.place], buckets.of, self._source.every_s, [self._source], notified)
 
     def _look(self, follower: Follower) -> None:
         looked = time.monotonic()

@@ -10,6 +10,7 @@ from contextlib import closing
 
 from headrace.core.runner import Runner
 from headrace.documents.embedding import Embedding
+from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.index import bring_up, take_in
 from headrace.documents.parsing import Parsing
 from headrace.documents.splitting import Splitting
@@ -153,11 +154,14 @@ class IndexThread:
 
     def _pass(self) -> None:
         with self._lock:
+            arrived = bool(self._arrived)
             self._arrived.clear()
             self._withdrawn = False
             self._begun += 1
             begun = self._begun
         self._blocked.begun()
+        if arrived:
+            self._parsing.prepare(ParseLimits.from_settings(self._settings))
         _, parsed = take_in(
             self._runner,
             self._settings,

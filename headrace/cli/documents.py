@@ -52,7 +52,7 @@ def index(
     follow: Annotated[
         bool, typer.Option("--follow", help="Stay, and index what changes there, is added and is deleted, until Ctrl-C.")
     ] = False,
-    every: Annotated[float, typer.Option(help="With --follow: polling interval in seconds.", min=0.1)] = 2.0,
+    every: Annotated[float, typer.Option(help="With --follow: polling interval in seconds.", min=0.1)] = 1.0,
     accept_deletions: Annotated[
         bool,
         typer.Option(

@@ -38,8 +38,9 @@ def follow_sources(
 ) -> None:
     """Index now, and again whenever a listing differs from the one before, until Ctrl-C.
 
-    A change is seen at the next look, `every_s` seconds or five times a listing's own time later. What fails for a while is said
-    and tried again, less often. With `as_json` each pass that did something is a line of JSON.
+    A change is seen at the next look, `every_s` seconds or five times a listing's own time later, and in a folder that the kernel
+    watches as soon as it is over. What fails for a while is said and tried again, less often. With `as_json` each pass that did
+    something is a line of JSON.
     """
     from headrace.catalog import SOURCES
     from headrace.documents.sources.follow import Follower
@@ -66,7 +67,7 @@ def follow_sources(
             follower.failed()
             words = f"{_time()}  {printable(str(error))} Next look in {follower.wait_s:.0f} s."
             err.print(words, style="yellow", soft_wrap=True)
-        time.sleep(follower.wait_s)
+        follower.wait()
 
 
 def _say(done: Indexed, *, as_json: bool, first: bool) -> None:

@@ -74,6 +74,10 @@ class Parser:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.end()
 
+    def start(self) -> None:
+        """Start the process, so that the first document need not wait for it."""
+        self._running()
+
     def parse(self, uri: str, data: bytes) -> Parsed:
         """The document's text. Raises `BadDocument` with the reason in one clause."""
         self.begin(uri, data)

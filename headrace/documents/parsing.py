@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from headrace.documents.formats.contract import ParseLimits
@@ -30,6 +30,14 @@ class Parsing:
         self._stopped: set[_Origin] = set()
         self._idle: list[Parser] = []
 
+    def prepare(self, limits: ParseLimits) -> None:
+        """Start a parser for the pass that begins, which first lands events: a tenth of a second of the processor, and longer."""
+        if not self._idle:
+            parser = Parser(limits)
+            with suppress(OSError):  # the document that needs it will say why
+                parser.start()
+            self._idle.append(parser)
+
     @contextmanager
     def during_pass(self, events: Iterable[Mapping[str, Any]]) -> Iterator[None]:
         """A pass over all events that are not processed; what was begun of any other is stopped."""
@@ -37,12 +45,12 @@ class Parsing:
         try:
             yield
         finally:
-            while self._idle:
-                self._idle.pop().end()
+            self._end_idle()
 
     def close(self) -> None:
         """Stop the slow documents. None of them is processed yet, so none is lost."""
         self._keep(set())
+        self._end_idle()
 
     def go_on(self, event: Mapping[str, Any], limits: ParseLimits, read: Callable[[], bytes], seconds: float) -> Parsed | None:
         """Parse an event's document, whose bytes `read` returns, for about so many seconds; `None` if it takes longer.
@@ -85,6 +93,10 @@ class Parsing:
                 return False
             time.sleep(_LOOK_S)
         return True
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().end()
 
     def _keep(self, origins: set[_Origin]) -> None:
         for origin in self._under_way.keys() - origins:

@@ -94,8 +94,9 @@ class SourceSettings(Section):
     """Readers of each document by its permissions in the source; a change of these changes its readers. Unset: `readers`."""
     attributes: tuple[str, ...] | None = None
     """`key=value` for each of its documents. Unset: a document keeps those that it was given otherwise."""
-    every_s: float = Field(default=2.0, ge=0.1)
-    """Seconds between two listings; listing takes at most a sixth of the time."""
+    every_s: float = Field(default=1.0, ge=0.1)
+    """Seconds between two listings; listing takes at most a sixth of the time. A folder on a disk of this machine is listed when
+    something changes in it, and otherwise every 30 s."""
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

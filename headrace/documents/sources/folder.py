@@ -120,7 +120,7 @@ def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
         if root.is_dir():
             closed: list[OSError] = []
             for folder, folders, names in os.walk(root, onerror=closed.append):
-                folders[:] = sorted(name for name in folders if not (name.startswith(".") or is_home(Path(folder) / name)))
+                folders[:] = sorted(name for name in folders if is_followed(Path(folder), name))
                 for name in sorted(names):
                     if not name.startswith("."):
                         file = Path(folder) / name
@@ -129,6 +129,11 @@ def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
                 yield Path(error.filename), _uri(root, Path(error.filename))
         else:
             yield root, _text(root.name)
+
+
+def is_followed(folder: Path, name: str) -> bool:
+    """Whether a folder in another one is walked: not if it is hidden or a home."""
+    return not (name.startswith(".") or is_home(folder / name))
 
 
 def read_file(path: Path, uri: str, most_bytes: int) -> bytes:

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.documents.sources.bucket import OpensBucket
+from headrace.documents.sources.bucket import OpensBucket, is_address
 from headrace.documents.sources.listing import SourceListing, find, stamp_of
 from headrace.documents.sources.notified import NotifiedBucket
+from headrace.documents.sources.watch import FolderWatch
 from headrace.retry import backoff
 from headrace.settings import SourceSettings
 
 _LONGEST_S = 30.0
+_WATCHED_S = 30.0  # between listings of a folder of which the kernel says when something changes in it
 _SHARE = 5  # a listing takes at most this part of the time
 _WHOLE_S, _RETRY_S, _WHOLE_SHARE = 60.0, 30.0, 20  # between comparisons of all with the index, which take a twentieth of the time
 
@@ -38,7 +40,9 @@ class Follower:
 
     With `notified`, the only place's, it is listed only where notifications do not say what changed.
 
-    Between two looks are `every_s` seconds, or five times as long as a listing takes; after failures longer, 30 s at most.
+    Between two looks are `every_s` seconds, or five times as long as a listing takes; after failures longer, 30 s at most. In
+    folders that the kernel watches a change is looked at as soon as it is over, and where it notices every change there are 30 s
+    between two looks without one.
     """
 
     def __init__(
@@ -60,8 +64,12 @@ class Follower:
         self._held = self._unread = False
         self._notified = notified
         self._failures = 0
+        folders = [Path(place) for place in places if not is_address(place)]
+        self._watch = FolderWatch(folders)
+        self._folders_only = len(folders) == len(places)
+        self._rest_s = 0.0  # before the next look, whatever changes
         self.wait_s = 0.0
-        """Seconds until the next look."""
+        """Seconds until the next look, where nothing is noticed before."""
 
     def changed(self) -> SourceChanges | None:
         """What is there, if it is not what `followed` was told last. Raises what `find` raises.
@@ -70,12 +78,15 @@ class Follower:
         tick of its file system's clock look like one.
         """
         started = time.monotonic()
+        self._watch.renew()
         listing = self._look()
+        self._rest_s = _SHARE * (time.monotonic() - started)
         if listing is None:
             return None
         plain = {document.uri: document.stamp() for document in listing.documents}
         stamps = {document.uri: stamp_of(document, plain[document.uri]) for document in listing.documents}
-        self.wait_s = max(self._every_s, _SHARE * (time.monotonic() - started))
+        self._rest_s = _SHARE * (time.monotonic() - started)
+        self.wait_s = max(self._every_s, self._rest_s)
         before = self._followed
         if before is None:
             return SourceChanges(listing, stamps, None)
@@ -120,6 +131,26 @@ class Follower:
         if self._notified is not None:
             self._notified.followed()
 
+    def wait(self) -> float | None:
+        """Wait until the next look is due, or `interrupt` is called.
+
+        Returns until when (`time.monotonic`) nothing had changed, where that is known since a change was noticed.
+        """
+        if self._failures:
+            self._watch.pause(self.wait_s)
+            return None
+        rest_s = min(self._rest_s, self.wait_s)
+        self._watch.pause(rest_s)
+        settled = not (self._again or self._held or self._unread)
+        rarely = self._folders_only and self._watch.complete and settled
+        seconds = max(_WATCHED_S, self.wait_s) if rarely else self.wait_s
+        changed = self._watch.wait(seconds - rest_s, self.wait_s - rest_s)
+        return self._watch.quiet_until if changed and self._watch.complete else None
+
+    def interrupt(self) -> None:
+        """Have `wait` return, now and whenever it is called again; any thread may."""
+        self._watch.interrupt()
+
     @property
     def trouble(self) -> str:
         """What does not work and keeps nothing from being followed, in one sentence, or empty."""
@@ -127,6 +158,7 @@ class Follower:
 
     def close(self) -> None:
         """Close what looking opened."""
+        self._watch.close()
         if self._notified is not None:
             self._notified.close()
 
