@@ -79,8 +79,6 @@ def replay_trace(
     With --live, drive real storage with its blocks from several processes that share them: rates, latencies, and where from.
     """
     from headrace.cli.render.kv import say_replays
-    from headrace.explain.kv.live import LiveOptions
-    from headrace.explain.kv.recorded import trace_of
     from headrace.explain.kv.replay import POLICIES, KvStorage, capacities, prefixes, replay
     from headrace.explain.kv.trace import read_trace
     from headrace.explain.sizing.formulas import kv_bytes_per_token, prefill_rate
@@ -100,8 +98,15 @@ def replay_trace(
         latency / 1e3,
         prefill_rate(known) if prefill is None else prefill,
     )
-    requests = trace_of(_recorded(as_json)) if trace is None else read_trace(trace, block_tokens=block_tokens)
+    if trace is None:
+        from headrace.explain.kv.recorded import trace_of
+
+        requests = trace_of(_recorded(as_json))
+    else:
+        requests = read_trace(trace, block_tokens=block_tokens)
     if live is not None:
+        from headrace.explain.kv.live import LiveOptions
+
         if output is not None or len(capacity or ()) > 1 or memory != "0" or ttl is not None or policy != "lru":
             raise WrongUsage("--live goes with one --capacity, and without --memory, --policy, --ttl and --output.")
         bound = _size(capacity[0], "--capacity") if capacity else None

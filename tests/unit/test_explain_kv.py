@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +20,9 @@ from headrace.explain.diagram.theme import DARK
 from headrace.explain.kv.curve import curve_scene, enough
 from headrace.explain.kv.replay import KvStorage, capacities, prefixes, replay
 from headrace.explain.kv.trace import Trace, TracedRequest, read_trace
+
+if TYPE_CHECKING:
+    from conftest import Imported
 
 FAST = KvStorage(bytes_per_token=100, bandwidth=1e9, latency_s=0.0, prefill_rate=1_000)
 BLOCK = 4 * 100
@@ -219,6 +222,13 @@ def test_words_of_a_point_just_below_the_bound_stay_clear_of_its_line() -> None:
         points = [replace(near, capacity_bytes=10**9, token_hit_rate=0.1), replace(near, capacity_bytes=2 * 10**9)]
         points[1] = replace(points[1], token_hit_rate=near.token_hit_rate * share)
         assert_readable(curve_scene(many, "a model", points, near))
+
+
+def test_a_replay_without_storage_imports_no_storage(imported: Imported, tmp_path: Path) -> None:
+    found = imported("kv", "replay", str(written(tmp_path / "trace.jsonl", line(), line())))
+    assert "headrace.explain.kv.replay" in found
+    heavy = {"sqlalchemy", "pyiceberg", "lancedb", "obstore", "httpx", "duckdb", "safetensors", "torch", "headrace.core.stage"}
+    assert sorted(heavy & found) == []
 
 
 def test_the_command_prints_the_curve_and_json(

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -13,17 +14,19 @@ from rich.table import Table
 from headrace.cli.render.results import counted
 from headrace.errors import Unavailable
 from headrace.explain.diagram.format import human_bytes, human_s
-from headrace.explain.kv.compatibility import KnownFault
 from headrace.explain.kv.curve import enough
-from headrace.explain.kv.engine_metrics import EngineTier, advice, since
-from headrace.explain.kv.engines import KvConfig
-from headrace.explain.kv.live import LiveReplay
-from headrace.explain.kv.replay import KvStorage, Replayed
-from headrace.explain.kv.trace import Trace
-from headrace.explain.kv.use import KvUse
-from headrace.models.kv.closing import ClosedCache
-from headrace.models.kv.revocation import Revocation
 from headrace.terminal import harmless
+
+if TYPE_CHECKING:  # a replay needs none of them, and they take a second to import
+    from headrace.explain.kv.compatibility import KnownFault
+    from headrace.explain.kv.engine_metrics import EngineTier
+    from headrace.explain.kv.engines import KvConfig
+    from headrace.explain.kv.live import LiveReplay
+    from headrace.explain.kv.replay import KvStorage, Replayed
+    from headrace.explain.kv.trace import Trace
+    from headrace.explain.kv.use import KvUse
+    from headrace.models.kv.closing import ClosedCache
+    from headrace.models.kv.revocation import Revocation
 
 
 def say_replays(console: Console, trace: Trace, model: str, storage: KvStorage, memory: int, replays: Sequence[Replayed]) -> None:
@@ -112,6 +115,8 @@ def say_tiers(console: Console, tiers: Sequence[EngineTier]) -> None:
     if not tiers:
         console.print(_NO_TIERS, highlight=False)
         return
+    from headrace.explain.kv.engine_metrics import advice
+
     console.print(_tiers(tiers, tiers, 0.0))
     for sentence in advice(tiers):
         console.print(f"! {harmless(sentence)}", style="yellow", highlight=False)
@@ -154,6 +159,8 @@ _NO_TIERS = (
 
 def _tiers(before: Sequence[EngineTier], now: Sequence[EngineTier], seconds: float) -> Table:
     """Totals of now, and rates since before."""
+    from headrace.explain.kv.engine_metrics import since
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("engine", "model", "tier"):
         table.add_column(name, overflow="fold")
