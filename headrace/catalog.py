@@ -82,7 +82,7 @@ DOCUMENT_EVENT = (
     _f("kind", TEXT),  # put | delete | refuse
     _f("tenant", TEXT),
     _f("uri", TEXT),  # the document's name as its owner knows it; unique within a tenant
-    _f("sha256", TEXT),  # of the source bytes; empty unless put
+    _f("sha256", TEXT),  # of the source bytes; of a deletion the only version that it is for, or empty
     _f("bytes", INT),
     _f("reason", TEXT),  # why it was rejected when put (kind refuse); empty otherwise
     _f("at", TIME),

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Protocol
+from uuid import uuid4
 
 from headrace.api.admission import Rate
 from headrace.api.auth import Caller
@@ -17,10 +18,11 @@ from headrace.core.runner import Runner
 from headrace.documents.names import composed
 from headrace.documents.put import delete, put_document
 from headrace.documents.view import DELETING, INDEXED, PARSED, PUT, Document, DocumentView
-from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached
+from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Unavailable
 from headrace.settings import TenantLimits
 
 _DAY_S = 86_400.0
+_LATELY = timedelta(minutes=15)
 
 
 class Announce(Protocol):
@@ -64,20 +66,28 @@ class Documents:
         if not data:
             raise BadDocument(uri, "the file is empty")
         version = sha256(data).hexdigest()
-        existing = self._view.find(tenant, uri)
         named = None if readers is None else tuple(dict.fromkeys(readers))
         labelled = None if attributes is None else tuple(sorted(set(attributes)))
+
+        def unchanged(existing: Document | None) -> bool:
+            return (
+                existing is not None
+                and existing.version == version
+                and existing.status in (PUT, PARSED, INDEXED)
+                and (named is None or set(existing.readers) == set(named))
+                and (labelled is None or set(existing.attributes) == set(labelled))
+            )
+
+        existing = self._view.find(tenant, uri)
+        # What another replica was told meanwhile would otherwise be the last word: that it is deleted, or open to others.
+        if unchanged(existing) and not self._view.announced_elsewhere(tenant, uri):
+            self._view.refresh(now=True)  # after it: what is no longer announced is there
+            existing = self._view.find(tenant, uri, look=False)
+            if existing is not None and unchanged(existing):
+                return existing, False
         # As far as this process knows; `parse` knows of every event before this one.
         wanted = named if named is not None else existing.readers if existing else ()
         wanted_attributes = labelled if labelled is not None else existing.attributes if existing else ()
-        if (
-            existing is not None
-            and existing.version == version
-            and existing.status in (PUT, PARSED, INDEXED)
-            and set(existing.readers) == set(wanted)
-            and set(existing.attributes) == set(wanted_attributes)
-        ):
-            return existing, False
         with self._reserve(tenant, uri, version, len(data), limits), self._storing(tenant, version):
             # The last check, so that a document refused by another one does not count.
             if self._bytes_put.wait_s(tenant, limits.put_bytes_per_day, len(data)):
@@ -85,8 +95,16 @@ class Documents:
                     f"Quota exceeded: limit {limits.put_bytes_per_day:,} bytes put in a day.",
                     hint="Every version counts, even if it was replaced or deleted. Continue tomorrow, or ask for more.",
                 )
+            event_id = uuid4().hex
             place = self._runner.run(
-                put_document, tenant=tenant, uri=uri, data=data, readers=named, attributes=labelled, sha256=version
+                put_document,
+                tenant=tenant,
+                uri=uri,
+                data=data,
+                readers=named,
+                attributes=labelled,
+                sha256=version,
+                event_id=event_id,
             )
             document = Document(
                 tenant,
@@ -99,6 +117,7 @@ class Documents:
                 attributes=wanted_attributes,
                 partition=place.partition,
                 offset=place.offset,
+                event_id=event_id,
             )
             closed = bool(wanted) and (existing is None or set(existing.readers) != set(wanted))
             self._changed(document, withdraws=closed)
@@ -111,8 +130,9 @@ class Documents:
             return document
         uri = document.uri
         with self._freeing(tenant, uri, self._view.deletable(tenant, uri)) as free:
-            place = self._runner.run(delete, tenant=tenant, uri=uri, versions=free)
-            deleted = replace(document, status=DELETING, partition=place.partition, offset=place.offset)
+            event_id = uuid4().hex
+            place = self._runner.run(delete, tenant=tenant, uri=uri, versions=free, event_id=event_id)
+            deleted = replace(document, status=DELETING, partition=place.partition, offset=place.offset, event_id=event_id)
             self._changed(deleted, withdraws=True)
         return deleted
 
@@ -124,8 +144,15 @@ class Documents:
         return document
 
     def check_writer(self, caller: Caller, tenant: str, uri: str, readers: Sequence[str] | None) -> None:
-        """Raise `Forbidden` where a key bound to readers would change a document of other readers, or open one to them."""
+        """Raise `Forbidden` where a key bound to readers would change a document of other readers, or open one to them.
+
+        Raises `Unavailable` to such a key where another process has changed the document, and it is not known here yet for whom.
+        """
         caller.principals_for(readers or ())
+        if caller.readers is not None:
+            if self._view.announced_elsewhere(tenant, uri, lately=_LATELY):
+                raise Unavailable("This document was changed a moment ago.", hint="Try again once it is indexed.")
+            self._view.refresh(now=True)
         existing = self._view.find(tenant, uri)
         if existing is not None and not caller.may_read(existing.readers):
             raise Forbidden("This key may not change that document: it is for other readers.", hint="Choose another name.")

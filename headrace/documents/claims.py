@@ -1,7 +1,7 @@
 """Sources of documents that are put and not parsed yet: who deletes another document with the same bytes leaves them.
 
 Documents with the same bytes share a source. The documents table shows which have it, but not before `parse`; until then only
-this does, to all processes that share a metadata store.
+this does, to all processes that share a metadata store. It also has the deletions that are not parsed yet, which claim no source.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 from headrace.documents.names import composed
 from headrace.storage.metadata import Metadata
 
-_KEPT = timedelta(days=30)  # of events that nobody parses: their writer died before it announced them
+CLAIMED = timedelta(days=30)
+"""After which an event that nobody parses claims nothing more: its writer died before it announced it."""
 _AT_ONCE = 500
 
 
@@ -24,7 +25,7 @@ class SourceClaims:
         self._metadata = metadata
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Claim the source of a put that is to be announced."""
+        """Claim the source of a put that is to be announced, or note a deletion that is."""
         row = {**{name: event[name] for name in ("event_id", "tenant", "sha256")}, "uri": composed(event["uri"])}
         with self._metadata.transaction(writing=True) as run:
             run(
@@ -41,15 +42,25 @@ class SourceClaims:
                 run.many("DELETE FROM source_claims WHERE event_id = :event_id", names)
                 run("DELETE FROM source_claims WHERE at < :oldest", {"oldest": _oldest()})
 
-    def drop_document(self, tenant: str, uri: str) -> None:
-        """Drop those of a document whose deletion is announced."""
+    def drop_document(self, tenant: str, uri: str, *, but: str = "") -> None:
+        """Drop those of a document whose deletion is announced, `but` that of this event."""
         with self._metadata.transaction(writing=True) as run:
-            run("DELETE FROM source_claims WHERE tenant = :tenant AND uri = :uri", {"tenant": tenant, "uri": composed(uri)})
+            run(
+                "DELETE FROM source_claims WHERE tenant = :tenant AND uri = :uri AND event_id <> :but",
+                {"tenant": tenant, "uri": composed(uri), "but": but},
+            )
+
+    def events_of(self, tenant: str, uri: str, *, lately: timedelta = CLAIMED) -> set[str]:
+        """The ids of events of a document that the documents table does not have yet, of those announced `lately`."""
+        oldest = (datetime.now(UTC) - lately).isoformat()
+        with self._metadata.transaction() as run:
+            statement = "SELECT event_id FROM source_claims WHERE tenant = :tenant AND uri = :uri AND at >= :oldest"
+            return {name for (name,) in run(statement, {"tenant": tenant, "uri": composed(uri), "oldest": oldest})}
 
     def documents(self, tenant: str) -> set[str]:
         """The uris of a tenant's documents that are claimed for."""
         with self._metadata.transaction() as run:
-            statement = "SELECT DISTINCT uri FROM source_claims WHERE tenant = :tenant AND at >= :oldest"
+            statement = "SELECT DISTINCT uri FROM source_claims WHERE tenant = :tenant AND sha256 <> '' AND at >= :oldest"
             return {uri for (uri,) in run(statement, {"tenant": tenant, "oldest": _oldest()})}
 
     def claimed(self, tenant: str, versions: Collection[str], *, beside: Collection[str]) -> set[str]:
@@ -67,4 +78,4 @@ class SourceClaims:
 
 
 def _oldest() -> str:
-    return (datetime.now(UTC) - _KEPT).isoformat()
+    return (datetime.now(UTC) - CLAIMED).isoformat()

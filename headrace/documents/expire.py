@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from headrace.catalog import DOCUMENT_ROWS
 from headrace.core.runner import Runner
+from headrace.documents.claims import SourceClaims
 from headrace.documents.lookup import DocumentLookup
+from headrace.documents.names import composed
 from headrace.documents.put import delete
 from headrace.documents.versions import EXPIRED
 from headrace.documents.view import DocumentView
@@ -28,7 +30,8 @@ class Retention:
         """Delete documents whose version is older than `days` says of their tenant; 0 keeps them. Returns how many.
 
         The age of a document is that of the version that answers, or of its newest one if none does; other readers or attributes
-        make it no younger. A file or an object of a followed source stays where it is, and is put again only once it changes.
+        make it no younger. What is put while it is deleted stays. A file or an object of a followed source stays where it is, and
+        is put again only once it changes.
         """
         now_s = time.time() if now_s is None else now_s
         lookup = DocumentLookup(runner.metadata, runner.open(TableReader, DOCUMENT_ROWS, stage="retention"))
@@ -41,10 +44,13 @@ class Retention:
             if not kept_days or (known_days == kept_days and now_s < due_s):
                 continue
             old, next_s = lookup.older_than(tenant, now_s - kept_days * _DAY_S, _AT_ONCE)
-            for uri in old:
+            put_again = SourceClaims(runner.metadata).documents(tenant) if old else set[str]()
+            for uri, version in old.items():
+                if composed(uri) in put_again:
+                    continue  # a newer version that is not parsed yet
                 view = view or DocumentView(runner)
                 versions = view.only_of(tenant, uri, view.deletable(tenant, uri))
-                runner.run(delete, tenant=tenant, uri=uri, versions=versions, reason=EXPIRED)
+                runner.run(delete, tenant=tenant, uri=uri, versions=versions, reason=EXPIRED, only=version)
                 count += 1
             # What was deleted is in the table once its events are parsed: until then it is found again.
             self._due[tenant] = kept_days, -math.inf if old else next_s + kept_days * _DAY_S

@@ -169,8 +169,8 @@ class DocumentLookup(_TableCopy):
             rows = run("SELECT DISTINCT tenant FROM document_states WHERE scope = :scope", {"scope": self._scope})
         return sorted(tenant for (tenant,) in rows)
 
-    def older_than(self, tenant: str, before_s: float, most: int) -> tuple[list[str], float]:
-        """The uris of a tenant's documents whose version is from before a time, the oldest first, at most `most`.
+    def older_than(self, tenant: str, before_s: float, most: int) -> tuple[dict[str, str], float]:
+        """uri → the newest version of a tenant's documents whose version is from before a time, the oldest first, at most `most`.
 
         The second is the time of the oldest of the others, infinite if there are none. Times are in seconds since 1970.
         """
@@ -183,9 +183,9 @@ class DocumentLookup(_TableCopy):
         for fields, described in rows:
             row = _read(fields)
             if row["status"] != "deleted":
-                found.append((_description(described).changed_s, row["uri"]))
+                found.append((_description(described).changed_s, row["uri"], row["version"]))
         found.sort()
-        old = [uri for changed_s, uri in found if changed_s < before_s][:most]
+        old = {uri: version for changed_s, uri, version in found[:most] if changed_s < before_s}
         return old, found[len(old)][0] if len(old) < len(found) else float("inf")
 
     def with_bytes(self, pairs: Iterable[tuple[str, str]]) -> set[str]:

@@ -246,11 +246,14 @@ def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) 
 def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
     """Whether the document's newest row is of an event with the same kind, source bytes, refusal, readers, attributes and folder.
 
+    Or has another version than the one that is to be deleted.
     A document that failed and is put again is tried again; one that was left out has a row of this very event.
     """
     row = newest.get(document_id(event["tenant"], event["uri"]))
     if row is not None and row["status"] == "failed" and event["kind"] == "put":
         return all(row[name] == event[name] for name in ORIGIN)
+    if event["kind"] == "delete" and event["sha256"] and row is not None and row["version"] != event["sha256"]:
+        return True  # it was to be deleted with the version that it had, and has another one by now
     if row is None or (event["kind"] == "delete") != (row["status"] == "deleted"):
         return False
     if event["kind"] != "delete" and any(sorted(row[name] or ()) != sorted(event[name] or ()) for name in KEPT):
@@ -273,7 +276,7 @@ def _row(
     """The event's row, and as `_SCREENED` what is personal in it; `None` if its document takes longer than so many seconds."""
     row = row_of(event)
     if event["kind"] == "delete":
-        return {**row, "status": "deleted", "reason": event["reason"]}
+        return {**row, "version": "", "status": "deleted", "reason": event["reason"]}
     try:
         if event["kind"] == "refuse":
             raise BadDocument(event["uri"], event["reason"])

@@ -270,8 +270,9 @@ def put_document(
     readers: Sequence[str] | None = None,
     attributes: Sequence[str] | None = None,
     sha256: str = "",
+    event_id: str = "",
 ) -> Announced:
-    """Store a document's bytes, then announce it; `sha256` is their hash, where the caller has it.
+    """Store a document's bytes, then announce it; `sha256` is their hash, where the caller has it, `event_id` the event's.
 
     `readers` may read it from now on; an empty sequence opens it to everybody of the tenant. `None` leaves the readers as the
     events before this one have them, also those not parsed yet; a new document is then open to everybody of the tenant. The same
@@ -279,6 +280,7 @@ def put_document(
     """
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     put_event = event(tenant, uri, "put", readers=readers, attributes=attributes, sha256=sha256, bytes=len(data))
+    put_event["event_id"] = event_id or put_event["event_id"]
     SourceClaims(metadata).add(put_event)
     store(sources, tenant, sha256, data)
     return announce(events, [put_event])[0]
@@ -293,15 +295,21 @@ def delete(
     uri: str,
     versions: Collection[str],
     reason: str = "",
+    only: str = "",
+    event_id: str = "",
 ) -> Announced:
     """Announce that a document is deleted, then delete the sources of these versions of it that no other put has claimed.
 
+    With `only` it is deleted if its newest version is that one when the event is processed: what is put meanwhile stays.
     A document that is put again has the readers and attributes it had before, unless the event names others.
     """
-    announced = announce(events, [event(tenant, uri, "delete", reason=reason)])[0]
-    claims = SourceClaims(metadata)
-    claims.drop_document(tenant, uri)
-    for version in sorted(set(versions) - claims.claimed(tenant, versions, beside=(uri,))):
+    claims, deletion = SourceClaims(metadata), event(tenant, uri, "delete", reason=reason, sha256=only)
+    deletion["event_id"] = event_id or deletion["event_id"]
+    claims.add({**deletion, "sha256": ""})
+    announced = announce(events, [deletion])[0]
+    if not only:
+        claims.drop_document(tenant, uri, but=deletion["event_id"])
+    for version in sorted(set(versions) - claims.claimed(tenant, versions, beside=() if only else (uri,))):
         sources.delete(object_key(tenant, version))
     return announced
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from heapq import merge
 from itertools import islice
@@ -21,7 +21,7 @@ from typing import Any
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
 from headrace.core.runner import Runner
-from headrace.documents.claims import SourceClaims
+from headrace.documents.claims import CLAIMED, SourceClaims
 from headrace.documents.generations import active_reader, of_generation
 from headrace.documents.lookup import DocumentLookup, IndexProgress, follows
 from headrace.documents.names import document_id
@@ -72,6 +72,8 @@ class Document:
     offset: int = -1
     put_at: datetime | None = None
     """When this was put; `None` where `at` says so."""
+    event_id: str = ""
+    """Of the event by which it was put or deleted here; empty where the tables have it."""
 
     @property
     def id(self) -> str:
@@ -186,6 +188,15 @@ class DocumentView:
         with self.lock:
             since = self._since.get(tenant, {}).get(uri)
             return since[-1] if since else self._of(tenant).documents.get(uri)
+
+    def announced_elsewhere(self, tenant: str, uri: str, *, lately: timedelta = CLAIMED) -> bool:
+        """Whether another process has put or deleted a document since: which, the documents table says once that is parsed.
+
+        What was to be announced by a process that died then counts for weeks, unless only what was announced `lately` is asked.
+        """
+        events = SourceClaims(self._metadata).events_of(tenant, uri, lately=lately)
+        with self.lock:
+            return bool(events.difference(change.event_id for change in self._since.get(tenant, {}).get(uri, ())))
 
     def withheld(self, tenant: str, uris: Iterable[str], readers: Collection[str]) -> set[str]:
         """Those of the documents that were deleted, or closed to these readers, and which the index may still show them.

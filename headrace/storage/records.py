@@ -66,7 +66,9 @@ def _checks(store: Store, rows: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]
         put = pc.equal(columns["kind"], "put")
         hexadecimal = pc.match_substring_regex(columns["sha256"], _SHA256)
         yield "'sha256' is not 64 hexadecimal digits", pc.and_(put, pc.invert(hexadecimal))
-        yield "'sha256' is given but nothing was put", pc.and_(pc.invert(put), pc.not_equal(columns["sha256"], ""))
+        named = pc.and_(pc.equal(columns["kind"], "delete"), hexadecimal)  # the version that is deleted, and no other
+        nameless = pc.or_(pc.equal(columns["sha256"], ""), named)
+        yield "'sha256' is given but nothing was put", pc.and_(pc.invert(put), pc.invert(nameless))
     if "bytes" in columns:
         yield "'bytes' is negative", pc.less(columns["bytes"], 0)
     if "readers" in columns:

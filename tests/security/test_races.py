@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from headrace.api.auth import Caller
 from headrace.api.documents import Documents
 from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
+from headrace.documents.expire import Retention
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id, object_key
 from headrace.documents.parse import ParsedDocuments, parse
 from headrace.documents.put import Put, delete, put, put_document
 from headrace.documents.view import DocumentView
-from headrace.errors import Forbidden, QuotaReached
+from headrace.errors import Forbidden, QuotaReached, Unavailable
 from headrace.landing.land import land
 from headrace.lineage.forget.index import shared
 from headrace.lineage.forget.journal import Journal
@@ -159,6 +162,91 @@ def test_a_file_whose_source_is_gone_is_put_again(runner: Runner, tmp_path: Path
     assert [failure.uri for failure in parsed(runner).failed] == ["lost/a.md"]
     assert put_folder(runner, tmp_path / "lost").put == 1
     assert parsed(runner).failed == ()
+
+
+def replica(runner: Runner) -> Documents:
+    """The documents of a service of its own, which shares storage and metadata store with others."""
+    return Documents(runner, DocumentView(runner), lambda tenant, *, withdraws: None)
+
+
+def state_of(runner: Runner, uri: str) -> tuple[str, tuple[str, ...]]:
+    """The status and the readers of a document once everything is parsed."""
+    parsed(runner)
+    found = DocumentView(runner).find("acme", uri)
+    return ("deleted", ()) if found is None else (found.status, found.readers)
+
+
+def test_a_put_counts_though_another_replica_was_told_of_a_deletion_that_is_not_parsed_yet(runner: Runner) -> None:
+    """It was answered with 200, as nothing had changed, and then the document was gone."""
+    data, limits = b"# Tailrace\n\nThe tailrace is long.\n", TenantLimits()
+    one, other = replica(runner), replica(runner)
+    one.put("acme", "tailrace.md", data, limits)
+    assert state_of(runner, "tailrace.md")[0] == "parsed"
+    assert not other.put("acme", "tailrace.md", data, limits)[1], "nothing changed"
+    one.delete("acme", "tailrace.md")
+    assert other.put("acme", "tailrace.md", data, limits)[1]
+    assert state_of(runner, "tailrace.md")[0] == "parsed"
+
+
+def test_the_last_of_two_replicas_says_who_may_read_a_document(runner: Runner) -> None:
+    """One opened it, which was not parsed yet; the other closed it, to which nothing had changed: it stayed open."""
+    data, limits = b"# Surge tank\n\nThe surge tank is full.\n", TenantLimits()
+    one, other = replica(runner), replica(runner)
+    one.put("acme", "tank.md", data, limits, readers=["hr"])
+    assert state_of(runner, "tank.md")[1] == ("hr",)
+    assert other.put("acme", "tank.md", data, limits)[1] is False
+    one.put("acme", "tank.md", data, limits, readers=[])
+    assert other.put("acme", "tank.md", data, limits, readers=["hr"])[1]
+    assert state_of(runner, "tank.md")[1] == ("hr",)
+
+
+def test_a_key_bound_to_readers_replaces_nothing_that_another_replica_has_just_taken_in(runner: Runner) -> None:
+    """The other one did not know the document yet, and let it be replaced by somebody who may not read it."""
+    limits = TenantLimits()
+    bound = Caller("acme", "key", frozenset({"read", "write"}), limits, readers=("eng",))
+    one, other = replica(runner), replica(runner)
+    other.check_writer(bound, "acme", "secret.md", ["eng"])
+    one.put("acme", "secret.md", b"# Secret\n\nThe wheel is cracked.\n", limits, readers=["hr"])
+    with pytest.raises(Unavailable, match="changed a moment ago"):
+        other.check_writer(bound, "acme", "secret.md", ["eng"])
+    parsed(runner)
+    with pytest.raises(Forbidden, match="for other readers"):
+        other.check_writer(bound, "acme", "secret.md", ["eng"])
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["before it is looked for", "while it is deleted"])
+def test_a_version_that_is_put_while_its_document_is_deleted_for_its_age_stays(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    """It was deleted, too, though 202 had been said of it: nothing knew of it before it was parsed."""
+    limits, uri = TenantLimits(), f"weekly-{noted}.md"
+    documents = replica(runner)
+    old, new = b"# Week 1\n\nThe level was nine.\n", b"# Week 2\n\nThe level was ten.\n"
+    documents.put("acme", uri, new, limits)
+    parsed(runner)
+    documents.put("acme", uri, old, limits)
+    parsed(runner)
+    if noted:
+        documents.put("acme", uri, new, limits)
+    else:  # it comes after the deletion was decided, and is announced before it
+        deletable = DocumentView.deletable
+
+        def late(view: DocumentView, tenant: str, name: str) -> set[str]:
+            if name == uri:
+                documents.put("acme", uri, new, limits)
+            return deletable(view, tenant, name)
+
+        monkeypatch.setattr(DocumentView, "deletable", late)
+    Retention().expire(runner, lambda tenant: 30, now_s=time.time() + 31 * 86_400)
+    done = parsed(runner)
+    assert [failure for failure in done.failed if failure.uri == uri] == []
+    found = DocumentView(runner).find("acme", uri)
+    assert found is not None
+    assert found.version == hashlib.sha256(new).hexdigest()
+    monkeypatch.undo()
+    assert Retention().expire(runner, lambda tenant: 30, now_s=time.time() + 31 * 86_400), "it is as old by then"
+    parsed(runner)
+    assert DocumentView(runner).find("acme", uri) is None
 
 
 def test_a_key_that_is_revoked_makes_no_key_any_more(runner: Runner) -> None:

@@ -290,7 +290,7 @@ async def delete_document(
     noted.resource = _asked(request, uri)
 
     def work() -> Document:
-        service.documents.visible(caller, whose, uri)
+        service.documents.check_writer(caller, whose, service.documents.visible(caller, whose, uri).uri, None)
         gone = service.documents.delete(whose, uri)
         service.audit.now(AuditLine(caller.by, "document.delete", _resource(caller.tenant, whose, uri)))
         noted.audited = True
