@@ -15,7 +15,7 @@ from headrace.documents.index import bring_up, take_in
 from headrace.documents.parsing import Parsing
 from headrace.documents.splitting import Splitting
 from headrace.documents.view import DocumentView
-from headrace.errors import StorageFull, Transient, kind_of
+from headrace.errors import LostRace, StorageFull, Transient, kind_of
 from headrace.readiness import Trouble
 from headrace.retry import backoff
 from headrace.settings import Inference
@@ -24,6 +24,8 @@ from headrace.terminal import printable
 _RETRY_S = 1.0
 _LONGEST_S, _AWAY_S = 30.0, 4.0
 """Longest wait after a pass that failed, and after one that storage failed, which often comes back within seconds."""
+_OVERTAKEN_S, _LOST = 0.5, 20
+"""Wait after another replica was faster for the first time, and after how many times in a row that blocks this one's passes."""
 _PARSE_S = 10.0
 """Seconds of parsing in a pass; what is parsed by then need not wait for the rest."""
 _SPLIT_S = 4.0
@@ -123,7 +125,7 @@ class IndexThread:
             self._passes()
 
     def _passes(self) -> None:
-        failures = 0
+        failures = lost = 0
         while True:
             self._work.wait(_COMPARE_S)
             if self.stopping:
@@ -133,9 +135,17 @@ class IndexThread:
                 with self._view.during_pass():
                     self._pass()
                 self._blocked.done()
-                failures = 0
+                failures = lost = 0
             except _Stopped:
                 return
+            except LostRace as error:  # another replica took in the same events, and this one goes on from there
+                lost += 1
+                if lost == _LOST:
+                    self._blocked.failed(f"is overtaken by another process again and again ({kind_of(error)})")
+                log.log(logging.ERROR if lost == _LOST else logging.DEBUG, "indexing goes on from: %s", printable(error.message))
+                self._work.set()
+                if self._sleep(backoff(lost, first_s=_OVERTAKEN_S, longest_s=_AWAY_S)):
+                    return
             except Exception as error:  # a thread that ends would leave everything that is put later unindexed
                 self._blocked.failed(f"fails and is tried again ({kind_of(error)})")
                 log.error("indexing fails and is tried again: %s", printable(str(error)))
