@@ -52,6 +52,17 @@ def test_an_event_is_queued_once_and_the_position_with_it(queue: DeliveryQueue) 
     assert queue.take("hook", 10, lease_s=60) == [], "what was done is not queued again"
 
 
+def test_dead_letters_do_not_grow_without_end(queue: DeliveryQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program may send any number of records that are no events: they filled the metadata store."""
+    monkeypatch.setattr("headrace.scheduler.triggers.queue.DEAD_KEPT", 3)
+    for number in range(5):
+        queue.add((), refused=[("hook", {"id": f"topic/0/{number}"}, "it is no JSON object")])
+    queue.add(events(1), refused=[("other", {"id": "topic/0/0"}, "it is no JSON object")])
+    queue.tidy()
+    assert [one.event["id"] for one in queue.dead("hook", 10)] == ["topic/0/4", "topic/0/3", "topic/0/2"], "the newest"
+    assert (len(queue.dead("other", 10)), queue.states()["hook"].waiting) == (1, 1)
+
+
 def test_what_is_not_settled_in_time_is_taken_again(queue: DeliveryQueue) -> None:
     """As that of a process that was killed."""
     queue.add(events(1))

@@ -19,6 +19,8 @@ from headrace.storage.metadata import Metadata
 WAITING, RUNNING, DONE, DEAD = "waiting", "running", "done", "dead"
 _LOOKED_AT = 1_000  # failures, for the newest of each trigger
 _KEPT = timedelta(days=7)  # of what is done: so long the same event is not queued again
+DEAD_KEPT = 10_000
+"""Dead letters of a trigger that are kept, the newest: another program may send any number of records that are no events."""
 _DUE = f"((state = '{WAITING}' AND due <= :now) OR (state = '{RUNNING}' AND due <= :now))"  # `due` of a running one: its end
 
 
@@ -176,10 +178,22 @@ class DeliveryQueue:
         return len(rows)
 
     def tidy(self) -> None:
-        """Drop what was done long ago."""
+        """Drop what was done long ago, and of each trigger the oldest dead letters but for some thousand."""
         oldest = (datetime.now(UTC) - _KEPT).isoformat()
+        dead = f"SELECT id FROM trigger_deliveries WHERE trigger_name = :trigger AND state = '{DEAD}'"
         with self._metadata.transaction(writing=True) as run:
             run(f"DELETE FROM trigger_deliveries WHERE state = '{DONE}' AND due < :oldest", {"oldest": oldest})
+            many = run(
+                f"SELECT trigger_name FROM trigger_deliveries WHERE state = '{DEAD}' GROUP BY trigger_name"
+                " HAVING count(*) > :most",
+                {"most": DEAD_KEPT},
+            )
+            for (trigger,) in many:
+                run(
+                    f"DELETE FROM trigger_deliveries WHERE state = '{DEAD}' AND trigger_name = :trigger"
+                    f" AND id NOT IN ({dead} ORDER BY due DESC, id LIMIT :most)",
+                    {"trigger": trigger, "most": DEAD_KEPT},
+                )
 
     def _settle(self, delivery: Delivery, state: str, reason: str, later_s: float) -> None:
         with self._metadata.transaction(writing=True) as run:

@@ -23,7 +23,7 @@ from headrace.storage.metadata import Metadata
 from headrace.terminal import printable
 
 _LOOK_S, _DELIVER_S, _LONGEST_S = 2.0, 0.5, 30.0
-_TIDY = 1_000  # looks between two times that what was done long ago is dropped
+_TIDY = 100  # looks between two times that what was done long ago, and too many dead letters, are dropped
 _LEASE_S = 30.0  # for which a delivery is this process's, renewed while it is under way
 
 log = logging.getLogger("headrace.triggers")

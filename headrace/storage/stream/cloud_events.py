@@ -20,6 +20,7 @@ from headrace.storage.stream.topic import RECORD_BYTES
 
 _TIMEOUT_MS = 60_000  # after which the client gives a record up; its delivery is tried again
 _LIST_S, _WAIT_S, _AT_ONCE = 5.0, 0.2, 500
+_DEEP = 100
 MEDIA = "application/cloudevents+json"
 
 CLOUD_EVENTS = Store("cloud-events", Tier.STREAM, "what happened, for and from other programs, as CloudEvents", "its owner's")
@@ -135,7 +136,7 @@ class CloudEventReader:
             size += len(message.value() or b"")
             read.offsets[partition] = offset + 1
             try:
-                read.events.append(_event_of(message))
+                read.events.append(event_of(message))
             except ValueError as error:
                 read.refused.append((f"{self._topic}/{partition}/{offset}", str(error)))
         self._meter.count(CLOUD_EVENTS, Direction.READ, bytes=size, seconds=seconds)
@@ -150,7 +151,7 @@ class CloudEventReader:
         return Unavailable(f"Topic {self._topic} cannot be read: {said}.", hint="Check that it exists, and its broker.")
 
 
-def _event_of(message: Message) -> dict[str, Any]:
+def event_of(message: Message) -> dict[str, Any]:
     """The event in a record, in the JSON format. Raises `ValueError` with the reason where there is none."""
     headers = {name.lower(): (value or b"").decode("utf-8", "replace") for name, value in message.headers() or ()}
     body, kind = message.value() or b"", headers.get("content-type", "")
@@ -160,7 +161,7 @@ def _event_of(message: Message) -> dict[str, Any]:
         event |= _data(body, kind)
     else:
         try:
-            event = json.loads(body)
+            event = json.loads(body, parse_constant=_refuse)
         except (ValueError, RecursionError):
             raise ValueError("it is not JSON, and has no header ce_specversion") from None
     if not isinstance(event, dict):
@@ -170,7 +171,30 @@ def _event_of(message: Message) -> dict[str, Any]:
     for name in ("id", "source", "type"):
         if not isinstance(event.get(name), str) or not event[name]:
             raise ValueError(f"it has no {name}")
+    if _is_deep(event):
+        raise ValueError(f"it is nested more than {_DEEP} times")
     return event
+
+
+def _refuse(constant: str) -> None:
+    """NaN and infinities, which Python reads, are not JSON: who is sent them could not read the event."""
+    raise ValueError(constant)
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a value is nested so deeply that it may be read, but not written again."""
+    level = [value]
+    for _ in range(_DEEP):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _data(body: bytes, kind: str) -> dict[str, Any]:
@@ -179,7 +203,7 @@ def _data(body: bytes, kind: str) -> dict[str, Any]:
         return {}
     if kind.partition(";")[0].strip() in ("", "application/json") or kind.partition(";")[0].strip().endswith("+json"):
         try:
-            return {"data": json.loads(body)}
+            return {"data": json.loads(body, parse_constant=_refuse)}
         except (ValueError, RecursionError):
             pass
     try:
