@@ -44,9 +44,14 @@ def replacing(path: Path, *, mode: int = 0o600, temporary: Path | None = None, s
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write a file atomically, and missing folders above it.
 
-    Raises `StorageFull` if the disk is full, else `Permanent` with the reason.
+    What is there and no regular file stays: a rename would put a file in the place of a device such as /dev/null. Raises
+    `StorageFull` if the disk is full, else `Permanent` with the reason.
     """
     try:
+        if not path.name or path.name == ".." or path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is a device or a pipe, and not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, mode=mode, sync_folder=False) as file:
             file.write(data)

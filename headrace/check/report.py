@@ -18,6 +18,7 @@ from headrace.check.provenance import SCHEMA, Provenance
 from headrace.check.requirements import Requirement, requirements
 from headrace.check.workloads.workload import WorkloadResult
 from headrace.errors import NotFound, WrongUsage
+from headrace.regular_file import read_regular
 
 _KEPT = "check.json"
 _FIGURES = ("mib_per_s", "ops_per_s", "p95_ms")
@@ -134,7 +135,7 @@ class _Baseline(_Earlier):
 def load_baseline(path: Path) -> dict[str, Any]:
     """An earlier check, from the file that `headrace check --json` was written to. Raises `NotFound` or `WrongUsage`."""
     try:
-        report = json.loads(written := path.read_bytes())
+        report = json.loads(written := read_regular(path))
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}.", hint="Name what `headrace check --json` printed.") from None
     except (ValueError, RecursionError):

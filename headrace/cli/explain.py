@@ -115,6 +115,7 @@ def simulate(
     from headrace.explain.scaling.parameters import ScalingParameters, scaling_of
     from headrace.explain.scaling.prediction import predict
     from headrace.explain.scaling.supply import checked_supply, merged, stated_supply
+    from headrace.regular_file import read_regular
 
     if show_all:
         known = [
@@ -137,10 +138,13 @@ def simulate(
     home = settings_of().home
     report = last_report(home)
     if check is not None:
+        hint = "Save a check with `headrace check --json > FILE.json`."
         try:
-            report = json.loads(check.read_bytes())
-        except ValueError as error:
-            raise WrongUsage(f"{check} is not JSON.", hint="Save a check with `headrace check --json > FILE.json`.") from error
+            report = json.loads(read_regular(check))
+        except OSError as error:
+            raise WrongUsage(f"{check} cannot be read: {error.strerror}.", hint=hint) from None
+        except (ValueError, RecursionError) as error:
+            raise WrongUsage(f"{check} is not JSON.", hint=hint) from error
     supplies = merged(stated_supply(supply or ()), checked_supply(report) if report else ())
     prediction = predict(parameters, demands(home, run), supplies, [journal_of(home, each) for each in against or ()])
     if output is not None:

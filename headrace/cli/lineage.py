@@ -111,9 +111,10 @@ def _verify(path: Path, *, as_json: bool) -> None:
     import json
 
     from headrace.lineage.forget.forget import is_unmodified
+    from headrace.regular_file import read_regular
 
     try:
-        proof = json.loads(path.read_bytes())
+        proof = json.loads(read_regular(path))
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError:

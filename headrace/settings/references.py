@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from headrace.errors import BadSettings
+from headrace.regular_file import read_regular
 
 
 def read_reference(reference: str) -> str:
     """What is in an environment variable or a file, without white space around it. Raises `BadSettings`."""
     kind, _, name = reference.partition(":")
     try:
-        value = os.environ[name] if kind == "env" else Path(name).read_text("utf-8")
+        value = os.environ[name] if kind == "env" else read_regular(Path(name)).decode()
     except KeyError:
         raise BadSettings(f"The environment has no {name}.", hint="The settings name it as the place of a secret.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from headrace.errors import BadSettings
+from headrace.regular_file import read_regular
 from headrace.settings.api import ApiSettings, Telemetry, TenantLimits
 from headrace.settings.inference import Inference
 from headrace.settings.models import ModelSettings
@@ -43,7 +44,7 @@ class _TomlFile(TomlConfigSettingsSource):
     """The settings file; some editors begin a file with a byte order mark, which TOML does not know."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
-        return tomllib.loads(file_path.read_text("utf-8-sig"))
+        return tomllib.loads(read_regular(Path(file_path)).decode("utf-8-sig"))
 
 
 class Settings(BaseSettings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -103,6 +104,8 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _read(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is not a regular file")  # a pipe would be waited for
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         hint = "A folder in BEIR layout has corpus.jsonl, queries.jsonl and qrels/test.tsv."

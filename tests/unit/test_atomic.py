@@ -65,3 +65,18 @@ def test_a_file_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path) 
         write_atomically(tmp_path / "file" / "a.svg", b"x")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["/", ".", "..", "folder", "folder/..", "pipe", "link to pipe"])
+def test_what_is_no_file_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """`-o /` was an unexpected error, and `-o /dev/null` made a file of the device, for everybody on the machine."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link to pipe").symlink_to("pipe")
+    monkeypatch.chdir(tmp_path / "folder")
+    path = Path(name) if name[0] in "/." else tmp_path / name
+    with pytest.raises(Permanent, match=r"cannot be written: (Is|it is) a"):
+        write_atomically(path, b"new")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link to pipe", "pipe"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert os.listdir() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -20,6 +21,7 @@ from headrace.explain.deck.brand import load_brand
 from headrace.explain.kv.trace import read_trace
 from headrace.explain.sizing.models import model_of
 from headrace.settings import Settings
+from headrace.settings.references import read_reference
 from headrace.simulate import beir
 
 JUNK: list[Any] = [
@@ -101,6 +103,38 @@ def test_json_is_read_or_refused_in_a_sentence(
             refused.append(error.message)
     assert len(refused) > 50
     assert [message for message in refused if name not in message] == []
+
+
+@pytest.mark.parametrize("name", ["pipe.json", "endless.json", "large.json", "folder.json"])
+def test_what_never_ends_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    """`--brand`, `--baseline` and the like waited for a pipe that nobody writes to, and read a device until memory was full."""
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "endless.json").symlink_to("/dev/zero")
+    (tmp_path / "folder.json").mkdir()
+    with (tmp_path / "large.json").open("wb") as large:
+        large.truncate(65 << 20)
+    file = tmp_path / name
+    (tmp_path / "brand.toml").write_text(f'logo = "{name}"')
+    reads: list[Callable[[], object]] = [lambda: load_brand(file), lambda: load_brand(tmp_path / "brand.toml")]
+    reads += [lambda: model_of(str(file)), lambda: load_baseline(file), lambda: read_reference(f"file:{file}")]
+    for read in reads:
+        with pytest.raises(HeadraceError, match=r"not a regular file|larger than|Is a directory"):
+            read()
+
+
+def test_a_pipe_that_the_shell_has_opened_is_read(tmp_path: Path) -> None:
+    """As in `headrace deck --brand <(make-brand)`."""
+    reading, writing = os.pipe()
+    os.write(writing, b'name = "Mill"')
+    os.close(writing)
+    assert load_brand(Path(f"/dev/fd/{reading}")).name == "Mill"
+    os.close(reading)
+
+
+def test_a_beir_folder_of_pipes_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "corpus.jsonl")
+    with pytest.raises(HeadraceError, match="not a regular file"):
+        beir.read(tmp_path)
 
 
 TOML = [b"a = " + DEEP, b"a = " + b"{a=" * 5_000, b"name = " + DIGITS, b"\xff", b"\0", b"a = [", b"colours = 1", b"limits = 1"]

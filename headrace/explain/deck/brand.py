@@ -13,9 +13,10 @@ from headrace.catalog import Tier
 from headrace.errors import BadSettings
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.theme import LIGHT, Palette
+from headrace.regular_file import read_regular
 
 LEAST_CONTRAST = 4.5  # WCAG 2.2, text of normal size
-_LOGO_BYTES = 5_000_000
+_LOGO_BYTES = 5 << 20
 _LOGOS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 
 Colour = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$", to_upper=True)]
@@ -102,14 +103,11 @@ class Brand(_Part):
         if path is None:
             return None
         try:
-            with path.open("rb") as file:
-                data = file.read(_LOGO_BYTES + 1)
+            data = read_regular(path, most_bytes=_LOGO_BYTES)
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from None
         if not any(data.startswith(magic) for magic in _LOGOS):
             raise ValueError(f"{path} is neither a PNG nor a JPEG file")
-        if len(data) > _LOGO_BYTES:
-            raise ValueError(f"{path} is larger than {_LOGO_BYTES // 1_000_000} MB")
         return path
 
     @property
@@ -144,7 +142,7 @@ def load_brand(path: Path | None) -> Brand:
     if path is None:
         return Brand()
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(read_regular(path).decode())
     except OSError as error:
         raise BadSettings(f"The brand file {path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:

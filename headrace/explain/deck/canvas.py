@@ -27,6 +27,7 @@ from headrace.explain.diagram import theme
 from headrace.explain.diagram.pptx import draw_on
 from headrace.explain.diagram.scene import Label, Scene, xml_text
 from headrace.explain.diagram.shapes import describe, plain, rgb
+from headrace.regular_file import read_regular
 
 WIDTH, HEIGHT = 960.0, 540.0  # 13.33 × 7.5 inches
 LEFT, RIGHT = 40.0, 920.0
@@ -339,7 +340,7 @@ class Canvas:
         """The line at the foot, and the brand's logo."""
         area = Area(LEFT, 508, RIGHT - LEFT, 18)
         if self.brand.logo is not None:
-            picture = self.slide.shapes.add_picture(io.BytesIO(self.brand.logo.read_bytes()), Pt(LEFT), Pt(502), height=Pt(26))
+            picture = self.slide.shapes.add_picture(io.BytesIO(read_regular(self.brand.logo)), Pt(LEFT), Pt(502), height=Pt(26))
             describe(picture, "Logo", f"Logo of {self.brand.name}" if self.brand.name else "Logo")
             over = picture.width.pt / 130.0
             if over > 1:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from headrace.errors import WrongUsage
+from headrace.regular_file import read_regular
 
 TYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5}
 """Bytes of one number by its type; scales of block formats are left out."""
@@ -173,7 +174,7 @@ def model_of(name: str) -> LanguageModel:
         )
     path = Path(name)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_regular(path).decode())
     except OSError as error:
         raise WrongUsage(f"{name} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError):
