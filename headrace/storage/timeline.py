@@ -56,13 +56,21 @@ class Intervals:
 class _Span:
     """A part of a run, in seconds since its beginning, in which a stage was at work: `calls` times, perhaps with gaps.
 
-    For `storage` seconds of it a storage operation was under way.
+    For `active` seconds of it it was at work, for `storage` seconds a storage operation was under way.
     """
 
     start: float
     end: float
-    calls: int = 1
-    storage: float = 0.0
+    calls: int
+    storage: float
+    active: float
+
+    def joined(self, later: _Span) -> _Span:
+        """This span and one that began after it, with what is between them."""
+        end = max(self.end, later.end)
+        overlap = min(later.end - later.start, max(0.0, self.end - later.start))
+        active = min(end - self.start, self.active + max(0.0, later.active - overlap))
+        return _Span(self.start, end, self.calls + later.calls, self.storage + later.storage, active)
 
 
 @dataclass
@@ -80,7 +88,7 @@ class _Stage:
     def span(self, call: int, end: float) -> _Span:
         """A call as a span, up to `end`."""
         start, before = self.open[call]
-        return _Span(start, end, storage=min(end - start, self.storage.seconds - before))
+        return _Span(start, end, 1, min(end - start, self.storage.seconds - before), end - start)
 
     def ended(self, call: int, end: float) -> None:
         """Note a call, and join the two nearest spans if there are too many."""
@@ -95,8 +103,7 @@ class _Stage:
         if len(self.spans) > SPANS:
             gaps = [two.start - one.end for one, two in zip(self.spans, self.spans[1:], strict=False)]
             at = gaps.index(min(gaps))
-            one, two = self.spans[at : at + 2]
-            self.spans[at : at + 2] = [_Span(one.start, max(one.end, two.end), one.calls + two.calls, one.storage + two.storage)]
+            self.spans[at : at + 2] = [self.spans[at].joined(self.spans[at + 1])]
 
 
 class Timeline:
@@ -149,7 +156,7 @@ class Timeline:
         """What is known of each stage, JSON-ready, in the order in which they began.
 
         `active_s`: at work. `storage_s`: a storage operation was under way, of that `waited_s` in the stage's own thread; by tier
-        in `tiers`. `spans`: start, end, calls and storage seconds of each. Calls under way count up to now.
+        in `tiers`. `spans`: start, end, calls, storage seconds and seconds at work of each. Calls under way count up to now.
         """
         now = self._now()
         with self._lock:
@@ -169,7 +176,7 @@ class Timeline:
             "waited_s": _s(stage.waited.seconds),
             "storage_s": _s(stage.storage.seconds),
             "tiers": {tier: _s(union.seconds) for tier, union in stage.tiers.items()},
-            "spans": [[_s(span.start), _s(span.end), span.calls, _s(span.storage)] for span in spans],
+            "spans": [[_s(span.start), _s(span.end), span.calls, _s(span.storage), _s(span.active)] for span in spans],
         }
 
     def _now(self) -> float:

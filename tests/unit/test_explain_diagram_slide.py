@@ -289,9 +289,30 @@ def test_blocks_are_as_long_as_the_work_and_their_lower_part_is_storage() -> Non
     (row,) = [group for group in scene.groups if group.kind == "row" and group.alt.startswith("Promote")]
     rects = [item for item in row.items if isinstance(item, Rect)]
     work, stored = ([rect.box for rect in rects if rect.fill == fill] for fill in (LIGHT.faint, LIGHT.write))
-    ((start, end, _, stored_s),) = next(time for time in diagram.times if time.stage == "promote").spans
+    ((start, end, _, stored_s, _),) = next(time for time in diagram.times if time.stage == "promote").spans
     assert stored[0].height / work[0].height == pytest.approx(stored_s / (end - start), rel=0.02)
     assert stored[0].bottom == pytest.approx(work[0].bottom)
+
+
+def test_gaps_between_calls_are_drawn_neither_as_compute_nor_as_storage() -> None:
+    made = of("tiny", "training")
+    times = [
+        replace(time, active_s=2.0, storage_s=0.5, spans=((0.0, 8.0, 100, 0.5, 2.0),)) if time.stage == "land" else time
+        for time in made.times
+    ]
+    scene = scene_for(replace(made, times=tuple(times)), view=View.TIME, detail=Detail.FULL)
+    (row,) = [group for group in scene.groups if group.kind == "row" and group.alt.startswith("Land")]
+    frame, work, stored = (item.box for item in row.items if isinstance(item, Rect))
+    assert work.height / frame.height == pytest.approx(2 / 8)
+    assert stored.height / frame.height == pytest.approx(0.5 / 8)
+    assert (frame.width, frame.bottom) == (work.width, pytest.approx(work.bottom)) == (stored.width, pytest.approx(stored.bottom))
+    assert "between calls" in {text.text for text in items(scene, Label, "key")}
+
+
+def test_the_times_of_an_older_journal_are_drawn_as_they_were() -> None:
+    assert all(len(span) == 4 for one in RUNS["tiny"]["timeline"] for span in one["spans"])
+    for time in of("tiny", "training").times:
+        assert all(active == end - start for start, end, _, _, active in time.spans)
 
 
 def test_a_long_pause_is_cut_and_said() -> None:

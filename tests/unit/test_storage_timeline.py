@@ -75,7 +75,7 @@ def test_a_stage_at_work_with_storage_for_a_part_of_it(clock: Clock) -> None:
         "waited_s": 2.0,
         "storage_s": 2.0,
         "tiers": {"object": 2.0},
-        "spans": [[0.0, 4.0, 1, 2.0]],
+        "spans": [[0.0, 4.0, 1, 2.0, 4.0]],
     }
 
 
@@ -117,18 +117,37 @@ def test_spans_stay_few_and_the_nearest_are_joined(clock: Clock) -> None:
     spans = stage["spans"]
     assert isinstance(spans, list)
     assert len(spans) == SPANS
-    assert sum(calls for *_, calls, _ in spans) == stage["calls"] == 1000
-    assert sum(stored for *_, stored in spans) == pytest.approx(250)
+    assert sum(calls for _, _, calls, *_ in spans) == stage["calls"] == 1000
+    assert sum(stored for _, _, _, stored, _ in spans) == pytest.approx(250)
     assert stage["active_s"] == pytest.approx(500)
+    assert sum(active for *_, active in spans) == pytest.approx(500), "without the gaps between joined calls"
+    assert sum(end - start for start, end, *_ in spans) > 1000
     gaps = [two[0] - one[1] for one, two in pairwise(spans)]
     assert max(gaps) == pytest.approx(50), "the long pause is kept"
+
+
+def test_calls_at_once_that_are_joined_were_at_work_once(clock: Clock) -> None:
+    timeline = Timeline(clock)
+    for _ in range(SPANS - 4):
+        with timeline.span("embed"):
+            clock.now += 1
+            with timeline.span("embed"):
+                clock.now += 2
+        clock.now += 10
+    stage = only(timeline)
+    spans = stage["spans"]
+    assert isinstance(spans, list)
+    assert len(spans) == SPANS
+    joined = [(end - start, active) for start, end, calls, _, active in spans if calls > 1]
+    assert joined
+    assert all(active == pytest.approx(long) for long, active in joined), "the inner call is within the outer one"
 
 
 def test_a_call_under_way_counts_up_to_now(clock: Clock) -> None:
     timeline = Timeline(clock)
     with timeline.span("land"):
         clock.now += 7
-        assert (only(timeline)["active_s"], only(timeline)["spans"]) == (7.0, [[0.0, 7.0, 1, 0.0]])
+        assert (only(timeline)["active_s"], only(timeline)["spans"]) == (7.0, [[0.0, 7.0, 1, 0.0, 7.0]])
 
 
 def test_a_stage_that_raises_was_at_work(clock: Clock) -> None:

@@ -169,7 +169,8 @@ def _times(journal: Mapping[str, Any], stages: set[str]) -> tuple[StageTime, ...
             one["waited_s"],
             one["storage_s"],
             {Tier(tier): seconds for tier, seconds in one["tiers"].items()},
-            tuple((start, end, calls, storage) for start, end, calls, storage in one["spans"]),
+            # Older journals do not say for how long of a span it was at work.
+            tuple((start, end, calls, storage, *(work or [end - start])) for start, end, calls, storage, *work in one["spans"]),
         )
         for one in journal.get("timeline", ())
         if one["stage"] in stages

@@ -70,8 +70,8 @@ class StageTime:
     """When a stage was at work, in seconds since the run began, and for how much of that storage was.
 
     `active_s`: at work. `storage_s`: a storage operation was under way, of that `waited_s` in the stage's own thread; `tiers` has
-    `storage_s` by tier. `spans`: start, end, number of calls, and seconds with a
-    storage operation under way.
+    `storage_s` by tier. `spans`: start, end, number of calls, seconds with a storage operation under way, and seconds at work,
+    which are fewer than it is long where there are gaps between calls.
     """
 
     stage: str
@@ -80,7 +80,7 @@ class StageTime:
     waited_s: float
     storage_s: float
     tiers: Mapping[Tier, float]
-    spans: tuple[tuple[float, float, int, float], ...]
+    spans: tuple[tuple[float, float, int, float, float], ...]
 
     @property
     def compute_s(self) -> float:

@@ -80,6 +80,8 @@ class _Timeline:
     palette: Palette
     facts: tuple[str, ...]
     groups: list[Group] = field(default_factory=list)
+    gaps: bool = False
+    """Whether a block has gaps between calls."""
 
     def __post_init__(self) -> None:
         s = self.scale
@@ -254,27 +256,31 @@ class _Timeline:
         return Label(x, y, theme.fitted(text, size, weight, limit), size, Box(x, y - size, limit, size * 1.35), weight, colour)
 
     def _blocks(self, time: StageTime, y: float, height: float) -> Iterator[Item]:
-        """When it was at work; the lower part is the share of storage."""
+        """When it was at work. From below: the share of storage, that of computing, and between calls nothing but a frame."""
         palette = self.palette
-        for start, end, stored in self._joined(time):
+        for start, end, stored, active in self._joined(time):
             left = self.axis.x(start)
             wide = max(_NARROWEST, self.axis.x(end) - left)
             left = min(left, self.chart.right - wide)
-            share = min(1.0, stored / max(1e-9, end - start))
-            yield Rect(Box(left, y, wide, height), palette.faint, radius=0)
-            if share * height >= 0.5:
-                yield Rect(Box(left, y + height * (1 - share), wide, height * share), palette.write, radius=0)
+            long = max(1e-9, end - start)
+            working, storing = (height * min(1.0, seconds / long) for seconds in (max(active, stored), stored))
+            if height - working >= 0.5:
+                self.gaps = True
+                yield Rect(Box(left, y, wide, height), palette.card, palette.faint, 0.75, 0)
+            yield Rect(Box(left, y + height - working, wide, working), palette.faint, radius=0)
+            if storing >= 0.5:
+                yield Rect(Box(left, y + height - storing, wide, storing), palette.write, radius=0)
 
-    def _joined(self, time: StageTime) -> list[tuple[float, float, float]]:
-        """Start, end and storage time of its spans; those closer than a pixel are drawn as one."""
+    def _joined(self, time: StageTime) -> list[tuple[float, float, float, float]]:
+        """Start, end, storage time and time at work of its spans; those closer than a pixel are drawn as one."""
         near = 1 / self.axis.scale
-        joined: list[tuple[float, float, float]] = []
-        for start, end, _, stored in sorted(time.spans):
+        joined: list[tuple[float, float, float, float]] = []
+        for start, end, _, stored, active in sorted(time.spans):
             if joined and start - joined[-1][1] < near:
-                one, two, before = joined[-1]
-                joined[-1] = one, max(two, end), before + stored
+                one, two, stored_before, active_before = joined[-1]
+                joined[-1] = one, max(two, end), stored_before + stored, active_before + active
             else:
-                joined.append((start, end, stored))
+                joined.append((start, end, stored, active))
         return joined
 
     def _spent(self, time: StageTime, middle: float) -> Iterator[Item]:
@@ -321,8 +327,9 @@ class _Timeline:
         size, x, items = s.caption, s.margin, list[Item]()
         if not self.times:
             return y
-        for text, colour in (("compute", palette.faint), ("share of storage", palette.write)):
-            items.append(Rect(Box(x, y - size * 0.72, size, size * 0.72), colour))
+        keys = [("compute", palette.faint, ""), ("share of storage", palette.write, "")]
+        for text, colour, frame in [*keys, *([("between calls", palette.card, palette.faint)] if self.gaps else [])]:
+            items.append(Rect(Box(x, y - size * 0.72, size, size * 0.72), colour, frame, 0.75 if frame else 0.0))
             wide = theme.width(text, size)
             items.append(
                 Label(x + size + 6, y, text, size, Box(x + size + 6, y - size, wide + 1, size * 1.35), REGULAR, palette.muted)
