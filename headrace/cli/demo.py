@@ -229,7 +229,7 @@ def _wake(console: Console, app: App) -> None:
     started = time.perf_counter()
     patient = app.runner.endpoints.generator.model_copy(update={"timeout_s": _UNPACKED_S})
     with (
-        console.status("Loading the generator (unpacked the first time) …"),
+        app.runner.bars.waiting("Loading the generator (unpacked the first time) …"),
         Generator(patient) as generator,
     ):
         for _ in generator.stream([{"role": "user", "content": "Hello"}], max_tokens=1, cache=False):
