@@ -7,7 +7,7 @@ served by moving a pointer. An embedder needs an index made with it, so its poin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -124,7 +124,7 @@ class RoundRunner:
         first = passed_over[0][1]
         if all(reason.message == first.message for _, reason in passed_over):
             raise first
-        raise NothingToLearn(" ".join(reason.message for _, reason in passed_over), hint=first.hint)
+        raise NothingToLearn(reasons_together(passed_over), hint=first.hint)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -183,3 +183,17 @@ class RoundRunner:
             self.embedder.reconcile()
         except Permanent as error:  # an embedder that cannot be served must not stop other models from training
             self.runner.record.detail["embedder"] = str(error)
+
+
+def reasons_together(passed_over: Sequence[tuple[str, NothingToLearn]]) -> str:
+    """Why none of these recipes was trained: a reason that several have in common is said once, of all of them."""
+    recipes: dict[str, list[str]] = {}
+    for recipe, reason in passed_over:
+        own = f"{recipe} is not trained: "
+        why = reason.message.removeprefix(own) if reason.message.startswith(own) else ""
+        recipes.setdefault(why or reason.message, []).extend([recipe] if why else [])
+    return " ".join(f"{_listed(names)} not trained: {why}" if names else why for why, names in recipes.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"

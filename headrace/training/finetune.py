@@ -68,9 +68,9 @@ def require_examples(dataset: Dataset, recipe: str) -> None:
         played = "Simulated users are learned from with `headrace train --simulated`."
         held = sum(count for split, count in dataset.questions.items() if split != TRAIN)
         raise NothingToLearn(
-            f"{recipe} is not trained: the training split holds no {recipe_of(recipe).learns_from}."
-            + (f" All judged questions so far ({held:,}) are held out for evaluation." if held else ""),
-            hint=played if dataset.left_out.get("verdict: simulated user") else _MORE,
+            f"{recipe} is not trained: the training split holds no {recipe_of(recipe).learns_from}.",
+            hint=(f"All judged questions so far ({held:,}) are held out for evaluation. " if held else "")
+            + (played if dataset.left_out.get("verdict: simulated user") else _MORE),
         )
 
 

@@ -362,8 +362,7 @@ def test_the_cheapest_recipe_that_the_verdicts_support_is_chosen_and_none_twice(
             loop.round("auto")
         for why in (
             "ranking is not trained: round 1 learned from the same verdicts and was promoted",
-            "embedder is not trained: 15 held-out questions are not enough evidence; at least 30 are required.",
-            "reranker is not trained: 15 held-out questions are not enough evidence; at least 30 are required.",
+            "embedder and reranker are not trained: 15 held-out questions are not enough evidence; at least 30 are required.",
         ):
             assert why in nothing.value.message
         rounds = ObjectReader(ROUNDS, endpoints, METER)

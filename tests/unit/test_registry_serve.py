@@ -8,8 +8,8 @@ import pytest
 
 from headrace.core.run import Run
 from headrace.core.runner import Runner
-from headrace.errors import BadSettings
-from headrace.registry.serve import RoundRunner
+from headrace.errors import BadSettings, NothingToLearn
+from headrace.registry.serve import RoundRunner, reasons_together
 from headrace.settings import Endpoint, Inference, ModelSettings, Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.training.recipes import CHEAPEST_FIRST, RECIPES
@@ -44,3 +44,14 @@ def test_every_choice_is_a_recipe() -> None:
 def test_a_ranking_does_not_change_the_order_of_somebody_elses_reranker(tmp_path: Any) -> None:
     with pytest.raises(BadSettings, match="your own re-ranker"):
         loop(tmp_path, models=ModelSettings(reranker=THEIRS)).round("ranking")
+
+
+def test_a_reason_that_recipes_have_in_common_is_said_once() -> None:
+    lacks = "the training split holds no question with both a liked and a disliked passage."
+    found = [("ranking", lacks), ("embedder", lacks), ("sft", "1 held-out question is not enough evidence."), ("reranker", lacks)]
+    nothing = [(name, NothingToLearn(f"{name} is not trained: {why}")) for name, why in found]
+    nothing.append(("kto", NothingToLearn("There is nothing that the recipe kto can learn from.")))
+    assert reasons_together(nothing) == (
+        f"ranking, embedder and reranker are not trained: {lacks} sft is not trained: 1 held-out question is not enough evidence."
+        " There is nothing that the recipe kto can learn from."
+    )

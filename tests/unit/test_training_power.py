@@ -146,7 +146,8 @@ def test_without_training_examples_a_recipe_says_what_it_lacks(recipe: str, lack
     with pytest.raises(NothingToLearn) as lacking:
         require_examples(held_out, recipe)
     said = f"{recipe} is not trained: the training split holds no {lacks}."
-    assert lacking.value.message == f"{said} All judged questions so far (3) are held out for evaluation."
+    assert lacking.value.message == said
+    assert lacking.value.hint.startswith("All judged questions so far (3) are held out for evaluation. Gather more")
     with pytest.raises(NothingToLearn) as lacking:
         require_examples(Dataset("v", {}, {}, (), left_out={"verdict: simulated user": 2}), recipe)
     assert lacking.value.message == said
