@@ -80,14 +80,15 @@ class Runner:
 
     def open(self, handle: type[H], store: Store, *, stage: str, tenant: str = "") -> H:
         """A cached handle for a component that is not a stage, metered under the name `stage`."""
+        of = (stage, store.tier, store.name, handle)  # the same name may exist in several tiers
         with self._making:
-            own = self._handles.get((stage, store.name, handle, tenant))
+            own = self._handles.get((*of, tenant))
             if own is None:
                 meter = Meter(self.record.ledger, stage, tenant)
-                first = self._first.get((stage, store.name, handle))
+                first = self._first.get(of)
                 own = first.with_meter(meter) if first else handle(store, self.endpoints, meter)
-                self._first.setdefault((stage, store.name, handle), own)
-                self._handles[stage, store.name, handle, tenant] = own
+                self._first.setdefault(of, own)
+                self._handles[*of, tenant] = own
             return cast("H", own)
 
 

@@ -16,6 +16,7 @@ from headrace.catalog import (
     FEEDBACK_ROWS,
     INTERACTIONS,
     KV_CACHE,
+    KV_OBJECTS,
     LANDINGS,
     SOURCES,
     STORES,
@@ -36,7 +37,8 @@ from headrace.lineage.forget.remains import in_head
 from headrace.lineage.graph import trace_event
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import FileReader, FileWriter
-from headrace.storage.ledger import Direction
+from headrace.storage.ledger import Direction, Ledger
+from headrace.storage.meter import ReportedWriter
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
@@ -212,6 +214,31 @@ def test_handles_are_kept_for_a_tenant_and_not_shared_between_tenants(runner: Ru
     assert one.run(shows) is one.run(shows)
     assert one.run(shows) is runner.open(FileReader, KV_CACHE, stage="shows", tenant="a")
     assert one.run(shows) is not other.run(shows)
+
+
+def test_stores_of_one_name_in_two_tiers_have_handles_of_their_own(runner: Runner) -> None:
+    @stage("Counts what the model server moved.")
+    def counts(
+        files: Annotated[ReportedWriter, KV_CACHE],
+        objects: Annotated[ReportedWriter, KV_OBJECTS],
+        moved: list[dict[str, Any]],
+        tenant: str,
+    ) -> None:
+        for kv in (files, objects):
+            kv.take(moved)
+
+    assert KV_CACHE.name == KV_OBJECTS.name
+    for tenant in ("acme", "globex"):
+        for store, size in ((KV_CACHE, 100), (KV_OBJECTS, 7)):
+            moved = Ledger()
+            moved.count("models", store, Direction.WRITE, bytes=size, seconds=0.1, tenant=tenant)
+            runner.run(counts, moved=moved.export(), tenant=tenant)
+    assert [(row.tier, row.tenant, row.ops, row.bytes) for row in runner.record.ledger.rows()] == [
+        ("file", "acme", 1, 100),
+        ("object", "acme", 1, 7),
+        ("file", "globex", 1, 100),
+        ("object", "globex", 1, 7),
+    ]
 
 
 @pytest.mark.parametrize("declared", STAGES.values(), ids=lambda s: s.name)
