@@ -1257,8 +1257,8 @@ MUTANTS = (
     Mutant(
         "Z23",
         "headrace/documents/sources/folder.py",
-        'if not (name.startswith(".") or is_home(Path(folder) / name)))',
-        'if not name.startswith("."))',
+        'return not (name.startswith(".") or is_home(folder / name))',
+        'return not name.startswith(".")',
         "A home in an indexed folder is indexed.",
         ("tests/security/test_leaks.py::test_a_home_in_an_indexed_folder_is_not_indexed_whosever_it_is",),
     ),
@@ -1449,7 +1449,7 @@ MUTANTS = (
     Mutant(
         "Z47",
         "headrace/documents/put.py",
-        "set(versions) - claims.claimed(tenant, versions, beside=(uri,))",
+        "set(versions) - claims.claimed(tenant, versions, beside=() if only else (uri,))",
         "set(versions)",
         "A deletion takes a source that another process has just looked for.",
         ("tests/security/test_races.py::test_a_source_stays_while_it_is_put_though_the_view_says_that_it_is_free",),

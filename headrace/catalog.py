@@ -236,7 +236,7 @@ DOCUMENT_ROWS = Store(
         _f("reason", TEXT),  # why it failed, or what of it is not in its text
         _f("media", TEXT),
         _f("title", TEXT),
-        _f("text", TEXT),  # Markdown
+        _f("text", TEXT),  # Markdown; see text_at
         _f("bytes", INT),
         _f("at", TIME),
         *ORIGIN_COLUMNS,  # of the document event that caused this row
@@ -246,6 +246,9 @@ DOCUMENT_ROWS = Store(
             SOURCE,
             ATTRIBUTES,
             _f("put_at", TIME),  # of the event; null in older rows
+            # Where only readers, attributes or the folder changed, the text is empty here, and in the row of this event: as
+            # topic/partition/offset. Null: the row has its own.
+            _f("text_at", TEXT),
         ),
     ),
 )

@@ -11,7 +11,7 @@ from headrace.api.auth import Caller
 from headrace.api.documents import Documents
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
 from headrace.core.runner import Runner
-from headrace.documents.versions import ORIGIN
+from headrace.documents.versions import ORIGIN, at_address
 from headrace.errors import Forbidden, NotFound
 from headrace.storage.filters import NOBODY
 from headrace.storage.tables.handles import TableReader, quoted
@@ -101,10 +101,13 @@ class DocumentTexts:
 
     def _row(self, tenant: str, document_id: str, event: Mapping[str, Any]) -> dict[str, Any] | None:
         table = self._runner.open(TableReader, DOCUMENT_ROWS, stage="page", tenant=tenant)
-        rows = table.read(
-            ("version", "title", "media", "text", "readers"), f"{_of(event)} AND document_id = {quoted(document_id)}"
-        ).to_pylist()
-        return next((row for row in reversed(rows) if row["text"]), None)
+        columns = ("version", "title", "media", "text", "text_at", "readers")
+        found = table.read(columns, f"{_of(event)} AND document_id = {quoted(document_id)}").to_pylist()
+        row: dict[str, Any] | None = next((row for row in reversed(found) if row["text"] or row["text_at"]), None)
+        if row is not None and row["text_at"]:
+            of_it = table.read(("text",), f"{at_address(row['text_at'])} AND document_id = {quoted(document_id)}").to_pylist()
+            row["text"] = next((one["text"] for one in of_it if one["text"]), "")
+        return row
 
     def _chunk(self, tenant: str, document_id: str, event: Mapping[str, Any], chunk_id: str) -> dict[str, Any] | None:
         table = self._runner.open(TableReader, CHUNK_ROWS, stage="page", tenant=tenant)

@@ -23,7 +23,7 @@ from headrace.documents.parsing import Parsing
 from headrace.documents.pii import Screened, screen
 from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
 from headrace.documents.unparsed import UnparsedEvents
-from headrace.documents.versions import KEPT, ORIGIN, SOURCE_GONE, keep_unnamed, origin_of, row_of
+from headrace.documents.versions import KEPT, ORIGIN, SOURCE_GONE, keep_unnamed, origin_of, row_of, text_of_before
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.settings import PiiPolicy
 from headrace.storage.metadata import Metadata
@@ -115,6 +115,8 @@ def parse(
     processes than this one.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
+    One that changes readers, attributes or the folder alone adds a row without reading and parsing the source again; its text is
+    in the row before it.
     """
     lookup, seen = DocumentLookup(metadata, documents), SeenEvents(metadata, events)
     lookup.follow()
@@ -144,10 +146,12 @@ def parse(
     newest = lookup.newest(document_id(event["tenant"], uri) for event in new for uri in (event["uri"], composed(event["uri"])))
 
     def name_of(event: dict[str, Any]) -> str | None:
-        """The name under which the document of an event is parsed, `None` where its newest row says the same already."""
+        """The name under which the document of an event is parsed, `None` where its newest row has the text already."""
         named = {**event, "uri": _name_of(event, newest)}
-        keep_unnamed(named, newest.get(document_id(named["tenant"], named["uri"])))
-        return None if origin_of(event) not in once or _is_known(named, newest) else str(named["uri"])
+        before = newest.get(document_id(named["tenant"], named["uri"]))
+        keep_unnamed(named, before)
+        known = origin_of(event) not in once or _is_known(named, newest) or text_of_before(named, before) is not None
+        return None if known else str(named["uri"])
 
     def read(event: Mapping[str, Any]) -> bytes:
         return sources.get(object_key(event["tenant"], event["sha256"]))
@@ -173,9 +177,13 @@ def parse(
                 event = waiting[tenant].first()[0]
                 began = time.monotonic()
                 event["uri"] = _name_of(event, newest)
-                keep_unnamed(event, newest.get(document_id(event["tenant"], event["uri"])))
-                known = origin_of(event) not in once or _is_known(event, newest)
-                row = None if known else _row(event, sources, parsing, limits, slice_s, policy)
+                before = newest.get(document_id(event["tenant"], event["uri"]))
+                keep_unnamed(event, before)
+                row = None
+                if not (known := origin_of(event) not in once or _is_known(event, newest)):
+                    same = text_of_before(event, before)
+                    row = {**row_of(event), "status": "parsed", **same} if same else None
+                    row = row or _row(event, sources, parsing, limits, slice_s, policy)
                 if known or row:
                     next(iter(waiting[tenant]))
                     if not waiting[tenant]:
@@ -221,7 +229,7 @@ def parse(
             newest[row["document_id"]] = {**row, "text": "", "parts": None}
             if row["status"] == "failed":
                 failed.append(Failure(row["uri"], row["reason"]))
-            else:
+            elif row["text_at"] is None:
                 counts[row["status"]] += 1
                 if screened is not None and screened.counts:
                     personal.append(Failure(row["uri"], screened.note))

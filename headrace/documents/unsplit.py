@@ -15,14 +15,14 @@ import pyarrow as pa
 from headrace.catalog import DOCUMENT_ROWS
 from headrace.documents.processed import ProcessedOffsets, not_before
 from headrace.documents.queued import Queued
-from headrace.documents.versions import ORIGIN, origin_of
+from headrace.documents.versions import ORIGIN, at_address, origin_of
 from headrace.storage.tables.handles import TableReader, TableState, quoted
 
 _TEXT_CHARS = 30_000_000  # of the texts in memory
 _FEW = 5_000  # rows that are read with their texts
 _FIRST, _MOST = 16, 1_000  # documents whose texts are read together
 _TEXT = ("text", "parts")
-_COLUMNS = ("document_id", "version", "tenant", "uri", "status", "media", "title", "readers", *ORIGIN)
+_COLUMNS = ("document_id", "version", "tenant", "uri", "status", "media", "title", "readers", "text_at", *ORIGIN)
 
 _SCHEMA = pa.schema([DOCUMENT_ROWS.columns.field(name) for name in _COLUMNS])
 
@@ -69,6 +69,9 @@ class UnsplitVersions:
     def take(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """`text` and `parts` of a row, once; none where it was removed meanwhile."""
         name = origin_of(row)
+        if row["text_at"]:  # rare, since what was relabelled had been split before
+            read = self._documents.read(_TEXT, f"{at_address(row['text_at'])} AND status = 'parsed'").to_pylist()
+            return dict(read[0]) if read else {"text": "", "parts": None}
         if name not in self._texts:
             self._read_from(name)
         self._wanted.discard(name)

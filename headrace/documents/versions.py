@@ -125,6 +125,18 @@ def origin_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ORIGIN)
 
 
+def event_address(row: Mapping[str, Any]) -> str:
+    """The address of a landed row's event: topic/partition/offset."""
+    return f"{row['topic']}/{row['partition']}/{row['offset']}"
+
+
+def at_address(address: str) -> str:
+    """The condition that a row is of the event with this address."""
+    head, _, offset = address.rpartition("/")
+    topic, _, partition = head.rpartition("/")
+    return f"topic = {quoted(topic)} AND partition = {int(partition)} AND offset = {int(offset)}"
+
+
 KEPT = ("readers", "attributes")
 """What stays as it was where an event does not name it."""
 
@@ -136,13 +148,28 @@ def keep_unnamed(event: dict[str, Any], before: Mapping[str, Any] | None) -> Non
             event[name] = before[name] if before else []
 
 
+def text_of_before(event: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What an event's row takes from the document's newest row where that has the text of the same bytes; `None` where not.
+
+    The text itself stays in the row that has it.
+    """
+    if event["kind"] != "put" or before is None or before["status"] != "parsed":
+        return None
+    if (before["version"], before["uri"]) != (event["sha256"], event["uri"]):
+        return None
+    return {
+        **{name: before[name] for name in ("reason", "media", "title")},
+        "text_at": before.get("text_at") or event_address(before),
+    }
+
+
 def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
     """What a row of the documents table takes from its event, for the caller to add `status` and what it found."""
     return {
         "document_id": document_id(event["tenant"], event["uri"]),
         "version": event["sha256"],
         **{name: event[name] for name in ("tenant", "uri", "bytes", "readers", "attributes", "source", *ORIGIN)},
-        **{"reason": "", "media": "", "title": "", "text": "", "parts": None},
+        **{"reason": "", "media": "", "title": "", "text": "", "parts": None, "text_at": None},
         "put_at": event["at"],
         "at": datetime.now(UTC),
     }

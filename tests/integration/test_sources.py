@@ -21,13 +21,15 @@ from servers import serving
 from traffic import until
 from words import words
 
-from headrace.catalog import CHUNKS, DOCUMENT_ROWS, DOCUMENTS, SOURCES
+from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_ROWS, DOCUMENTS, SOURCES
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
+from headrace.documents.chunk import chunk
 from headrace.documents.expire import Retention
 from headrace.documents.index import Indexed, index_documents, put_documents
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id, object_key
+from headrace.documents.processed import ProcessedOffsets
 from headrace.documents.put import Put
 from headrace.documents.sources.bucket import find_objects
 from headrace.documents.sources.folder import find_files
@@ -35,6 +37,8 @@ from headrace.documents.sources.follow import Follower, SourceChanges
 from headrace.documents.sources.hashes import SourceHashes
 from headrace.documents.sources.listing import SourceListing, find
 from headrace.documents.sources.notified import NotifiedBucket
+from headrace.documents.unsplit import UnsplitVersions
+from headrace.documents.versions import ROWS_IN_ORDER, event_address
 from headrace.documents.view import DocumentView
 from headrace.errors import BadSettings, NotFound, Unavailable, WrongUsage
 from headrace.lineage.forget import Subject
@@ -307,6 +311,53 @@ def test_a_change_of_permissions_relabels_without_embedding_and_closes_at_once(
     (docs / "1.md").chmod(0o600)
     index(runner, tenant, docs)
     open_to(runner, tenant, "docs/1.md")  # where permissions do not count
+
+
+def test_a_document_with_other_readers_is_neither_read_nor_parsed_again(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    written(docs, 1, 2)
+    for path in (docs, docs / "1.md", docs / "2.md"):
+        path.chmod(0o755)
+    rules = by_mode(docs)
+
+    stores = ("parse", DOCUMENTS.name, DOCUMENTS.tier)
+
+    def sources_read() -> int:
+        return sum(row.ops for row in runner.record.ledger.rows() if (row.stage, row.store, row.tier) == stores)
+
+    def rows() -> list[dict[str, Any]]:
+        """Of the first document, in their order."""
+        table = runner.open(TableReader, DOCUMENT_ROWS, stage="test")
+        found = table.read(where=f"document_id = '{document_id(tenant, 'docs/1.md')}'")
+        return list(found.sort_by(ROWS_IN_ORDER).to_pylist())
+
+    assert index(runner, tenant, docs, rules=rules).parsed.parsed == 2
+    text, read = rows()[0]["text"], sources_read()
+    assert text
+    for mode, readers in ((0o600, [ME]), (0o640, [OURS, ME]), (0o644, [])):
+        (docs / "1.md").chmod(mode)
+        done = index(runner, tenant, docs, rules=rules)
+        assert (done.put.put, done.parsed.parsed, done.embedded.chunks) == (1, 0, 0)
+        open_to(runner, tenant, "docs/1.md", *readers)
+    assert sources_read() == read
+    first, *others = rows()
+    assert [(row["status"], row["text"], row["text_at"]) for row in others] == [("parsed", "", event_address(first))] * 3
+    assert {(row["title"], row["media"], row["version"]) for row in (first, *others)} == {
+        (first["title"], first["media"], first["version"])
+    }
+
+    # Whoever needs the text of such a row has it: an index with other chunks, and one that is made from the row itself.
+    table = runner.open(TableReader, DOCUMENT_ROWS, stage="test")
+    unsplit = UnsplitVersions(table, table.state(), ProcessedOffsets(None), None, every=True)
+    assert unsplit.take(others[-1])["text"] == text
+    assert runner.run(chunk, window=40, generation=71).documents >= 2
+    chunks = runner.open(TableReader, CHUNK_ROWS, stage="test").read(("uri", "text"), f"tenant = '{tenant}' AND generation = 71")
+    assert sorted(chunks["uri"].to_pylist()) == ["docs/1.md", "docs/2.md"]
+    assert all(chunks["text"].to_pylist())
+
+    (docs / "1.md").write_text("# Other\n\nIt is of another make.")
+    assert index(runner, tenant, docs, rules=rules).parsed.parsed == 1
+    assert (sources_read(), rows()[-1]["text_at"]) == (read + 1, None)
 
 
 def test_changes_of_permissions_count_in_their_order_though_the_table_is_behind(

@@ -129,6 +129,12 @@ def test_a_passage_opens_no_earlier_text_that_was_closed_or_deleted(api: Any) ->
         return client.get("/v1/text", params={"uri": "pay.md", "chunk_id": passage["chunk_id"], **more})
 
     assert "ninety florins" in text(reader="hr").text
+    assert client.put("/v1/documents/pay.md?reader=board", content=secret).status_code == 202
+    assert api.indexed(client, "pay.md")["status"] == "indexed"
+    whole = client.get("/v1/text", params={"uri": "pay.md", "reader": "board"}).raise_for_status()
+    assert "ninety florins" in whole.json()["text"], "with other readers it is not parsed again, and has its text"
+    assert client.put("/v1/documents/pay.md?reader=hr", content=secret).status_code == 202
+    assert api.indexed(client, "pay.md")["status"] == "indexed"
     assert client.put("/v1/documents/pay.md?everybody=true", content=b"# Pay\n\nIt is paid on Fridays.\n").status_code == 202
     assert api.indexed(client, "pay.md")["status"] == "indexed"
     assert text().status_code == 403, "the earlier text is still closed"

@@ -22,8 +22,9 @@ from headrace.catalog import (
 )
 from headrace.core.stage import stage
 from headrace.documents.names import object_key
+from headrace.documents.versions import event_address
 from headrace.lineage.forget.journal import EMPTIED, REMOVED, Journal
-from headrace.lineage.forget.subject import Subject, digest, event_address
+from headrace.lineage.forget.subject import Subject, digest
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 

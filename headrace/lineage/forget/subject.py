@@ -99,11 +99,6 @@ class Subject:
         return isinstance(passages, list) and any(isinstance(p, dict) and p.get("document") == self.name for p in passages)
 
 
-def event_address(row: Mapping[str, Any]) -> str:
-    """The address of a landed row's event: topic/partition/offset."""
-    return f"{row['topic']}/{row['partition']}/{row['offset']}"
-
-
 def digest(rows: Iterable[Mapping[str, Any]]) -> str:
     """SHA-256 over rows as JSON lines in alphabetical order, so that a holder of a copy can verify it."""
     lines = sorted(json.dumps(row, sort_keys=True, default=_text_of, ensure_ascii=False) for row in rows)
