@@ -190,6 +190,10 @@ class ObjectReader(Metered):
             raise (AccessDenied if fault.denied else Unavailable)(fault.message, hint=fault.hint) from error
 
 
+class _UnreadableKey(WrongUsage):
+    """A key that obstore does not read."""
+
+
 class BucketReader(ObjectReader):
     """Reads another bucket, which `of` opens by its name; keys are the bucket's own."""
 
@@ -218,6 +222,26 @@ class BucketReader(ObjectReader):
             tags, operation.bytes = tagging_at(os.getpid(), self._at or self._endpoints.s3, self._bucket).of(key)
         return tags
 
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        """As that of any store, with those keys by which no object can be read (`s3_keys.py`), too."""
+        last = after
+        try:
+            for info in super().list(prefix, after=after):
+                last = info.key
+                yield info
+            return
+        except _UnreadableKey:  # one such key ends obstore's listing
+            from headrace.storage.s3_listing import key_listing_at  # it imports an HTTP client, as above
+        pages = key_listing_at(os.getpid(), self._at or self._endpoints.s3, self._bucket).pages(prefix, last)
+        while True:
+            with self.meter.operation(self.store, Direction.READ):
+                page, _ = next(pages, (None, 0))
+            if page is None:
+                return
+            for key, size, etag, modified in page:
+                if (plain := key.removesuffix("/")) != last:  # as obstore has them
+                    yield ObjectInfo(plain, size, etag, modified)
+
     def get_up_to(self, key: str, most_bytes: int) -> tuple[bytes, str, int]:
         """An object's bytes, etag and size; no bytes where it is larger than `most_bytes`. Raises `NotFound`.
 
@@ -239,7 +263,7 @@ class BucketReader(ObjectReader):
 
     def _explain(self, error: BaseException) -> None:
         if (unread := _UNREADABLE.search(str(error))) is not None:
-            raise WrongUsage(
+            raise _UnreadableKey(
                 f"Bucket {self._bucket} has an object whose key cannot be read: {unread[1]!r}.",
                 hint="It has an empty part, . or .. or a control character: rename it, or name a folder that it is not in.",
             ) from None

@@ -1,17 +1,11 @@
-"""The tags of objects in S3, which obstore does not read: GetObjectTagging, signed with AWS Signature Version 4.
-
-The signature: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-"""
+"""The tags of objects in S3, which obstore does not read: GetObjectTagging."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 import time
-from datetime import UTC, datetime
 from functools import lru_cache
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import httpx
@@ -19,8 +13,8 @@ import httpx
 from headrace.errors import AccessDenied, NotFound, Unavailable, WrongUsage
 from headrace.retry import backoff
 from headrace.storage.endpoints import S3Location
+from headrace.storage.signed_request import signed_get
 
-_EMPTY = hashlib.sha256(b"").hexdigest()
 _TRIES, _TIMEOUT_S = 3, 20.0
 _MOST_BYTES = 64_000  # ten tags of 128 and 256 characters each, and their XML
 _CODE = re.compile(r"<Code>([A-Za-z0-9]+)</Code>")
@@ -45,7 +39,7 @@ class Tagging:
         what = f"s3://{self._bucket}/{key}"
         for failures in range(1, _TRIES + 1):
             try:
-                url, headers = self._request(key)
+                url, headers = signed_get(self._at, self._bucket, key, {"tagging": ""})
                 answer = self._http.get(url, headers=headers)
             except httpx.HTTPError as error:
                 said = str(error) or type(error).__name__
@@ -65,26 +59,6 @@ class Tagging:
             if failures < _TRIES:
                 time.sleep(backoff(failures, first_s=0.2, longest_s=2.0))
         raise Unavailable(f"The tags of {what} cannot be read: {said}.", hint="Check that the object store runs.")
-
-    def _request(self, key: str) -> tuple[str, dict[str, str]]:
-        """The URL and the signed headers of a request."""
-        endpoint = urlsplit(self._at.endpoint)
-        path = f"{endpoint.path.rstrip('/')}/{self._bucket}/{quote(key, safe='/-_.~')}"
-        now = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        headers = {"host": endpoint.netloc, "x-amz-content-sha256": _EMPTY, "x-amz-date": now}
-        names = ";".join(sorted(headers))
-        listed = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-        canonical = f"GET\n{path}\ntagging=\n{listed}\n{names}\n{_EMPTY}"
-        scope = f"{now[:8]}/{self._at.region}/s3/aws4_request"
-        to_sign = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        signing = f"AWS4{self._at.secret_key}".encode()
-        for part in scope.split("/"):
-            signing = hmac.digest(signing, part.encode(), "sha256")
-        signature = hmac.digest(signing, to_sign.encode(), "sha256").hex()
-        headers["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={self._at.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
-        )
-        return f"{endpoint.scheme}://{endpoint.netloc}{path}?tagging=", headers
 
 
 @lru_cache(maxsize=16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote_plus, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import pytest
@@ -13,11 +13,12 @@ from http_thread import on_thread
 
 from headrace.catalog import SOURCES
 from headrace.documents.sources.bucket import find_objects
-from headrace.errors import BadDocument, Unavailable, WrongUsage
+from headrace.errors import BadDocument, Unavailable
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import BucketReader
+from headrace.storage.records import NAME_BYTES
 
 STAMP = "2026-01-01T00:00:00.000Z"
 
@@ -32,6 +33,7 @@ class Bucket(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.sizes: dict[str, int] = {}
         self.denied, self.denied_because = "", "AccessDenied"
+        self.escapes = True
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -41,13 +43,16 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         query = parse_qs(address.query)
         if "list-type" in query:
+            escapes = self.server.escapes and "encoding-type" in query
             listed = "".join(
-                f"<Contents><Key>{escape(key)}</Key><LastModified>{STAMP}</LastModified><ETag>&quot;1&quot;</ETag>"
+                f"<Contents><Key>{quote_plus(key) if escapes else escape(key)}</Key>"
+                f"<LastModified>{STAMP}</LastModified><ETag>&quot;1&quot;</ETag>"
                 f"<Size>{self.server.sizes.get(key, len(data))}</Size></Contents>"
                 for key, data in sorted(self.server.objects.items())
-                if key.startswith(query.get("prefix", [""])[0])
+                if key.startswith(query.get("prefix", [""])[0]) and key > query.get("start-after", [""])[0]
             )
-            self._send(f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode())
+            kind = "<EncodingType>url</EncodingType>" if escapes else ""
+            self._send(f"<ListBucketResult>{kind}<IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode())
         elif self.server.denied and self.path.endswith(self.server.denied):
             self._send(f"<Error><Code>{self.server.denied_because}</Code></Error>".encode(), 403)
         elif (data := self.server.objects.get(unquote(address.path).split("/", 2)[2])) is not None:
@@ -110,12 +115,43 @@ def test_an_object_that_has_grown_since_it_was_listed_is_not_read(bucket: Bucket
 
 
 @pytest.mark.parametrize("key", ["a//b.md", "../b.md", "a/./b.md", "two\nlines.md", "\x1b[2J.md", "\x7f.md"])
-def test_a_key_that_cannot_be_read_is_named(bucket: Bucket, reader: BucketReader, key: str) -> None:
-    """It was said that the object store does not answer, and the rest of the bucket was not indexed either."""
-    bucket.objects = {"good.md": b"good", key: b"odd"}
-    with pytest.raises(WrongUsage, match=r"Bucket docs has an object whose key cannot be read") as named:
+def test_an_object_whose_key_cannot_be_read_fails_alone(bucket: Bucket, reader: BucketReader, key: str) -> None:
+    """Nothing of its bucket was indexed, whoever had put it there."""
+    bucket.objects = {"a.md": b"a", "good.md": b"good", key: b"odd", "zoo/z.md": b"z"}
+    found, _ = find_objects("s3://docs", reader.of)
+    good = {one.uri: one.read(100) for one in found if not one.refused}
+    assert good == {"docs/a.md": b"a", "docs/good.md": b"good", "docs/zoo/z.md": b"z"}
+    [odd] = [one for one in found if one.refused]
+    assert odd.uri.isprintable()
+    with pytest.raises(BadDocument, match="cannot be read: rename it"):
+        odd.read(100)
+
+
+def test_a_key_that_a_server_cannot_send_as_xml_is_named(bucket: Bucket, reader: BucketReader) -> None:
+    bucket.objects, bucket.escapes = {"good.md": b"good", "\x1b[2J.md": b"odd"}, False
+    with pytest.raises(Unavailable, match=r"Bucket docs cannot be listed: it has a key"):
         find_objects("s3://docs", reader.of)
-    assert repr(key) in str(named.value)
+
+
+def test_a_key_of_any_length_has_a_name_that_can_be_announced(bucket: Bucket, reader: BucketReader) -> None:
+    bucket.objects = {"x" * 1_024: b"long", "\x01" * 1_024: b"odd", "\x01" + "\x02" * 1_023: b"another"}
+    found, _ = find_objects("s3://docs", reader.of)
+    assert len({one.uri for one in found}) == 3
+    assert all(len(one.uri.encode()) <= NAME_BYTES for one in found)
+
+
+def test_objects_of_the_same_name_fail_alone(bucket: Bucket, reader: BucketReader) -> None:
+    """Nothing of their bucket was indexed. One alone would replace what was indexed under that name, whoever put it there."""
+    bucket.objects = {"gr\u00f6n.md": b"ours", "gro\u0308n.md": b"theirs", "/a.md": b"root", "a.md": b"a", "b.md": b"b"}
+    found, _ = find_objects("s3://docs", reader.of)
+    assert {one.uri: bool(one.refused) for one in found} == {"docs/gr\u00f6n.md": True, "docs/a.md": True, "docs/b.md": False}
+    with pytest.raises(BadDocument, match="another one has the same name"):
+        found[0].read(100)
+    both = {one.uri: one.stamp() for one in found}
+    bucket.objects.pop("gro\u0308n.md")
+    [ours] = [one for one in find_objects("s3://docs", reader.of)[0] if "n.md" in one.uri]
+    assert ours.read(100) == b"ours"
+    assert ours.stamp() != both[ours.uri]
 
 
 def test_an_object_that_may_not_be_read_fails_alone(bucket: Bucket, reader: BucketReader) -> None:

@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from headrace.documents.names import composed
+from headrace.documents.names import SAME_NAME, composed
 from headrace.documents.sources.permissions import tag_labels
 from headrace.errors import AccessDenied, BadDocument, NotFound, Unavailable, WrongUsage
 from headrace.settings import SourceS3, SourceSettings, TagPermissions
 from headrace.storage.endpoints import S3Location
 from headrace.storage.filters import NOBODY
 from headrace.storage.objects import BucketReader, ObjectInfo
+from headrace.storage.records import NAME_BYTES
+from headrace.storage.s3_keys import is_readable_key, printable_key
 
 _SCHEME = "s3://"
 _ASKED_AT_ONCE = 16  # objects of which the tags are asked for
+_UNREADABLE = "its key has an empty part, . or .., or a control character, and cannot be read: rename it"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no character that would mean something else in a URL
 
 
@@ -29,7 +32,8 @@ class FoundObject:
     """An object to put. Its uri is the bucket's name and its key, whatever prefix was listed.
 
     `etag` and `length` are the listed ones until the object is read, then those of what was read: it may have been replaced in
-    between. `readers` are those that its tags name; `None` where these do not count.
+    between. `readers` are those that its tags name; `None` where these do not count. What is `refused` is not read, for that
+    reason.
     """
 
     bucket: BucketReader
@@ -40,6 +44,7 @@ class FoundObject:
     length: int
     readers: tuple[str, ...] | None = None
     rule: SourceSettings | None = None
+    refused: str = ""
 
     def stamp(self) -> str:
         """Its etag, which S3 changes with its content."""
@@ -51,10 +56,14 @@ class FoundObject:
 
     def readers_now(self) -> tuple[str, ...] | None:
         """`readers`, looked at again."""
+        if self.refused:
+            return None if self.rule is None or not isinstance(self.rule.permissions, TagPermissions) else (NOBODY,)
         return _readers(self.bucket, self.key, self.rule)
 
     def read(self, most_bytes: int) -> bytes:
         """Its bytes. Raises `BadDocument` with the reason in one clause."""
+        if self.refused:
+            raise BadDocument(self.uri, self.refused)
         data = b""
         if 0 < self.length <= most_bytes:
             try:
@@ -117,8 +126,9 @@ class SourceBucket:
     def objects(self) -> list[FoundObject]:
         """Its objects in key order, without hidden ones; where tags count, each is asked for its own.
 
-        Below a prefix that Headrace writes to nothing is found: there are the documents and conversations of all tenants. Raises
-        `WrongUsage` where an object's key cannot be read, and the object store's errors.
+        Below a prefix that Headrace writes to nothing is found: there are the documents and conversations of all tenants. An
+        object whose key cannot be read, or whose name another one has, too, is refused, and holds up no others. Raises the object
+        store's errors.
         """
         found = [self._found(info) for info in self.bucket.list(self.prefix) if self._shows(info.key)]
         keys = sorted(one.key for one in found)
@@ -128,27 +138,39 @@ class SourceBucket:
             return place < len(keys) and keys[place].startswith(f"{key}/")
 
         # S3's consoles mark a folder with an empty object, whose key ends in a slash; the client cuts that off.
-        return self._with_readers([one for one in found if one.length or not is_folder(one.key)])
+        return self._with_readers(_each_once([one for one in found if one.length or not is_folder(one.key)]))
 
     def look_at(self, keys: Iterable[str]) -> dict[str, FoundObject | None]:
-        """uri → the object of each key that the source may have, `None` where there is none by now."""
+        """uri → the object of each key that the source may have, `None` where there is none by now.
+
+        Keys must be such that `may_look_at`: of others only a listing says what they are.
+        """
         shown = [key for key in keys if key.startswith(self.prefix) and not key.endswith("/") and self._shows(key)]
         with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="look") as pool:
             infos = dict(zip(shown, pool.map(self.bucket.info, shown), strict=True))
         there = self._with_readers([self._found(info) for info in infos.values() if info is not None])
         return {self._uri(key): None for key in shown} | {one.uri: one for one in there}
 
+    def may_look_at(self, key: str) -> bool:
+        """Whether an object can be looked at by its key alone: it can be read, and no other key is the same name."""
+        return is_readable_key(key.removesuffix("/")) and composed(key) == key
+
     def _found(self, info: ObjectInfo) -> FoundObject:
-        return FoundObject(self.bucket, info.key, self._uri(info.key), self.id, info.etag, info.bytes, rule=self.rule)
+        refused = "" if is_readable_key(info.key) else _UNREADABLE
+        return FoundObject(
+            self.bucket, info.key, self._uri(info.key), self.id, info.etag, info.bytes, rule=self.rule, refused=refused
+        )
 
     def _uri(self, key: str) -> str:
-        return composed(f"{self.name}/{key}")
+        uri = composed(f"{self.name}/{printable_key(key)}")
+        if len(uri.encode()) <= NAME_BYTES:
+            return uri
+        return f"{uri[:200]}…{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
 
     def _shows(self, key: str) -> bool:
         """Whether a key is no hidden one, as hidden files are left out, and none of Headrace's own."""
-        return not (
-            any(part.startswith(".") or not part for part in key.split("/")) or key.startswith(self.bucket.own_prefixes())
-        )
+        hidden = any(part.startswith(".") and part not in (".", "..") for part in key.split("/"))
+        return not (hidden or key.startswith(self.bucket.own_prefixes()))
 
     def _with_readers(self, found: list[FoundObject]) -> list[FoundObject]:
         if self.rule is None or not isinstance(self.rule.permissions, TagPermissions):
@@ -156,6 +178,17 @@ class SourceBucket:
         with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="tags") as pool:
             every = list(pool.map(FoundObject.readers_now, found))
         return [replace(one, readers=readers) for one, readers in zip(found, every, strict=True)]
+
+
+def _each_once(found: list[FoundObject]) -> list[FoundObject]:
+    """One object of each name: of several with the same one, none could be told from the others, and they are refused."""
+    named: dict[str, list[FoundObject]] = {}
+    for one in found:
+        named.setdefault(one.uri, []).append(one)
+    return [
+        ones[0] if len(ones) == 1 else replace(ones[0], etag="+".join(one.etag for one in ones), refused=SAME_NAME)
+        for ones in named.values()
+    ]
 
 
 def find_objects(address: str, bucket_of: OpensBucket, rule: SourceSettings | None = None) -> tuple[list[FoundObject], str]:

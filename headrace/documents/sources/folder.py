@@ -7,10 +7,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from headrace.documents.names import composed
+from headrace.documents.names import SAME_NAME, composed
 from headrace.documents.sources.beneath import open_beneath
 from headrace.documents.sources.permissions import FolderPermissions
 from headrace.errors import BadDocument, NotFound, WrongUsage
@@ -26,6 +26,7 @@ class FoundFile:
     """A file to put: its uri, and the id of the folder in which it was found (`None`: the user named the file itself).
 
     `readers` are those that its permissions allow; `None` where these do not count. `root` is the folder, or that of a file.
+    With `twins` it stands for them, which have its name, too, and is refused.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class FoundFile:
     readers: tuple[str, ...] | None = None
     root: Path = Path("/")
     permissions: PosixPermissions | None = None
+    twins: tuple[Path, ...] = ()
 
     def stamp(self) -> str:
         """Its times, size and inode; empty where it cannot be looked at."""
@@ -41,7 +43,8 @@ class FoundFile:
             status = self.path.stat()
         except OSError:
             return ""
-        return f"{status.st_ctime_ns}-{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+        own = f"{status.st_ctime_ns}-{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+        return f"{own}-{len(self.twins) + 1}" if self.twins else own
 
     def settled(self, stamp: str) -> bool:
         """Whether it last changed long enough ago: a change within a tick of the file system's clock leaves the same times."""
@@ -53,6 +56,8 @@ class FoundFile:
 
     def read(self, most_bytes: int) -> bytes:
         """Its bytes. Raises `BadDocument` with the reason in one clause."""
+        if self.twins:
+            raise BadDocument(self.uri, SAME_NAME)
         return read_file(self.path, self.uri, most_bytes)
 
 
@@ -71,7 +76,8 @@ class FoundFiles:
 def find_files(paths: Iterable[Path], permissions: Callable[[Path], PosixPermissions | None] = lambda _: None) -> FoundFiles:
     """Every file below the paths; `permissions` says for each path whether permissions count, and how.
 
-    Raises `NotFound` where a path does not exist, and `WrongUsage` where two files would have the same uri or one is of a home.
+    Files of which the names are the same are one that is refused, and hold up no others. Raises `NotFound` where a path does not
+    exist, and `WrongUsage` where two paths would have the same name or a file is of a home.
     """
     files: dict[Path, FoundFile] = {}
     owners: dict[str, Path] = {}
@@ -96,10 +102,9 @@ def find_files(paths: Iterable[Path], permissions: Callable[[Path], PosixPermiss
         allowed = None if rule is None else FolderPermissions(top, rule)
         for file, uri in walked:
             if (other := called.setdefault(uri, file)) != file:
-                raise WrongUsage(
-                    f"{other} and {file} would both be called {uri}, and one would replace the other.",
-                    hint="Their names differ in how letters with accents are written: rename or remove one.",
-                )
+                if file not in files[other].twins:
+                    files[other] = replace(files[other], twins=(*files[other].twins, file))
+                continue
             readers = None if allowed is None else allowed.readers(file)
             files.setdefault(file, FoundFile(file, uri, source, readers, top, rule))
     return FoundFiles(list(files.values()), whole, closed)

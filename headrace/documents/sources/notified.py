@@ -48,7 +48,7 @@ class NotifiedBucket:
             self.trouble = error.message
             return self._list()
         self._named |= notified.keys
-        if not notified.complete:
+        if not (notified.complete and all(map(bucket.may_look_at, self._named))):
             return self._list()
         if not self._named:
             return None
