@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 import time
 import uuid
@@ -34,6 +35,7 @@ from headrace.catalog import (
     FEEDBACK,
     FEEDBACK_ROWS,
     INDEXES,
+    KV_CACHE,
     LEDGER,
     MODELS,
     PROMOTIONS,
@@ -52,6 +54,7 @@ from headrace.registry.champion import rollback, set_champion
 from headrace.settings import Maintenance
 from headrace.storage import record_batch
 from headrace.storage.endpoints import Endpoints
+from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
@@ -922,3 +925,38 @@ def test_which_index_answers_is_asked_once_for_all_tenants(endpoints: Endpoints,
     with ThreadPoolExecutor(8) as pool:
         found = [view.result() for view in [pool.submit(reader.recent) for reader in (one, other) * 4]]
     assert {now.serving.number for now in found if now.serving} == {2}
+
+
+def test_handles_reconnect_where_they_are_unpickled_and_their_counts_come_back(
+    endpoints: Endpoints, topic: tuple[TopicWriter, TopicReader]
+) -> None:
+    """As a worker on another machine gets them: together with the ledger, which is folded into the driver's."""
+    ledger = Ledger()
+    meter = Meter(ledger, "work", "acme")
+    handles = [ObjectWriter(own(DOCUMENTS), endpoints, meter), TableWriter(own(FEEDBACK_ROWS), endpoints, meter)]
+    handles += [topic[0].with_meter(meter), FileWriter(own(KV_CACHE), endpoints, meter)]
+    handles += [VectorWriter(own(CHUNKS), endpoints, meter).for_generation(2)]
+
+    def use(handles: list[Any], number: int) -> list[Any]:
+        objects, table, topic, files, vectors = handles
+        objects.put(f"{number}", b"a")
+        files.write(f"{number}", b"a")
+        vectors.upsert(chunks(chunk(f"{number}", "the wheel turns", number)))
+        table.append(rows(number))
+        return [objects.get("0"), files.read("0"), vectors.count(), table.count(), topic.append(events(number), key="answer_id")]
+
+    assert use(handles, 0) == [b"a", b"a", 1, 1, [(0, 0)]]
+    before = ledger.rows()
+    sent, theirs = pickle.loads(pickle.dumps((handles, ledger)))
+    assert theirs.rows() == [], "what was counted here is not sent along"
+    assert use(sent, 1) == [b"a", b"a", 2, 2, [(0, 1)]]
+    assert sent[-1].generation == 2
+    assert ledger.rows() == before, "what they do there is counted there"
+    there = {(row.store, row.direction): row for row in theirs.rows()}
+    assert {store for store, _ in there} == {row.store for row in before} == {handle.store.name for handle in handles}
+    ledger.fold(json.loads(json.dumps(theirs.export())))
+    here = {(row.store, row.direction): row for row in before}
+    for row in ledger.rows():
+        parts = [ours[row.store, row.direction] for ours in (here, there) if (row.store, row.direction) in ours]
+        assert (row.ops, row.bytes) == (sum(part.ops for part in parts), sum(part.bytes for part in parts))
+        assert (row.stage, row.tenant) == ("work", "acme")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
+import random
 import threading
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,6 +50,49 @@ def test_a_ledger_folded_into_another_is_as_if_counted_there(ours: list[float], 
     ledger = filled(ours)
     ledger.fold(json.loads(json.dumps(filled(theirs).export())))
     assert ledger.rows() == filled(ours + theirs).rows()
+
+
+@st.composite
+def operations_of_workers(draw: st.DrawFn) -> list[tuple[int, dict[str, Any] | None]]:
+    """Operations of up to four workers in the order in which they happen; `None` in place of one is where a worker reports."""
+    operation = st.fixed_dictionaries(
+        {
+            "stage": st.sampled_from(["embed", "finetune"]),
+            "store": st.sampled_from([DOCUMENTS, CHUNKS]),
+            "direction": st.sampled_from(list(Direction)),
+            "bytes": st.integers(0, 1 << 40),
+            "seconds": SECONDS,
+            "ops": st.integers(1, 9),
+            "tenant": st.sampled_from(["", "acme"]),
+            "estimated": st.booleans(),
+        }
+    )
+    return draw(st.lists(st.tuples(st.integers(0, 3), st.none() | operation), max_size=60))
+
+
+@given(operations_of_workers(), st.randoms(use_true_random=False))
+def test_the_ledgers_of_workers_merge_exactly_into_what_one_ledger_counts(
+    happened: list[tuple[int, dict[str, Any] | None]], dice: random.Random
+) -> None:
+    """Each report has all that a worker has counted, so the last one stands for it; what came after that died with the worker."""
+    workers: dict[int, Ledger] = {}
+    reports: dict[int, list[dict[str, Any]]] = {}
+    unreported: dict[int, list[dict[str, Any]]] = {}
+    whole = Ledger()
+    for number, operation in happened:
+        worker = workers.setdefault(number, pickle.loads(pickle.dumps(whole)))
+        if operation is not None:
+            worker.count(**operation)
+            unreported.setdefault(number, []).append(operation)
+            continue
+        reports[number] = pickle.loads(pickle.dumps(worker.export()))
+        for reported in unreported.pop(number, []):
+            whole.count(**reported)
+    merged, order = Ledger(), list(reports.values())
+    dice.shuffle(order)
+    for report in order:
+        merged.fold(report)
+    assert sorted(merged.rows(), key=repr) == sorted(whole.rows(), key=repr)
 
 
 def test_operations_counted_together_weigh_as_if_each_was_counted() -> None:

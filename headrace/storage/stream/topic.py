@@ -76,11 +76,16 @@ class Topic(Metered):
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
         self.meter = meter
+        self._endpoints = endpoints
         self._bootstrap = endpoints.kafka_bootstrap
         self._records = endpoints.records
         self._base = {"bootstrap.servers": endpoints.kafka_bootstrap, **endpoints.kafka_properties}
         self._signer = Signer(endpoints.signing_key, store.name) if endpoints.signing_key else None
         self._link = _Link()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A handle reconnects when it is unpickled."""
+        return type(self), (self.store, self._endpoints, self.meter)
 
     def ensure(self) -> None:
         """Create the topic if it is missing."""

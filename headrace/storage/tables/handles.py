@@ -136,8 +136,12 @@ class TableReader:
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
-        self._endpoints = endpoints
+        self._endpoints, self._meter = endpoints, meter
         self.format = FORMATS[endpoints.table_format](store, endpoints, meter)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A handle reconnects when it is unpickled."""
+        return type(self), (self.store, self._endpoints, self._meter)
 
     def with_meter(self, meter: Meter) -> Self:
         """The same handle with another meter, and with its own connections, because they do the counting."""

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -66,6 +67,10 @@ class VectorReader(Metered):
         self._options = lance_options(endpoints)
         self._tables: dict[int, VectorTable] = {}
         self._opening = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A handle reconnects when it is unpickled."""
+        return partial(type(self), generation=self.generation), (self.store, self._endpoints, self.meter)
 
     def for_generation(self, generation: int) -> Self:
         """A handle on another generation of the same store; it shares this handle's open tables."""
