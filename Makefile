@@ -1,4 +1,4 @@
-# make install   fills .venv from the lock files           make demo [DOCS=folder]   both pipelines, once, for real
+# make install   fills .venv from the lock files           make demo [DOCS=folder ON=ray]   both pipelines, once, for real
 # make check     lint, types, unit tests                   make test [K=expression]  every test that belongs to a change
 # make soak      the long ones [MINUTES=10 SEED=x LONGEST=3: a part] make bench                measures, prints JSON
 # make properties  what holds for any input, tried with many [EXAMPLES=1000]

@@ -73,12 +73,15 @@ def cluster(settings: WorkerSettings | None = None) -> Iterator[tuple[RayBatches
     with _environment(_ALWAYS if address else _ALWAYS | _OWN), nullcontext() if address else _folder() as folder:
         try:
             import ray
+            import ray._private.worker as worker
 
             from headrace.core.ray_runner import RayBatches, RayTrain
         except ImportError as error:
             raise MissingPart(
                 f"Ray is not installed ({error}).", hint="Run `make install-dev` or `pip install 'headrace[ray]'`."
             ) from None
+        # What happens to nodes and workers would go to standard output, in spite of `log_to_driver`, and into a command's JSON.
+        worker._worker_logs_enabled = False
         own = {
             "include_dashboard": False,
             # At least two, of which Ray Data's own tasks need one.

@@ -6,14 +6,17 @@ import copy
 import gc
 import logging
 import os
+import queue
 import re
 import secrets
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +24,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from headrace.catalog import RAY_SPILL, RAY_STORAGE
 from headrace.core.launch import Report, Work, listed
@@ -37,6 +41,10 @@ logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 _GROUP_BATCHES = 256
 _GROUP_BYTES = 64 << 20
 _RAYS_OWN_CPUS = 1  # that Ray Data's own tasks need beside the actors
+_CHECK_S = 1.0
+_CLOSE_S = 10.0
+_LOOK_S = 0.25
+_AGAIN = "Run the command again: it goes on from what is done."
 _SPILLED = re.compile(r"'obj_store_mem_spilled': (\d+)")
 
 
@@ -64,16 +72,8 @@ class RayBatches:
 
     def require(self) -> None:
         """Raise `BadSettings` where the actors would hold every CPU of the cluster: Ray Data's own tasks would wait for ever."""
-        cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-        held = self.workers * self._cpus
-        room = sum(int(cpu / self._cpus) for cpu in cpus)
-        if held <= sum(cpus) - _RAYS_OWN_CPUS and self.workers <= room:
-            return
-        raise BadSettings(
-            f"{self.workers:,} workers with {self._cpus:g} processors each do not fit on Ray: the cluster has {sum(cpus):g}"
-            f" processors on {len(cpus):,} nodes, and Ray Data needs {_RAYS_OWN_CPUS} of them for itself.",
-            hint="Lower workers.batches or workers.batch_cpus in headrace.toml, or add nodes.",
-        )
+        if why := _batches_lack(self.workers, self._cpus):
+            raise BadSettings(why, hint="Lower workers.batches or workers.batch_cpus in headrace.toml, or add nodes.")
 
     def usage(self) -> dict[str, Any]:
         """What the cluster has (nodes, cpus, object_store_bytes) and spilled (spilled_bytes), and where ("": temporary)."""
@@ -88,19 +88,28 @@ class RayBatches:
         }
 
     def map(self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any) -> Iterator[pa.RecordBatch]:
-        """See `Batches.map`. The first of Headrace's own errors ends the map and is raised unwrapped."""
+        """See `Batches.map`. The first of Headrace's own errors ends the map and is raised unwrapped.
+
+        A killed actor is started again, on another node if its own is gone, and does its batch anew. Raises `Unavailable` where
+        the nodes that are left have no room for all actors, and nobody adds one within `workers.node_wait_s`.
+        """
         built = None
         for group in _groups(source):
             # By reference, since Ray records constructor arguments, and an endpoint contains a key.
             built = built or ray.put((work, args))
+            count = min(self.workers, len(group))
             try:
-                results = _mapped(group, built, min(self.workers, len(group)), self._cpus)
-                for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+                results = _mapped(group, built, count, self._cpus)
+                tables = iter(results.iter_batches(batch_size=None, batch_format="pyarrow"))
+                patience = _Patience(partial(_batches_lack, count, self._cpus), self._settings.node_wait_s)
+                for table in _ahead(tables, patience.check):
                     yield from (rows for rows in table.combine_chunks().to_batches() if rows.num_rows)
                 self._spill(sum(map(int, _SPILLED.findall(results.stats()))))
             except Exception as error:
                 if (ours := _ours(error)) is not None:
                     raise ours from None
+                if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+                    raise Unavailable(f"Ray gave up batch work: {_first_line(error)}.", hint=_AGAIN) from error
                 raise
 
     def _spill(self, size: int) -> None:
@@ -108,6 +117,82 @@ class RayBatches:
             self._spilled.append(size)
             if self._meter is not None:
                 self._meter.count(RAY_SPILL, Direction.WRITE, bytes=size, seconds=0.0, estimated=True)
+
+
+def _batches_lack(workers: int, cpus: float) -> str:
+    """Why the nodes have no room for the actors of a map now, with the numbers; "" where they have."""
+    nodes = _cpus_of_nodes()
+    if workers * cpus <= sum(nodes) - _RAYS_OWN_CPUS and workers <= sum(int(node / cpus) for node in nodes):
+        return ""
+    return (
+        f"{workers:,} workers with {cpus:g} processors each do not fit on Ray: the cluster has {sum(nodes):g} processors on"
+        f" {len(nodes):,} nodes, and Ray Data needs {_RAYS_OWN_CPUS} of them for itself."
+    )
+
+
+def _cpus_of_nodes() -> list[float]:
+    """The processors of each node that is alive."""
+    return [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+
+
+class _Patience:
+    """For how long to wait where the nodes no longer have room for what was started: Ray itself would wait for ever."""
+
+    def __init__(self, lack: Callable[[], str], wait_s: float) -> None:
+        self._lack, self._wait_s = lack, wait_s
+        self._since: float | None = None
+
+    def check(self) -> None:
+        """Raise `Unavailable` once there has been no room for so long."""
+        why, now = self._lack(), time.monotonic()
+        self._since = (self._since or now) if why else None
+        if self._since is not None and now - self._since >= self._wait_s:
+            raise Unavailable(
+                f"{why} They did when they were started, so a node is lost.",
+                hint=f"Start it again, or lower the number of workers in headrace.toml. {_AGAIN}",
+            )
+
+
+def _ahead(tables: Iterator[pa.Table], check: Callable[[], None]) -> Iterator[pa.Table]:
+    """The tables, one at a time, from a thread; `check` is called about once a second while none comes."""
+    handed: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=1)
+    left = threading.Event()
+
+    def hand(item: pa.Table | BaseException | None) -> None:
+        while not left.is_set():
+            with suppress(queue.Full):
+                handed.put(item, timeout=_LOOK_S)
+                return
+
+    def take() -> None:
+        try:
+            for table in tables:
+                hand(table)
+                if left.is_set():
+                    return
+            hand(None)
+        except BaseException as error:
+            hand(error)
+        finally:
+            tables.close()  # type: ignore[attr-defined]
+
+    taker = threading.Thread(target=take, name="ray-batches", daemon=True)
+    taker.start()
+    try:
+        while True:
+            try:
+                item = handed.get(timeout=_CHECK_S)
+            except queue.Empty:
+                check()
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        left.set()
+        taker.join(_CLOSE_S)  # so that the actors are gone; not for ever, since Ray Data does wait for those of lost nodes
 
 
 class _Actor:
@@ -153,6 +238,10 @@ def _mapped(group: list[pa.RecordBatch], built: Any, workers: int, cpus: float) 
     )
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
 def _ours(error: BaseException | None) -> HeadraceError | None:
     """The Headrace error wrapped by Ray's, if any. Ray's own copy has a traceback as its message."""
     while error is not None:
@@ -170,7 +259,6 @@ _Step = tuple[int, int, float]
 _Exports = list[list[dict[str, Any]]]
 
 _RESTARTS = 2
-_LOOK_S = 0.25
 
 
 class RayTrain:
@@ -187,16 +275,19 @@ class RayTrain:
 
     def require(self) -> None:
         """See `Launch.require`: the workers must fit on the nodes at once, or they would wait for each other for ever."""
-        cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
         self._require_shared()
-        each = self._cpus()
-        room = sum(int(cpu // each) for cpu in cpus)
+        if why := self._lack(self._cpus()):
+            raise BadSettings(why, hint="Lower workers.training or workers.training_cpus in headrace.toml, or add nodes.")
+
+    def _lack(self, each: int) -> str:
+        """Why the nodes have no room for the workers now, with the numbers; "" where they have."""
+        nodes = _cpus_of_nodes()
+        room = sum(int(node // each) for node in nodes)
         if self.workers <= room:
-            return
-        raise BadSettings(
-            f"{self.workers:,} training workers with {each:,} processors each do not fit on Ray: on {len(cpus):,} nodes with"
-            f" {sum(cpus):g} processors there is room for {room:,}.",
-            hint="Lower workers.training or workers.training_cpus in headrace.toml, or add nodes.",
+            return ""
+        return (
+            f"{self.workers:,} training workers with {each:,} processors each do not fit on Ray: on {len(nodes):,} nodes with"
+            f" {sum(nodes):g} processors there is room for {room:,}."
         )
 
     def _require_shared(self) -> None:
@@ -224,7 +315,8 @@ class RayTrain:
     def run(self, loop: Callable[..., R], *arguments: Any, report: Report) -> R:
         """See `Launch.run`; `report` gets the latest step about four times a second.
 
-        Raises the function's own errors, and `Unavailable` if workers died too often.
+        Raises the function's own errors, and `Unavailable` if workers died too often, or where the nodes that are left have no
+        room for them and nobody adds one within `workers.node_wait_s`.
         """
         # Imported here because it imports torch, which batch work does not need.
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -244,7 +336,9 @@ class RayTrain:
         ledgers = list({id(a.meter.ledger): a.meter.ledger for a in arguments if isinstance(a, ObjectReader)}.values())
         # Pickled together, so that handles and ledgers still refer to each other in the worker.
         handed = [ray.put((loop, arguments, ledgers))]
-        post = ray.remote(num_cpus=0)(_Post).remote()
+        # On the driver's own node, without which nothing goes on anyway: with another one, what it has would be gone.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        post = ray.remote(num_cpus=0)(_Post).options(scheduling_strategy=here).remote()
         wait_s, threads = self._settings.training_wait_s, self._cpus() if self.workers > 1 else None
         meter = next((a.meter for a in arguments if isinstance(a, ObjectReader)), None)
         with tempfile.TemporaryDirectory(prefix="hr-train-", dir=self._settings.storage_path) as folder:
@@ -257,7 +351,8 @@ class RayTrain:
             value: Any = None
             failed: Exception | None = None
             try:
-                value = _watched(trainer.fit, post, report).return_value
+                patience = _Patience(partial(self._lack, self._cpus()), self._settings.node_wait_s)
+                value = _watched(trainer.fit, post, report, patience.check).return_value
             except TrainingFailedError as error:
                 failed = error
             finally:
@@ -283,8 +378,6 @@ class RayTrain:
 
 def _blind(nodes: list[dict[str, Any]], folder: Path) -> list[str]:
     """The addresses of nodes that do not see a file that was just written into a folder."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     with tempfile.TemporaryDirectory(prefix="hr-seen-", dir=folder) as mine:
         mark = Path(mine) / secrets.token_hex(8)
         mark.write_bytes(b"")
@@ -343,7 +436,14 @@ def _attempt(handed: list[Any], post: Any, wait_s: float, threads: int | None) -
 
     A worker that lost another one ends with that error, unless the other left one of its own behind.
     """
-    loop, arguments, ledgers = ray.get(handed[0])
+    try:
+        loop, arguments, ledgers = ray.get(handed[0])
+    except ray.exceptions.RayError:
+        raise  # what it asked for was lost
+    except Exception as error:  # another version of something is installed here: that is so in each attempt
+        error.add_note(traceback.format_exc())
+        ray.get(post.fail.remote(error))
+        return None
     name = secrets.token_hex(4)
 
     def leave(step: _Step | None) -> Any:
@@ -381,8 +481,11 @@ def _peers(wait_s: float, threads: int | None) -> Peers:
     return meet(store or join(host, port, wait_s), rank, size, address=address, wait_s=wait_s, threads=threads)
 
 
-def _watched(fit: Callable[[], Any], post: Any, report: Report) -> Any:
-    """Run `fit` on a thread and report steps. On the main thread, Ray Train would take over Ctrl-C for good."""
+def _watched(fit: Callable[[], Any], post: Any, report: Report, check: Callable[[], None]) -> Any:
+    """Run `fit` on a thread and report steps. On the main thread, Ray Train would take over Ctrl-C for good.
+
+    `check` is called about once a second while no step is taken.
+    """
     fitted: Future[Any] = Future()
 
     def run() -> None:
@@ -393,14 +496,18 @@ def _watched(fit: Callable[[], Any], post: Any, report: Report) -> Any:
 
     threading.Thread(target=run, name="train", daemon=True).start()
     seen: _Step | None = None
+    checked = time.monotonic()
     while True:
         ended = bool(wait([fitted], _LOOK_S).done)
         step = ray.get(post.step.remote())
         if step is not None and step != seen:
             report(*step)
-            seen = step
+            seen, checked = step, time.monotonic()
         if ended:
             return fitted.result()
+        if time.monotonic() - checked >= _CHECK_S:
+            check()
+            checked = time.monotonic()
 
 
 def _cpus() -> int:

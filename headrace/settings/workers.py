@@ -16,6 +16,8 @@ class WorkerSettings(Section):
     """Workers of batch work (embedding, cleaning)."""
     batch_cpus: float = Field(default=0.5, gt=0, le=1024)
     """Processors that a worker of batch work holds on Ray."""
+    node_wait_s: float = Field(default=300.0, ge=0)
+    """Seconds to wait for another node of Ray where one is lost and the others have no room for the workers."""
     training: int = Field(default=1, ge=1, le=1_000)
     """Workers that train together on Ray, data-parallel."""
     training_cpus: int | None = Field(default=None, ge=1, le=1024)

@@ -7,7 +7,6 @@ training pipeline are killed in test_round.py. Demos with the real models are ki
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -22,12 +21,13 @@ import obstore
 import psutil
 import pytest
 from forks import ForkedProcess
+from indexed import assert_indexed
 from shell import as_json
 from words import Words, words
 
 from headrace.answering.engine import INFERENCE, QueryEngine
 from headrace.answering.record import Verdict, feedback
-from headrace.catalog import CHECKPOINTS, CHUNKS, DOCUMENTS, LANDINGS, MODELS, PROMOTIONS, ROUNDS
+from headrace.catalog import CHECKPOINTS, LANDINGS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.run import Run, recorded, runs
 from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
@@ -44,7 +44,6 @@ from headrace.storage.objects import ObjectReader, connect
 from headrace.storage.sql import select
 from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader
-from headrace.storage.vectors.handles import VectorReader
 from headrace.training import manifest
 from headrace.training.manifest import Manifest
 from headrace.training.promotions import champion
@@ -260,23 +259,6 @@ def test_indexing_and_asking_killed_before_a_stage_lose_and_double_nothing(
         assert len(answered) == 2, "the last, and the one that was killed before its verdict"
         assert sql("select answer_id, up from feedback") == [{"answer_id": answer, "up": True}]
         assert answer in answered
-
-
-def assert_indexed(sql: Callable[[str], list[dict[str, Any]]], endpoints: Endpoints, docs: Path) -> None:
-    """Every file of the handbook once, in its one version, each chunk once, and just these in the vector store."""
-    meter = Meter(Ledger(), "test")
-    files = {f"{docs.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in docs.iterdir()}
-    documents = sql("select document_id, uri, version, status from documents")
-    assert sorted((row["uri"], row["version"], row["status"]) for row in documents) == sorted(
-        (uri, version, "parsed") for uri, version in files.items()
-    )
-    sources = {info.key for info in ObjectReader(DOCUMENTS, endpoints, meter).list()}
-    assert {f"default/{version}" for version in files.values()} <= sources
-    chunks = sql("select chunk_id, document_id, version from chunks")
-    assert {(row["document_id"], row["version"]) for row in chunks} == {(d["document_id"], d["version"]) for d in documents}
-    ids = [row["chunk_id"] for row in chunks]
-    assert len(set(ids)) == len(ids) == 72
-    assert sorted(VectorReader(CHUNKS, endpoints, meter).indexed()["chunk_id"].to_pylist()) == sorted(ids)
 
 
 @pytest.mark.soak(minutes=0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import signal
 from collections.abc import Iterator
@@ -13,12 +12,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tiny
 from forks import ForkedProcess
 from judged import judge
+from training_rows import GENERATORS, SMALL, answers, passages, rows_as_files
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, ROUNDS
 from headrace.core.run import Run
@@ -175,62 +173,6 @@ class Killed(Exception):
     """The process is gone: what it had in memory counts for nothing."""
 
 
-def passages(count: int) -> list[dict[str, Any]]:
-    """Questions with a liked and a disliked passage."""
-    return [
-        {
-            "kind": "passage",
-            "question": f"which colour is the sky {n}",
-            "passage": f"the sky {n} is {colour}",
-            "label": float(colour == "blue"),
-            "retrieval_score": 0.5,
-            "retrieval_rank": rank,
-            "chunk_id": f"{n}-{rank}",
-            "document_id": f"d{n}",
-        }
-        for n in range(count)
-        for rank, colour in enumerate(("red", "blue"), 1)
-    ]
-
-
-def answers(count: int) -> list[dict[str, Any]]:
-    """Judged answers, drawn at temperature 1, in the words of the tiny generator."""
-    rows = []
-    for n in range(count):
-        said = ("blue", "red", "green")[n % 3]
-        completion = list(tiny.ids(f"{said} ."))
-        rows.append(
-            tiny.row(
-                question="which colour is it " + "the sky " * (1 + n),
-                answer=said,
-                target="blue" if n % 3 != 1 else None,
-                label=float(said == "blue"),
-                prompt=list(tiny.ids("user which colour is the sky assistant")),
-                completion=completion,
-                logprobs=[-1.0] * len(completion),
-                sampling={"temperature": 1.0, "top_p": 1.0},
-                user=f"user-{n % 2}",
-            )
-        )
-    return rows
-
-
-def dataset(endpoints: Endpoints, rows: list[dict[str, Any]], key: str) -> tuple[dict[str, Any], ...]:
-    empty: dict[str, Any] = {"retrieval_score": 0.0, "retrieval_rank": 0, "origins": [], "split": "train", "tenant": "acme"}
-    filled = []
-    for number, row in enumerate(rows):
-        every = {field.name: None if field.nullable else "" for field in EXAMPLES.columns}
-        filled.append({**every, **empty, "example_id": str(number), **row})
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(filled, schema=EXAMPLES.columns), buffer)
-    ObjectWriter(DATASETS, endpoints, METER).put(key, buffer.getvalue())
-    return ({"key": key, "split": "train"},)
-
-
-GENERATORS = ("sft", "kto", "grpo", "online")
-SMALL: dict[str, Any] = {"epochs": 2, "batch": 2, "checkpoint_steps": 1, "max_tokens": 64, "most_steps": 6, "start": "packaged"}
-
-
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if isinstance(recipe, GradientRecipe)])
 def test_a_training_that_was_cut_ends_with_the_weights_of_one_that_was_not(
     endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -239,7 +181,7 @@ def test_a_training_that_was_cut_ends_with_the_weights_of_one_that_was_not(
         folder = tmp_path / "model"
         tiny.random_llama(folder)
         monkeypatch.setattr(RECIPES[name], "base", folder)
-    files = dataset(endpoints, answers(8) if name in GENERATORS else passages(8), f"{name}/train.parquet")
+    files = rows_as_files(endpoints, answers(8) if name in GENERATORS else passages(8), f"{name}/train.parquet")
     whole, cut = (Job(name, SMALL, files, f"{name}/{which}") for which in ("whole", "cut"))
     seen: dict[str, list[tuple[int, float]]] = {"whole": [], "cut": []}
     straight = learn(endpoints, whole, lambda step, of, loss: seen["whole"].append((step, loss)))

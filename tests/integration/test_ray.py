@@ -5,15 +5,12 @@ Actors and workers start slowly, so what needs a cluster is in the soak.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -26,25 +23,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
+from judged import judge
+from ray_nodes import listening, ray_nodes
 from safetensors.numpy import load
+from training_rows import GENERATORS, SMALL, answers, passages, rows_as_files
 
 from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, MODELS
 from headrace.core.launch import Batches, Launch, LocalLauncher, Threads
 from headrace.core.ray_cluster import cluster
+from headrace.core.run import Run
+from headrace.core.runner import Runner
 from headrace.documents.ahead import RESULT, SOURCE, Parse
 from headrace.documents.embed import Embed
 from headrace.documents.formats.contract import ParseLimits
 from headrace.errors import BadDocument, BadSettings, MissingPart, NotFound, Unavailable
+from headrace.landing.land import land
 from headrace.models.connection import wait_ready
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
-from headrace.settings import Inference, Settings, WorkerSettings
+from headrace.settings import Gate, Inference, Settings, Training, WorkerSettings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.training.data import Dataset
+from headrace.storage.tables.handles import TableReader
+from headrace.training.cutoff import Exclusions
+from headrace.training.data import Dataset, prepare
 from headrace.training.data.text import clean
+from headrace.training.recipe import GradientRecipe
+from headrace.training.recipes import RECIPES
+from headrace.training.round import plan
 from headrace.training.trainer import Job, Trained, train
 
 # Found, not imported: Ray reads its environment while it is imported, and `cluster` sets it before.
@@ -110,7 +118,7 @@ def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
         home = tmp_path_factory.mktemp("ray")
         patch.setenv("HEADRACE_SETTINGS", str(home / "none.toml"))
         patch.setenv(INSTEAD, str(tiny.folder()))  # also for Ray's workers, which have the environment of the cluster's start
-        with open_platform(Settings(home=home / "home"), parts=frozenset({"objects", "models"})) as endpoints:
+        with open_platform(Settings(home=home / "home"), parts=frozenset({"objects", "head", "models"})) as endpoints:
             wait_ready(endpoints.embedder, 120)
             yield endpoints
 
@@ -293,6 +301,77 @@ def test_trains_the_same_weights_and_counts_the_same_bytes(
 
 
 @pytest.mark.soak(minutes=2)
+def test_a_dataset_made_there_is_the_one_made_here(endpoints: Endpoints, on_ray: tuple[Batches, Launch], tmp_path: Path) -> None:
+    judge(endpoints, 40, liked="yes", seed=1, nearer=0.3)
+    settings = Training(gate=Gate(least_questions=8, headroom=1e6))
+    here, there = (made(Runner(Run("train", tmp_path), endpoints, batches=on), settings) for on in (Threads(), on_ray[0]))
+    assert [file for file, _, _ in here] == [file for file, _, _ in there] != []
+    for (_, rows, listed), (_, rows_there, listed_there) in zip(here, there, strict=True):
+        assert rows.num_rows > 0
+        assert rows_there.equals(rows), "the same rows in the same order"
+        assert listed_there == listed
+    examples = TableReader(EXAMPLES, endpoints, Meter(Ledger(), "test")).read(("dataset", "example_id", "split")).to_pylist()
+    sets = {
+        one: sorted((row["example_id"], row["split"]) for row in examples if row["dataset"] == one) for one in ("here", "there")
+    }
+    assert len(sets["here"]) == len(set(sets["here"])) == 160
+    assert sets["here"] == sets["there"]
+
+
+def made(runner: Runner, settings: Training) -> list[tuple[str, pa.Table, tuple[dict[str, int], dict[str, int]]]]:
+    """The files of a dataset, by the names that follow its own."""
+    runner.run(land)
+    version = "here" if isinstance(runner.batches, Threads) else "there"
+    planned = runner.run(plan, settings=settings, recipe="ranking")
+    dataset = runner.run(
+        prepare,
+        snapshots=planned.snapshots,
+        version=version,
+        seed=settings.seed,
+        settings=settings.preparing,
+        exclusions=Exclusions.from_dict(planned.exclusions),
+        generator_history=planned.generator_history,
+    )
+    reader = ObjectReader(DATASETS, runner.endpoints, Meter(Ledger(), "test"))
+    found = []
+    for file in dataset.files:
+        rows = pq.read_table(io.BytesIO(reader.get(file["key"])))
+        assert set(rows["dataset"].to_pylist()) == {version}
+        found.append((file["key"].removeprefix(version), rows.drop_columns(["dataset"]), (dataset.examples, dataset.questions)))
+    return found
+
+
+@pytest.mark.soak(minutes=1)
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "reranker"])
+def test_each_recipe_trains_the_same_weights(endpoints: Endpoints, on_ray: tuple[Batches, Launch], name: str) -> None:
+    """The re-ranker: the tests around this one."""
+    rows = answers(8) if name in GENERATORS else passages(24)
+    files = rows_as_files(endpoints, rows, f"{name}/train.parquet")
+    settings = SMALL if isinstance(RECIPES[name], GradientRecipe) else {}
+    here, there = (Job(name, settings, files, f"recipes/{name}-{where}") for where in ("here", "there"))
+    done, _, counted = trained(LocalLauncher(), endpoints, here)
+    elsewhere, _, ledger = trained(on_ray[1], endpoints, there)
+    assert (elsewhere.items, elsewhere.steps, elsewhere.taken) == (done.items, done.steps, done.taken)
+    assert [row[:-1] for row in moved(ledger)] == [row[:-1] for row in moved(counted)]
+    assert elsewhere.last_loss == pytest.approx(done.last_loss, abs=1e-4)
+    ours, theirs = weights(endpoints, done.weights), weights(endpoints, elsewhere.weights)
+    assert ours.keys() == theirs.keys() != set()
+    for file, data in ours.items():
+        if not file.endswith(".safetensors"):
+            assert theirs[file] == data, file
+            continue
+        # To the bit between fresh processes; what this one ran before may leave the last bit of a sum another way round.
+        tensors, others = load(data), load(theirs[file])
+        assert tensors.keys() == others.keys()
+        assert all(np.allclose(tensors[one], others[one], rtol=0, atol=1e-5) for one in tensors)
+
+
+def weights(endpoints: Endpoints, folder: str) -> dict[str, bytes]:
+    store = ObjectReader(CHECKPOINTS, endpoints, Meter(Ledger(), "test"))
+    return {info.key.removeprefix(folder): store.get(info.key) for info in store.list(f"{folder}/")}
+
+
+@pytest.mark.soak(minutes=2)
 def test_a_killed_worker_goes_on_to_the_very_weights(
     endpoints: Endpoints, on_ray: tuple[Batches, Launch], dataset: Dataset, local: tuple[Trained, bytes, Ledger]
 ) -> None:
@@ -403,90 +482,17 @@ def test_a_spill_directory_of_another_cluster_and_one_that_is_not_there_are_refu
         pass
 
 
-LOOPBACK_UP = """
-import fcntl, socket, struct
-fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS, up
-"""
-
-
-@contextlib.contextmanager
-def loopback_alone() -> Iterator[list[str]]:
-    """What a command begins with to run in a network that has loopback and nothing else: there, Ray's nodes listen everywhere."""
-    become = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    if shutil.which("unshare") is None or shutil.which("nsenter") is None:
-        pytest.skip("unshare and nsenter, which make a network of loopback alone, are not installed.")
-    with subprocess.Popen(["unshare", *become, "--net", "sleep", "900"]) as holder:
-        try:
-            while os.readlink(f"/proc/{holder.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-                if holder.poll() is not None:
-                    pytest.skip("This machine lets nobody make a network of loopback alone.")
-            enter = ["nsenter", f"--target={holder.pid}", *(["--user", "--preserve-credentials"] if become else []), "--net"]
-            subprocess.run([*enter, sys.executable, "-c", LOOPBACK_UP], check=True)
-            yield enter
-        finally:
-            holder.kill()
-
-
 @pytest.mark.soak(minutes=2)
 def test_two_nodes_share_batches_and_training(tmp_path: Path) -> None:
-    short = Path(tempfile.mkdtemp(prefix="r"))  # the path of a socket has at most 107 bytes, and Ray adds some sixty
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0" * 64,
-        "RAY_enable_metrics_collection": "0",
-    }
-    with loopback_alone() as inside:
-        share_on_two_nodes(tmp_path, short, address, environment, inside)
-
-
-def share_on_two_nodes(tmp_path: Path, short: Path, address: str, environment: dict[str, str], inside: list[str]) -> None:
-    start = [
-        *inside,
-        str(Path(sys.executable).with_name("ray")),
-        "start",
-        "--block",
-        "--node-ip-address=127.0.0.1",
-        "--num-cpus=2",
-    ]
-    start += ["--object-store-memory=100000000", "--disable-usage-stats"]
-    head = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={short}"]
-    log = (tmp_path / "log").open("wb")
-    nodes: list[subprocess.Popen[bytes]] = []
-    try:
-        for own in (head, [f"--address={address}"]):
-            nodes.append(subprocess.Popen([*start, *own], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
-            while (tmp_path / "log").read_bytes().count(b"Ray runtime started") < len(nodes):
-                assert nodes[-1].poll() is None, (tmp_path / "log").read_text()
+    with ray_nodes(tmp_path) as nodes:
+        nodes.start()
+        nodes.start()
         shared = tmp_path / "shared"
         shared.mkdir()
-        driver = subprocess.run(
-            [*inside, sys.executable, "-c", ON_TWO_NODES, str(shared)],
-            env=environment | {"RAY_ADDRESS": address, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert driver.returncode == 0, driver.stderr
-        assert json.loads(driver.stdout) == {"nodes": 2, "order": True, "used": 2, "trained": [2, [3.0] * 3]}
-    finally:
-        started = [
-            process for node in nodes if node.poll() is None for process in psutil.Process(node.pid).children(recursive=True)
-        ]
-        for node in nodes:
-            node.kill()
-            node.wait()
-        for process in started:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(started, timeout=20)
-        log.close()
-        shutil.rmtree(short, ignore_errors=True)
+        with nodes.driver(ON_TWO_NODES, shared) as driver:
+            out, err = driver.communicate(timeout=300)
+        assert driver.returncode == 0, err
+        assert json.loads(out) == {"nodes": 2, "order": True, "used": 2, "trained": [2, [3.0] * 3]}
 
 
 @pytest.mark.soak
@@ -520,8 +526,7 @@ def trained(
     models = ObjectReader(MODELS, endpoints, Meter(ledger, "finetune"))
     checkpoints = ObjectWriter(CHECKPOINTS, endpoints, Meter(ledger, "finetune"))
     done = launch.run(train, job, datasets, models, checkpoints, report=report)
-    reader = ObjectReader(CHECKPOINTS, endpoints, Meter(Ledger(), "test"))
-    return done, reader.get(f"{done.weights}/model.safetensors"), ledger
+    return done, weights(endpoints, done.weights).get("/model.safetensors", b""), ledger
 
 
 def job(dataset: Dataset, prefix: str) -> Job:
@@ -531,19 +536,6 @@ def job(dataset: Dataset, prefix: str) -> Job:
 def moved(ledger: Ledger) -> list[tuple[str, str, str, int, int]]:
     own = ("ray-spill", "ray-storage")
     return [(row.stage, row.store, row.direction, row.ops, row.bytes) for row in ledger.rows() if row.store not in own]
-
-
-def listening(root: psutil.Process | None = None) -> dict[str, set[str]]:
-    """Addresses that a process (this one) and every process under it listens on, by process name."""
-    found: dict[str, set[str]] = {}
-    root = root or psutil.Process()
-    for process in [root, *root.children(recursive=True)]:
-        try:
-            ips = {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
-            found.setdefault(process.name(), set()).update(ip.removeprefix("::ffff:") for ip in ips)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def words(n: int) -> str:
