@@ -9,7 +9,10 @@ The packaged generator answers prompts of 512 and 1,500 tokens and of as many as
 - network mount: SeaweedFS's filer over FUSE, after the same; its own cache may still answer
 - objects: SeaweedFS's S3
 
-Kinds take turns within a round, so that other work on the machine meets all of them. `python -m bench kv`
+Kinds take turns within a round, so that other work on the machine meets all of them. Isolation is measured as wall time, too:
+lookups of prompts that another tenant has cached beside lookups of prompts that nobody has.
+
+`python -m bench.kv [MINUTES]` takes about so many minutes (8), `python -m bench kv` the same.
 """
 
 from __future__ import annotations
@@ -48,13 +51,16 @@ if TYPE_CHECKING:
 
 _TOKENS = (512, 1_500, 4_000)
 _MIDDLE = 1_500
-_ROUNDS = 9
+_ROUNDS, _LEAST_ROUNDS = 15, 3
+_MINUTES = 8.0
+_STORING = 0.25
+"""Share of the time that goes into the cost of storing; the rest goes into first tokens."""
 _READS = 15
 _ANSWER = 32
 _FASTER, _OF_PLAIN, _OVERHEAD = 25.0, 0.6, 0.02
 
 
-def measure(rounds: int = _ROUNDS, tokens: Sequence[int] = _TOKENS) -> dict[str, Any]:
+def measure(minutes: float = _MINUTES, tokens: Sequence[int] = _TOKENS) -> dict[str, Any]:
     """Bounds: at 1,500 tokens a prefix is restored from files 25 times as fast as it is computed; loading has 60 % of the
     bandwidth of a plain read; storing adds 2 % to an answer.
 
@@ -62,6 +68,7 @@ def measure(rounds: int = _ROUNDS, tokens: Sequence[int] = _TOKENS) -> dict[str,
     """
     from headrace.models.server import generator
 
+    began = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = generator.load(folder / "weights")
@@ -69,23 +76,25 @@ def measure(rounds: int = _ROUNDS, tokens: Sequence[int] = _TOKENS) -> dict[str,
         endpoints = stack.enter_context(open_platform(settings, parts=frozenset({"objects"})))
         stores, left_out = _stores(stack, settings, endpoints, folder)
         rows = []
-        for length in sorted({min(length, model.window - 1) for length in tokens}):
-            rows.append(_at(model, length, stores, rounds))
+        lengths = sorted({min(length, model.window - 1) for length in tokens})
+        for number, length in enumerate(lengths):
+            share = (1 - _STORING) * sum(lengths[: number + 1]) / sum(lengths)
+            rows.append(_at(model, length, stores, began + 60 * minutes * share))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         middle = min(rows, key=lambda row: abs(row["tokens"] - _MIDDLE))
         return {
             "model": model.version,
             "window": model.window,
             "bytes_per_token": _bytes_per_token(model),
-            "rounds": rounds,
             "first_token": rows,
             "left_out": left_out,
             "file_over_recompute_at_1500": middle["restore_over_recompute"]["file"],
             "bound_file_over_recompute": _FASTER,
             "load_bandwidth": bandwidth(model.shape, folder),
             "bound_of_plain_read": _OF_PLAIN,
-            "storing": _storing(model, folder, _MIDDLE, max(2, rounds // 3)),
+            "storing": _storing(model, folder, _MIDDLE, began + 60 * minutes),
             "bound_storing": _OVERHEAD,
+            "isolation": isolation(folder),
         }
 
 
@@ -144,7 +153,7 @@ def drop_pages(paths: Sequence[Path]) -> str:
     return ", ".join(sorted(seen))
 
 
-def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], rounds: int) -> dict[str, Any]:
+def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], until: float) -> dict[str, Any]:
     prompt = _prompt(model, tokens)
     first, *others = (place.blocks for place in stores.values())
     before = {block.name for block in first.oldest(100_000)}
@@ -158,23 +167,28 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], rounds: int) -> d
     took: dict[str, list[float]] = {"recompute": [], **{name: [] for name in stores}}
     read: dict[str, list[float]] = {name: [] for name in stores}
     rest: list[float] = []
+    behind = {name: _Behind(model, place.blocks) for name, place in stores.items()}
     pages: dict[str, set[str]] = {name: set() for name in stores}
-    for _ in range(rounds):
+    while _goes_on(len(rest) // len(stores), until):
         took["recompute"].append(_ms(_first_token(model, prompt, None)))
         for name, place in stores.items():
             pages[name].add(place.before())
-            generated = _first_token(model, prompt, _cache(model, place.blocks))
+            generated = _first_token(model, prompt, _cache(model, place.blocks, behind[name]))
+            behind[name].writes.wait(60.0)  # for its use to be noted, as behind an answer
             restored = (tokens - 1) // BLOCK * BLOCK
             if generated.reused_tokens != restored:
                 raise RuntimeError(f"{name}: {generated.reused_tokens} of {restored} tokens were restored")
             took[name].append(_ms(generated))
             read[name].append(generated.timings_ms["kv_read"])
             rest.append(generated.timings_ms["prefill"])
+    for one in behind.values():
+        one.writes.close(1.0)
     middle = {name: statistics.median(values) for name, values in took.items()}
     restore = {name: statistics.median(values) for name, values in read.items()}
     spared = middle["recompute"] - statistics.median(rest)
     return {
         "tokens": tokens,
+        "rounds": len(took["recompute"]),
         "restored_tokens": (tokens - 1) // BLOCK * BLOCK,
         "bytes": (tokens - 1) // BLOCK * BLOCK * _bytes_per_token(model),
         "p50_ms": {name: round(value, 1) for name, value in middle.items()},
@@ -197,10 +211,17 @@ class _Behind:
 
     def __init__(self, model: SmolLM, blocks: BlockStore) -> None:
         self.writes, self.run = WriteBehind(), "bench"
+        self.cpu_s = 0.0
         self._model, self._blocks = model, blocks
 
     def store(self, tokens: Sequence[int], values: Any, *, restored: int) -> None:
+        began = time.thread_time()
         _cache(self._model, self._blocks).save(tokens, values, restored=restored)
+        self.cpu_s += time.thread_time() - began
+
+    def notes(self, last: str, documents: frozenset[str] | None) -> bool:
+        """There is no index here."""
+        return False
 
     def check(self, tokens: Sequence[int], restored: Sequence[Any]) -> None:
         """Nothing is compared here."""
@@ -276,39 +297,97 @@ def bandwidth(shape: Shape, folder: Path, tokens: int = _MIDDLE) -> dict[str, An
     return found
 
 
-def _storing(model: SmolLM, folder: Path, tokens: int, rounds: int) -> dict[str, Any]:
+def isolation(folder: Path, prompts: int = 300) -> dict[str, Any]:
+    """Seconds of lookups by a tenant that has nothing stored: of prompts that another tenant has, and of prompts that nobody has.
+
+    `auc` is the share of pairs in which the lookup of a cached prompt took longer, 0.5 where the times say nothing; `p` is that
+    of the two-sided Mann-Whitney test. For comparison, `own_auc` is that of a tenant's own cached prompts.
+    """
+    from scipy.stats import mannwhitneyu
+
+    place = folder / "isolation"
+    place.mkdir()
+    endpoints = Endpoints.model_construct(files_dir=place)
+    blocks = FrontedBlocks(FileBackend().open(KV_CACHE, endpoints, _meter(), wait=False), BlockMemory(1 << 26))
+    shape = Shape(1, 1, 64)
+    into = np.zeros(shape.array(BLOCK), np.float32)
+
+    def cache(tenant: str) -> KvCache:
+        return KvCache(blocks, identity="bench", tenant=tenant, shape=shape, secret=b"bench", limit_bytes=1 << 40)
+
+    tokens = np.random.default_rng(1).integers(0, 40_000, size=(2 * prompts, BLOCK)).tolist()
+    cached = tokens[:prompts]
+    for prompt in cached:
+        cache("globex").save(prompt, into, restored=0)
+    took: dict[tuple[str, bool], list[float]] = {}
+    for number in np.random.default_rng(2).permutation(2 * prompts):
+        for tenant in ("acme", "globex"):
+            seconds = _seconds(lambda tenant=tenant, number=number: cache(tenant).restore(tokens[number], into))  # type: ignore[misc]
+            took.setdefault((tenant, bool(number < prompts)), []).append(seconds)
+    tests = {tenant: mannwhitneyu(took[tenant, True], took[tenant, False]) for tenant in ("acme", "globex")}
+    return {
+        "lookups": prompts,
+        "cached_by_another_p50_us": round(1e6 * statistics.median(took["acme", True]), 1),
+        "cached_by_nobody_p50_us": round(1e6 * statistics.median(took["acme", False]), 1),
+        "auc": round(float(tests["acme"].statistic) / prompts**2, 3),
+        "p": round(float(tests["acme"].pvalue), 3),
+        "own_auc": round(float(tests["globex"].statistic) / prompts**2, 3),
+    }
+
+
+def _goes_on(rounds: int, until: float) -> bool:
+    return rounds < _LEAST_ROUNDS or (rounds < _ROUNDS and time.monotonic() < until)
+
+
+def _storing(model: SmolLM, folder: Path, tokens: int, until: float) -> dict[str, Any]:
     """An answer whose prompt is stored behind it, beside the same without a cache: seconds, and the share that storing adds.
 
     The wall time of the whole call counts: what happens on the way to the last token and before the call returns. What is then
-    written is waited for outside it.
+    written is waited for outside it; `behind_cpu_s` is the processor time that this takes from whatever runs then. Other work on
+    the machine shows in `added`, and hardly in `added_cpu`, which compares the processor time of the thread that answers.
     """
     place = folder / "storing"
     place.mkdir()
     took: dict[str, list[float]] = {"with": [], "without": []}
+    cpu: dict[str, list[float]] = {"with": [], "without": []}
     writing: list[float] = []
-    for number in range(rounds):
+    behind_cpu: list[float] = []
+    while _goes_on(number := len(writing), until):
         prompt = _prompt(model, tokens)
         prompt[0] = 1_000 + number  # no block of it is there
         endpoints = Endpoints.model_construct(files_dir=place / str(number))
         blocks = FileBackend().open(KV_CACHE, endpoints, _meter(), wait=True)
         behind = _Behind(model, blocks)
-        for kind, cache in (("without", None), ("with", _cache(model, blocks, behind))):
-            began = time.perf_counter()
+        pair = (("without", None), ("with", _cache(model, blocks, behind)))
+        for kind, cache in pair if number % 2 else reversed(pair):
+            began, used = time.perf_counter(), time.thread_time()
             generated = _first_token(model, prompt, cache, _ANSWER)
             took[kind].append(time.perf_counter() - began)
-        writing.append(generated.timings_ms["kv_write"] / 1e3)
+            cpu[kind].append(time.thread_time() - used)
+            if kind == "with":
+                writing.append(generated.timings_ms["kv_write"] / 1e3)
+                behind.writes.wait(60.0)  # else it would be written during the other answer
+        behind_cpu.append(behind.cpu_s)
         if not behind.writes.wait(60.0) or not any((place / str(number)).rglob("*.safetensors")):
             raise RuntimeError("nothing was stored behind the answer")
         behind.writes.close(1.0)
     with_, without = statistics.median(took["with"]), statistics.median(took["without"])
     return {
         "answer_tokens": _ANSWER,
+        "rounds": len(writing),
         "with_s": round(with_, 3),
         "without_s": round(without, 3),
-        "added": round(with_ / without - 1, 4),
+        "added": round(_added(took), 4),
+        "added_cpu": round(_added(cpu), 4),
+        "behind_cpu_s": round(statistics.median(behind_cpu), 4),
         "handed_over_s": round(statistics.median(writing), 4),
         "handed_over_share": round(statistics.median(writing) / without, 4),
     }
+
+
+def _added(took: dict[str, list[float]]) -> float:
+    """The middle of the pairs' ratios, minus 1."""
+    return statistics.median(one / other for one, other in zip(took["with"], took["without"], strict=True)) - 1
 
 
 def _meter() -> Meter:
@@ -319,3 +398,7 @@ def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(float(sys.argv[1]) if sys.argv[1:] else _MINUTES), indent=1))

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from kv_contract import CONTRACT, SHAPE, cache_on, held, zeros
 from servers import Servers, serving
+from tiny import generator
 
 from bench.mounted import NotMounted, mounted
 from headrace.catalog import KV_CACHE, KV_OBJECTS, Store, Tier
@@ -26,6 +28,9 @@ from headrace.models.kv.blocks import BlockInfo, BlockStore, FileBackend
 from headrace.models.kv.format import BLOCK, Shape, pack, unpack
 from headrace.models.kv.object_index import ObjectIndex
 from headrace.models.kv.objects import ListedPart, ObjectBlocks
+from headrace.models.kv.service import KvService
+from headrace.models.kv.use import recorded_use
+from headrace.models.server.generator import Generated, Sampling
 from headrace.process import python
 from headrace.storage.endpoints import Endpoints, MetadataEndpoint
 from headrace.storage.ledger import Ledger
@@ -82,6 +87,46 @@ def test_bytes_of_objects_are_in_the_ledger(endpoints: Endpoints) -> None:
     moved = {(row.stage, row.store, row.tier, row.direction): row.bytes for row in ledger.rows()}
     assert moved["models", "kv-cache", "object", "write"] == moved["models", "kv-cache", "object", "read"] == 5
     assert blocks.get("acme/aa/metered") is None
+
+
+def test_counters_go_on_while_a_running_server_changes_its_backend(endpoints: Endpoints, tmp_path: Path) -> None:
+    """Each answer is counted once, and each byte in the tier that it moved through, whichever backend was in use then."""
+    prompt = [(13 * n) % 200 for n in range(2 * BLOCK + 20)]
+    model = generator()
+    common: dict[str, Any] = {"files_dir": tmp_path, "kv_cache_bytes": 1 << 30}
+    of = {kind: endpoints.model_copy(update={"kv_backend": kind, **common}) for kind in ("files", "objects")}
+    now = ["files"]
+    service = KvService(lambda: of[now[0]], b"s", lambda work: work())
+
+    def ask(kind: str) -> int:
+        now[0], ledger = kind, Ledger()
+        generation = Generated(list(prompt))
+        cache = service.prompt(model, ledger, tenant="acme", documents=set(), run="r")
+        list(model.generate(prompt, Sampling(1), cache=cache, into=generation))
+        assert service.writes.wait(60)
+        ledger.fold(service.unreported.take("r"))
+        service.account("acme", model.version, ledger.export())
+        return generation.reused_tokens
+
+    try:
+        found = [ask(kind) for kind in ("files", "files", "objects", "objects", "files")]
+        assert found == [0, 2 * BLOCK, 0, 2 * BLOCK, 2 * BLOCK], "each backend has its own blocks, and keeps them"
+        figures = service.use.by_model()[model.version]
+        assert (figures["answers"], figures["prompt_tokens"]) == (5, 5 * len(prompt))
+        assert (figures["restored_tokens"], figures["written_tokens"], figures["misses"]) == (6 * BLOCK, 4 * BLOCK, 2)
+        size = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+        moved = {name: value for name, value in figures.items() if name.startswith("bytes:")}
+        assert moved == {
+            "bytes:file:write": size, "bytes:file:read": 2 * size, "bytes:object:write": size, "bytes:object:read": size,
+        }  # fmt: skip
+        assert figures["read_bytes"] == 3 * size
+        assert {backend for backend, _ in service.economies()} == {"files", "objects"}, "each is measured by itself"
+        service.close(10)
+        (recorded,) = recorded_use(Metadata(endpoints)).values()
+        counted = service.use.by_model()[model.version]
+        assert recorded == pytest.approx({name: value for name, value in counted.items() if value})
+    finally:
+        service.close(0)
 
 
 WRITER = """

@@ -183,6 +183,27 @@ def test_another_run_gets_other_headlines() -> None:
     assert any("1,536 tokens were written" in title for title in titles)
 
 
+def test_a_kv_cache_in_objects_is_in_the_object_lane_and_on_its_slide() -> None:
+    """Where `kv_backend = "objects"`, the blocks are in the object tier, on each slide that shows them."""
+
+    def first_and_cards(rows: list[dict[str, Any]]) -> tuple[str, str]:
+        slides = list(opened(build(journal(rows=rows))).slides)
+        (kv,) = (slide for slide in slides if slide.shapes.title.text.startswith("The KV cache lives"))
+        words = [one.get("descr") or "" for shape in slides[0].shapes for one in shape._element.xpath(".//p:cNvPr")]
+        (box,) = (text for text in words if "KV cache, " in text)
+        return box, kv.shapes.title.text + " ".join(run.text for shape in kv.shapes for run in runs(shape))
+
+    rows = journal()["rows"]
+    moved = [{**row, "tier": "object"} if row["store"] == "kv-cache" else row for row in rows]
+    on_files, in_objects = first_and_cards(rows), first_and_cards(moved)
+    assert on_files[0].endswith("KV cache, file tier")
+    assert in_objects[0].endswith("KV cache, object tier")
+    assert on_files[0].replace("file", "object") == in_objects[0], "as many bytes"
+    assert "lives on files" in on_files[1]
+    assert "lives in objects" in in_objects[1]
+    assert "written to the object tier" in in_objects[1]
+
+
 def test_audiences_share_slides_and_numbers_and_lead_differently(decks: dict[str, Any]) -> None:
     def texts(deck: Any) -> list[str]:
         return sorted(slide.shapes.title.text for slide in list(deck.slides)[1:])

@@ -166,6 +166,24 @@ def test_small_flows_of_the_story_are_drawn_and_others_gathered() -> None:
     assert "Index versions" in {flow.store for flow in short.gathered}
 
 
+def test_a_kv_cache_in_objects_is_drawn_in_their_lane_under_the_same_name() -> None:
+    rows = [{**row, "tier": "object"} if row["store"] == "kv-cache" else row for row in RUNS["demo"]["rows"]]
+    on_files, in_objects = of("demo", "inference"), of("demo", "inference", rows=rows)
+
+    def drawn(diagram: Diagram) -> dict[tuple[Tier, Direction], int]:
+        flows = slide(diagram).diagram.flows
+        return {
+            (flow.tier, flow.direction): flow.bytes for flow in flows if flow.store == "KV cache" and flow.stage == "Generate"
+        }
+
+    assert drawn(on_files)
+    assert drawn(in_objects) == {(Tier.OBJECT, way): moved for (_, way), moved in drawn(on_files).items()}
+    for view in View:
+        check(scene_for(in_objects, view=view))
+    scene = scene_for(in_objects, detail=Detail.FULL)
+    assert any("kv-cache" in group.name or "kv-cache" in group.alt for group in scene.groups)
+
+
 def test_a_stage_that_did_not_run_is_not_drawn() -> None:
     run = next(iter(RUNS))
     rows = [row for row in RUNS[run]["rows"] if row["stage"] in {"retrieve", "answer"}]

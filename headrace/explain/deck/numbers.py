@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from headrace.catalog import Tier
+from headrace.catalog import KV_CACHE, KV_OBJECTS, Store, Tier
 from headrace.errors import Permanent
 from headrace.explain.diagram.format import human_bytes, human_count, human_ms, percent
 
@@ -103,6 +103,11 @@ class Numbers:
         name = f"{what} of {', '.join(chosen) or 'all rows'}"
         mark = "≈" if any(row["estimated"] for row in rows) and what == "bytes" else ""
         return Number(name, total, mark + shown(total), f"{name}: {total:,}, summed over {len(rows)} rows of `{self.ledger}`")
+
+    @property
+    def kv_store(self) -> Store:
+        """Where the KV cache was: in objects if they moved anything of it, else on files."""
+        return KV_OBJECTS if self.bytes(tier=KV_OBJECTS.tier, store=KV_OBJECTS.name).value else KV_CACHE
 
     def p95_ms(self, *, tier: Tier, direction: str) -> Number:
         """The slowest 95th percentile of the matching rows that moved something."""

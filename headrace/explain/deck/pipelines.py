@@ -56,7 +56,10 @@ def overview(draft: Draft) -> None:
     height, top = 53.0, 152.0
     for at, tier in enumerate(_LANES):
         _lane(draft, tier, Area(LEFT, top + at * height, RIGHT - LEFT, height - 5))
+    kv = numbers.kv_store
     for at, step in enumerate(_ABOVE):
+        if step[3] == (KV_CACHE,):
+            step = (*step[:2], kv.tier, (kv,), *step[4:])
         record = _stage(draft, at, step, Area(_centre(at) - 58, 112, 116, 30), top, height, above=True)
     for at, below in enumerate(_BELOW):
         if below is not None:

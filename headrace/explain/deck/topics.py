@@ -13,7 +13,6 @@ from headrace.catalog import (
     EXAMPLES,
     FEEDBACK_ROWS,
     INTERACTION_ROWS,
-    KV_CACHE,
     KV_OBJECTS,
     PROMOTIONS,
     SUPPRESSIONS,
@@ -227,8 +226,8 @@ def recipes(draft: Draft) -> None:
 def kv_cache(draft: Draft) -> None:
     """The KV cache where this run had it, GPU-direct to object beside it."""
     numbers, canvas = draft.numbers, draft.canvas
-    in_objects = numbers.bytes(tier=KV_OBJECTS.tier, store=KV_OBJECTS.name).value > 0
-    store, where = (KV_OBJECTS, "in objects") if in_objects else (KV_CACHE, "on files")
+    store = numbers.kv_store
+    where = "in objects" if store == KV_OBJECTS else "on files"
     written, reused = numbers.count("kv_tokens_written"), numbers.count("kv_tokens_read")
     moved = numbers.bytes(tier=store.tier, store=store.name, direction="write")
     loaded = numbers.bytes(tier=store.tier, store=store.name, direction="read")

@@ -27,6 +27,7 @@ from headrace.catalog import (
     INTERACTION_ROWS,
     INTERACTIONS,
     KV_CACHE,
+    KV_OBJECTS,
     MODELS,
     PROMOTIONS,
     ROUNDS,
@@ -65,7 +66,7 @@ STORIES: dict[str, tuple[Step, ...]] = {
         Step("Embed & index", ("embed", "index"), ((CHUNK_ROWS, _R), (CHUNKS, _W))),
         Step("Retrieve", ("retrieve",), ((CHUNKS, _R),)),
         Step("Re-rank", ("rerank",), ((MODELS, _R),)),
-        Step("Generate", ("generate",), ((KV_CACHE, _R), (KV_CACHE, _W))),
+        Step("Generate", ("generate",), ((KV_CACHE, _R), (KV_CACHE, _W), (KV_OBJECTS, _R), (KV_OBJECTS, _W))),
         Step("Record", ("answer", "feedback"), ((INTERACTIONS, _W), (FEEDBACK, _W))),
     ),
     "training": (
@@ -107,6 +108,7 @@ TITLES: dict[Store, str] = {
     ROUNDS: "Manifests",
     CHUNKS: "Vector index",
     KV_CACHE: "KV cache",
+    KV_OBJECTS: "KV cache",
 }
 _TITLES: dict[Key, str] = {(store.tier, store.name): title for store, title in TITLES.items()}
 
