@@ -220,7 +220,7 @@ def feedback(
     else:
         consent_required = settings.training.preparing.require_consent
         suppressed = consent is False or (consent_required and consent is None)
-        later = "A later round learns from it; `headrace loop` shows what that waits for."
+        later = "A later round learns from it: run `headrace train`, or leave that to the loop of `headrace up`."
         learns = "No round will learn from it." if suppressed else later
         place = "{topic}/{partition}/{offset}".format(**recorded)
         out.print(f"Recorded at {place}. {learns}", soft_wrap=True)

@@ -29,7 +29,7 @@ def total_rates(journal: Mapping[str, Any]) -> dict[str, Any]:
     ops, moved = (sum(int(row[name]) for row in journal["rows"]) for name in ("ops", "bytes"))
     of_questions = sum(int(row["bytes"]) for row in journal["rows"] if row["stage"] in asked)
     return {
-        "seconds": None if seconds is None else round(seconds, 1),
+        "seconds": None if seconds is None else round(seconds, 3),
         "ops": ops,
         "bytes": moved,
         **_over(seconds, ops, moved),

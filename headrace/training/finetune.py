@@ -21,6 +21,7 @@ from headrace.training.trainer import Job, Trained, train
 
 _DONE = "trained.json"
 _MORE = "Gather more verdicts: headrace ask, then headrace feedback."
+SIMULATED = "Simulated users are learned from with `headrace train --simulated`."
 
 
 @stage("Fine-tunes a model on what users judged, with checkpoints that resume exactly.")
@@ -65,13 +66,17 @@ def finetune(
 def require_examples(dataset: Dataset, recipe: str) -> None:
     """Raise `NothingToLearn` where a dataset has nothing to train a recipe on."""
     if not dataset.examples.get(TRAIN):
-        played = "Simulated users are learned from with `headrace train --simulated`."
         held = sum(count for split, count in dataset.questions.items() if split != TRAIN)
         raise NothingToLearn(
             f"{recipe} is not trained: the training split holds no {recipe_of(recipe).learns_from}.",
             hint=(f"All judged questions so far ({held:,}) are held out for evaluation. " if held else "")
-            + (played if dataset.left_out.get("verdict: simulated user") else _MORE),
+            + (SIMULATED if left_out_simulated(dataset) else _MORE),
         )
+
+
+def left_out_simulated(dataset: Dataset) -> bool:
+    """Whether verdicts of simulated users were left out."""
+    return bool(dataset.left_out.get("verdict: simulated user"))
 
 
 def training(

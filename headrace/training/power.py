@@ -22,7 +22,7 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training import manifest
 from headrace.training.data import Dataset
 from headrace.training.data.dataset import TEST, TRAIN, TUNE, by_question, fewer, passages, read, tellable
-from headrace.training.finetune import require_examples
+from headrace.training.finetune import SIMULATED, left_out_simulated, require_examples
 from headrace.training.manifest import Plan, Power
 from headrace.training.names import EMBEDDER, GENERATOR, RANKING, RERANKER
 from headrace.training.recipes import recipe_of
@@ -50,7 +50,8 @@ def power(
     require_examples(dataset, plan.recipe)
     judged = judged_questions(plan, dataset, datasets)
     found = estimated(plan.model, judged, manifest.newest_of(rounds, plan.recipe), settings.gate)
-    if (why := lacking(plan.recipe, plan.model, found, settings.gate)) is not None:
+    why = lacking(plan.recipe, plan.model, found, settings.gate, simulated=left_out_simulated(dataset))
+    if why is not None:
         raise why
     return manifest.amend(rounds, plan, plan.model_copy(update={"power": found}))
 
@@ -110,16 +111,16 @@ def estimated(model: str, judged: Sequence[Sequence[Mapping[str, Any]]], earlier
     )
 
 
-def lacking(recipe: str, model: str, found: Power, gate: Gate) -> NothingToLearn | None:
-    """Why a recipe is not trained on these verdicts, or `None`."""
+def lacking(recipe: str, model: str, found: Power, gate: Gate, *, simulated: bool = False) -> NothingToLearn | None:
+    """Why a recipe is not trained on these verdicts, or `None`; `simulated`: there are more, of simulated users."""
     what = "judged" if model == RANKING else "held-out"
     there = f"{found.questions:,} {what} question{'' if found.questions == 1 else 's'}"
     are = "is" if found.questions == 1 else "are"
-    more = "Gather more verdicts: headrace ask, then headrace feedback"
+    more = "Gather more verdicts: headrace ask, then headrace feedback." + (f" {SIMULATED}" if simulated else "")
     if found.needed is None:
         return NothingToLearn(
             f"{recipe} is not trained: retrieval has every passage of {there} in the right order, so nothing could be better.",
-            hint=f"{more}.",
+            hint=more,
         )
     if found.questions < found.needed:
         missing = found.needed - found.questions
@@ -131,7 +132,7 @@ def lacking(recipe: str, model: str, found: Power, gate: Gate) -> NothingToLearn
                 f" ({gate.headroom:.0%} of what is left to gain)"
             )
         return NothingToLearn(
-            f"{recipe} is not trained: {there} {seen}.", hint=f"It takes about {missing:,} more{in_all}. {more}."
+            f"{recipe} is not trained: {there} {seen}.", hint=f"It takes about {missing:,} more{in_all}. {more}"
         )
     if found.users < gate.least_users:
         return NothingToLearn(

@@ -376,3 +376,11 @@ def test_a_round_without_checkpoints_says_so_and_claims_none() -> None:
     assert "Recipe ranking wrote no checkpoint" in said
     assert "of weights written; the challenger was promoted" in said
     assert "of checkpoints and weights written" not in said
+
+    def overview(of: dict[str, Any]) -> str:
+        return "\n".join(run.text for number, shape in shapes(opened(build(of))) if number == 1 for run in runs(shape))
+
+    assert overview(fitted).count("Checkpoints") == 0
+    written = {"steps": 40, "parameters": 6, "checkpoints": 2, "checkpoint_bytes": 9_000_000}
+    stepped = journal(detail={"round": {"recipe": "reranker", "promoted": True, "training": written}})
+    assert overview(stepped).count("Checkpoints") == 1

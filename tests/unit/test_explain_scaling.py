@@ -18,7 +18,7 @@ from headrace.errors import NotFound, WrongUsage
 from headrace.explain.diagram.draw import draw_scene
 from headrace.explain.scaling.demand import StageDemand, UnitDemand, UnitTraffic, demands, demands_of
 from headrace.explain.scaling.parameters import scaling_of
-from headrace.explain.scaling.picture import scaling_scene
+from headrace.explain.scaling.picture import headline, rate, scaling_scene
 from headrace.explain.scaling.prediction import Prediction, StoreLimit, Throughput, predict, scale, unit_s, validate
 from headrace.explain.scaling.supply import TierSupply, checked_supply, merged, stated_supply
 from headrace.storage.timeline import AHEAD, ASKED
@@ -330,6 +330,25 @@ def test_workers_are_shown_to_the_most() -> None:
     assert scale(2) == (1, 2)
     assert scale(1_000) == (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
     assert scale(1_100)[-2:] == (1_000, 1_100)
+
+
+def test_a_rate_has_no_more_digits_than_are_known() -> None:
+    assert [rate(number) for number in (0.4213, 7.123, 99.96, 123.4, 1_031_937.0)] == ["0.421", "7.12", "100", "123", "1,030,000"]
+
+
+def test_a_headline_says_up_to_where_no_store_limits_and_speaks_of_questions_first() -> None:
+    (found,) = demands_of(indexed())
+    both = [found, demand(unit="questions"), demand(unit="events")]
+    far = predict(scaling_of({"workers": 2}), both, stated_supply(["vector=1/0.005"]))
+    limit = far.first
+    assert limit is not None
+    assert limit.workers is not None
+    assert limit.workers > 2
+    where = f"the first is chunks (vector, write), for {limit.unit} at {limit.workers:,}"
+    assert headline(far) == f"No store limits up to 2 workers; {where}"
+    (asked,) = [point for point in far.points if (point.unit, point.workers) == ("questions", 2)]
+    unknown = predict(scaling_of({"workers": 2}), both, [])
+    assert headline(unknown) == f"2 workers: {rate(asked.per_s)} questions a second; what storage supplies is not known"
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:

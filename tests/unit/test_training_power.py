@@ -111,6 +111,10 @@ def test_too_little_says_what_it_would_take() -> None:
     assert hint.startswith("It takes about 29 more.")
     none = POWER.model_copy(update={"questions": 0, "needed": 30, "gain": None})
     assert "0 judged questions are not enough evidence" in said("ranking", none)[0]
+    assert "--simulated" not in said("ranking", none)[1]
+    demo = lacking("ranking", "ranking", none, Gate(), simulated=True)
+    assert demo is not None
+    assert demo.hint.endswith("Simulated users are learned from with `headrace train --simulated`.")
     alone = POWER.model_copy(update={"needed": 30, "users": 1})
     message, hint = said("ranking", alone)
     assert message == "ranking is not trained: 40 judged questions are known, by 1 user; at least 3 are required."

@@ -61,8 +61,11 @@ def overview(draft: Draft) -> None:
         if step[3] == (KV_CACHE,):
             step = (*step[:2], kv.tier, (kv,), *step[4:])
         record = _stage(draft, at, step, Area(_centre(at) - 58, 112, 116, 30), top, height, above=True)
+    saved = numbers.of_round("training", "checkpoints").value > 0
     for at, below in enumerate(_BELOW):
         if below is not None:
+            if below[0] == "Fine-tune" and not saved:  # what a fitted recipe writes there are its weights
+                below = (*below[:-1], "Weights")
             landed = _stage(draft, at, below, Area(_centre(at) - 58, top + 5 * height + 8, 116, 30), top, height, above=False)
     if record is not None and landed is not None:
         canvas.arrow(
@@ -218,7 +221,7 @@ def stages(draft: Draft) -> None:
             (most, total, *shown.values()),
         )
     )
-    categories = [*shown, "Upkeep"]
+    categories = [*shown, "Maintenance"]
     series = []
     for tier in TIERS:
         values = [numbers.bytes(tier=tier, stage=STEPS[step]) for step in shown]
@@ -235,7 +238,7 @@ def stages(draft: Draft) -> None:
         alt=f"Megabytes read and written by stage and tier: {said}; other stages {others}.",
         unit="MB read and written",
     )
-    draft.note("Reads and writes are added. Upkeep: maintenance, retention and the loop's bookkeeping.")
+    draft.note("Reads and writes are added. Maintenance: also retention, and the loop's bookkeeping.")
 
 
 def tiers(draft: Draft) -> None:

@@ -216,8 +216,8 @@ def recipes(draft: Draft) -> None:
         )
     if recipe and not checkpoints.value:
         said.append(
-            f"Recipe {recipe} wrote no checkpoint, so nothing here measures one: sizing estimates them. A round that writes them:"
-            " headrace train --recipe reranker, then headrace diagram training."
+            f"Recipe {recipe} wrote no checkpoint, only its weights, to the store of both; sizing estimates checkpoints."
+            " To measure them: headrace train --recipe reranker, then headrace diagram training."
         )
     draft.points(Area(LEFT, 352, RIGHT - LEFT, BOTTOM - 352), "Said right", said)
     draft.note("Terms: docs/glossary.md. Reasons for each recipe's loss: docs/explanation/training.md.")

@@ -59,8 +59,8 @@ def _headline(points: Sequence[Replayed], unbounded: Replayed) -> str:
     if found is None:
         return f"At most {percent(unbounded.token_hit_rate)} of the prompts' tokens need no prefill"
     return (
-        f"{human_bytes(found.capacity_bytes or 0)} of KV cache spare {percent(found.token_hit_rate)} of the prompts' tokens "
-        f"their prefill"
+        f"{human_bytes(found.capacity_bytes or 0)} of KV cache saves the prefill of {percent(found.token_hit_rate)} of the "
+        f"prompts' tokens"
     )
 
 

@@ -16,6 +16,7 @@ _WIDTH, _HEIGHT, _MARGIN = 1280.0, 720.0, 60.0
 _PLOT = Box(_MARGIN + 70, 150, _WIDTH - 2 * _MARGIN - 270, 470)
 _TEXT, _SMALL = 18.0, 16.0
 _APART = 22.0  # points between two names beside the curves
+_TOLD = ("questions", "documents")  # units of which a headline speaks first
 
 
 def scaling_scene(prediction: Prediction, *, palette: Palette = LIGHT) -> Scene:
@@ -42,10 +43,12 @@ def headline(prediction: Prediction) -> str:
     """What limits first, in a sentence."""
     first, most = prediction.first, prediction.parameters.workers
     if first is not None and first.workers is not None:
-        where = "" if first.workers <= most else f"Not up to {most:,}: at "
-        at = f"{where or 'At '}{first.workers:,} workers"
-        return f"{at} {first.store} ({first.tier}, {first.direction}) is the first store to limit {first.unit}"
-    last = prediction.points[-1]
+        store = f"{first.store} ({first.tier}, {first.direction})"
+        if first.workers <= most:
+            return f"At {first.workers:,} workers {store} is the first store to limit {first.unit}"
+        return f"No store limits up to {most:,} workers; the first is {store}, for {first.unit} at {first.workers:,}"
+    ends = [point for point in prediction.points if point.workers == prediction.points[-1].workers]
+    last = min(ends, key=lambda point: _TOLD.index(point.unit) if point.unit in _TOLD else len(_TOLD))
     if prediction.limits:
         return f"No store limits any number of workers: {_limit(prediction)}"
     return f"{last.workers:,} workers: {rate(last.per_s)} {last.unit} a second; what storage supplies is not known"
@@ -57,8 +60,8 @@ def _limit(prediction: Prediction) -> str:
 
 
 def rate(per_s: float) -> str:
-    """A number a second for people: 0.42, 7.1, 1,234."""
-    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
+    """A number a second for people, of three digits, since more are not known: 0.42, 7.1, 1,230."""
+    return f"{float(f'{per_s:.3g}'):,.0f}" if per_s >= 100 else f"{per_s:.3g}"
 
 
 class _Scale:
