@@ -20,6 +20,7 @@ from headrace.explain.diagram.format import grown
 from headrace.explain.diagram.markdown import plain
 
 _FRAME = 6  # points around what reportlab lays out in a page
+_BEGINNING = 110  # points of a chapter that are on the page of its title: some rows of its table, too
 WORDS = {
     Outcome.KEPT: "kept",
     Outcome.BROKEN: "broken",
@@ -216,7 +217,7 @@ def _pdf(document: Sequence[Chapter]) -> bytes:
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.ttfonts import TTFont
     from reportlab.pdfgen.canvas import Canvas
-    from reportlab.platypus import Paragraph, SimpleDocTemplate, Table, TableStyle
+    from reportlab.platypus import CondPageBreak, Paragraph, SimpleDocTemplate, Table, TableStyle
 
     fonts = {weight: f"{theme.FAMILY} {weight}" for weight in (theme.REGULAR, theme.BOLD)}
     for weight, name in fonts.items():
@@ -227,8 +228,8 @@ def _pdf(document: Sequence[Chapter]) -> bytes:
     figure = ParagraphStyle("figure", text, alignment=TA_RIGHT)
     head = ParagraphStyle("head", text, fontName=fonts[theme.BOLD], textColor=muted)
     right = ParagraphStyle("right", head, alignment=TA_RIGHT)
-    said = ParagraphStyle("said", text, fontSize=10, leading=13, spaceAfter=4, keepWithNext=1)
-    title = ParagraphStyle("title", head, fontSize=20, leading=25, textColor=ink, spaceAfter=4, keepWithNext=1)
+    said = ParagraphStyle("said", text, fontSize=10, leading=13, spaceAfter=4)
+    title = ParagraphStyle("title", head, fontSize=20, leading=25, textColor=ink, spaceAfter=4)
     titles = (title, ParagraphStyle("subtitle", title, fontSize=13, leading=16, spaceBefore=14))
     file = io.BytesIO()
     page = SimpleDocTemplate(
@@ -237,6 +238,8 @@ def _pdf(document: Sequence[Chapter]) -> bytes:
     )  # fmt: skip
     flow: list[Any] = []
     for at, part in enumerate(document):
+        # A title stays with the beginning of its table; with keepWithNext it would stay with all of it, and leave the page empty.
+        flow.append(CondPageBreak(_BEGINNING))
         flow.append(Paragraph(_escaped(part.title), titles[bool(at)]))
         flow += [Paragraph(_escaped(sentence), said) for sentence in part.sentences]
         if (grid := part.grid) is not None:

@@ -106,6 +106,7 @@ def test_no_title_of_a_report_is_the_last_of_its_page(tmp_path: Path, monkeypatc
     for page in pages:
         last = page.get_textpage().get_text_bounded().split("\r\n")[-1]
         assert not last.startswith(("Throughput", "Rates are", "Promises", "What", "Provenance")), last
+    assert "a lock | excludes" in pages[0].get_textpage().get_text_bounded(), "no page is left empty for a table's sake"
 
 
 def test_the_last_report_is_kept_and_another_file_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

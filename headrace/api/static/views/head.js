@@ -38,7 +38,7 @@ export function open(section) {
     { name: "waiting", title: "Waiting", number: true, cell: (one) => count(one.waiting + one.running) },
     { name: "done", title: "Done (7 days)", number: true, cell: (one) => count(one.done) },
     { name: "dead", title: "Dead", number: true, cell: (one) => (one.dead ? make("strong", {}, count(one.dead)) : "0") },
-    { name: "reason", title: "Last failure", wide: true, cell: (one) => one.reason || "–" },
+    { name: "reason", title: "Last failure", wide: true, cell: (one) => one.reason || null },
   ]);
   const triggered = make("section", { class: "card", "aria-label": "Triggers", hidden: true }, make("h2", {}, "Triggers"), triggers.element);
   fill(
