@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -91,6 +92,9 @@ def show(
     if as_json:
         print_json(values)
     elif values:
-        out.print(rows_table([{"setting": name, "value": str(value)} for name, value in values.items()]))
+        shown = {
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for name, value in values.items()
+        }
+        out.print(rows_table([{"setting": name, "value": value} for name, value in shown.items()]))
     else:
         out.print("All settings are the defaults. Write a file to change them: headrace init", highlight=False)

@@ -179,15 +179,39 @@ def _fault(fault: Mapping[str, Any]) -> str:
 
 
 def changed_settings(settings: Settings, *, whole: bool = False) -> dict[str, Any]:
-    """The keys whose values are not the defaults (with `whole` all), by their full names, JSON-ready; secrets are hidden."""
+    """The keys whose values are not the defaults (with `whole` all), by their full names, JSON-ready; secrets are hidden.
+
+    Of a list of sections, such as `sources`, each has its number in the name: `sources.0.place`.
+    """
 
     def below(values: Mapping[str, Any], defaults: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
         for name, value in values.items():
             full = f"{path}{name}"
             if isinstance(value, Mapping) and value and isinstance(defaults.get(name, {}), Mapping):
                 yield from below(value, defaults.get(name, {}), f"{full}.")
+            elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+                for at, (one, default) in enumerate(zip(value, _section_defaults(settings, full), strict=True)):
+                    yield from below(one, default, f"{full}.{at}.")
             elif whole or name not in defaults or value != defaults[name]:
-                yield full, HIDDEN if _SECRET.search(full) and value else value
+                yield full, HIDDEN if _SECRET.search(full) and value else _without_password(value)
 
     defaults = Settings.model_construct().model_dump(mode="json")
     return dict(below(settings.model_dump(mode="json"), defaults, ""))
+
+
+def _without_password(value: Any) -> Any:
+    """A value; of an address without the password in it."""
+    return re.sub(r"(://[^/@:]*):[^/@]+@", rf"\1:{HIDDEN}@", value) if isinstance(value, str) else value
+
+
+def _section_defaults(settings: Settings, path: str) -> list[dict[str, Any]]:
+    """For each section of a list its keys that nobody set, with their values; those of sections in it too."""
+    sections: Any = settings
+    for name in path.split("."):
+        sections = sections[int(name)] if name.isdecimal() else getattr(sections, name)
+
+    def unset(whole: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        nested = {name: unset(whole[name], one) for name, one in given.items() if isinstance(one, Mapping)}
+        return {name: value for name, value in whole.items() if name not in given} | nested
+
+    return [unset(one.model_dump(mode="json"), one.model_dump(mode="json", exclude_unset=True)) for one in sections]

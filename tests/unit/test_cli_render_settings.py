@@ -76,6 +76,19 @@ def test_what_is_changed_is_shown_by_its_full_name_without_its_secrets(tmp_path:
         properties = {token = "hush", "s3.endpoint" = "x"}
         [training.recipe.sft]
         epochs = 3
+        [[sources]]
+        place = "s3://theirs/docs"
+        notifications = {bootstrap = "k:9092", topic = "events", properties = {"sasl.password" = "hush", "sasl.username" = "me"}}
+        [[sources]]
+        place = "/mnt/docs"
+        [[triggers]]
+        name = "publish"
+        on = ["document.created"]
+        action = {type = "topic", topic = "t", bootstrap = "kafka:9092", properties = {"ssl.key.password" = "hush"}}
+        [[triggers]]
+        name = "call"
+        on = ["document.created"]
+        action = {type = "http", url = "https://me:hush@portal.example.net/hook"}
         """
     )
     found = changed_settings(Settings.load())
@@ -83,6 +96,13 @@ def test_what_is_changed_is_shown_by_its_full_name_without_its_secrets(tmp_path:
     assert found["head.properties.sasl.username"] == "me"
     assert found["training.recipe.sft.epochs"] == 3
     assert "hush" not in str(found)
+    assert found["triggers.1.action.url"] == "https://me:**********@portal.example.net/hook"
     assert found["objects.secret_key"] == found["head.properties.sasl.password"] == found["tables.properties.token"]
     assert "inference.retrieve" not in found
+    assert (found["sources.0.place"], found["sources.1.place"]) == ("s3://theirs/docs", "/mnt/docs")
+    assert found["sources.0.notifications.properties.sasl.username"] == "me"
+    assert {name for name in found if name.startswith("sources.1.")} == {"sources.1.place"}
+    assert {name for name, value in found.items() if name.startswith("triggers.0.") and value == found["objects.secret_key"]} == {
+        "triggers.0.action.properties.ssl.key.password"
+    }
     assert changed_settings(Settings.load(), whole=True)["inference.retrieve"] == 20
