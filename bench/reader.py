@@ -1,9 +1,10 @@
 """reader: how often a quoted answer is right, wrong, or none, through the whole pipeline with the embedded models.
 
-`python -m bench.reader DIR... [--half dev|judge] [--fit] [--limit N] [--say]`. A DIR is in BEIR layout with answers, or has
+`python -m bench.reader DIR... [--half NAME] [--fit] [--limit N] [--say]`. A DIR is in BEIR layout with answers, or has
 `docs/` and `questions.jsonl` (`_id`, `text`, `answers`: strings, or a list of strings for each part, none where there is no
-answer; `half` where it has halves). Of a BEIR folder every second article is `dev`, the others `judge`; only the half's articles
-are indexed, and the other half's questions are those that have no answer.
+answer; `half`, the name of the part of the questions that it belongs to: `near` and `near_judge` are one word away from what the
+documents say). Of a BEIR folder every second article is `dev`, the others `judge`; only the half's articles are indexed, and the
+other half's questions are those that have no answer.
 
 An answer is right if every part has one of its accepted strings in a quote of a right document and each of its lines has one; if
 another line has none, or is of another document, it is `beside_wrong`: a right line beside a wrong one, which is not counted as
@@ -165,7 +166,9 @@ def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, st
                 uris = [str(citation["document"]) for citation in answer.citations]
                 cited += [float(name_of.get(uri, uri) in one.documents) for uri in uris]
 
-    def share(found: Sequence[str], kind: str) -> dict[str, float]:
+    def share(found: Sequence[str], kind: str) -> dict[str, float] | None:
+        if not found:
+            return None
         figure = interval([float(each == kind) for each in found], _SEED)
         return {"mean": round(figure.mean, 3), "low": round(figure.low, 3), "high": round(figure.high, 3)}
 
@@ -173,14 +176,13 @@ def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, st
         "with_answer": len(with_answer),
         **{kind: share(with_answer, kind) for kind in KINDS},
         "short": share(["" if kind == "" else "short" for kind in short], "short"),
-        "short_right": share([kind for kind in short if kind], "right") if any(short) else None,
+        "short_right": share([kind for kind in short if kind], "right"),
         "short_wrong_though_quote_right": share(
             ["so" if pair[0] == "wrong" and pair[1] in KINDS[:2] else "" for pair in zip(short, with_answer, strict=True)], "so"
         ),
         "without_answer": len(without),
         "without_answer_refused": share(without, "refused"),
-        "f1": round(float(np.mean(near["f1"])), 3),
-        "exact_match": round(float(np.mean(near["exact_match"])), 3),
+        **{name: round(float(np.mean(values)), 3) if values else None for name, values in near.items()},
         "lines": round(float(np.mean(lines)), 2) if lines else None,
         "citation_precision": round(float(np.mean(cited)), 3) if cited else None,
         "first_token_s": {"p50": round(float(np.quantile(seconds, 0.5)), 3), "p95": round(float(np.quantile(seconds, 0.95)), 3)},
@@ -240,7 +242,7 @@ def main() -> None:
     """Measure, or fit, and print JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.reader", description=__doc__)
     parser.add_argument("dirs", type=Path, nargs="+")
-    parser.add_argument("--half", choices=("dev", "judge"))
+    parser.add_argument("--half", choices=("dev", "judge", "near", "near_judge"))
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--say", action="store_true")

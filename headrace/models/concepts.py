@@ -99,7 +99,8 @@ power: electric* power mains · strom* elektri* · électri* courant · electric
 water: water · wasser* *wasser · eau eaux · agua
 fuel: fuel* petrol diesel tank · kraftstoff* benzin diesel · carburant* essence · combustible* gasolina
 vehicle: vehicle* car cars automobile* · fahrzeug* auto autos wagen · véhicule* voiture* · vehículo* coche*
-parking: park parking parked · park parken parkplatz* parkgebühr* parkt · stationn* parking · aparca* estacion*
+parking: park parking parked · park parken parkplatz* parkgebühr* parkordnung* parkschein* parkt ·
+    stationn* parking · aparca* estacion*
 bus: bus buses shuttle coach · bus busse · bus navette · autobús*
 train: train trains railway* station · zug züge bahn bahnhof* · train* gare · tren trenes estación
 bicycle: bicycl* bike bikes · fahrrad* rad räder · vélo* · bicicleta*

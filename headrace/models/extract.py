@@ -13,6 +13,8 @@ A quote is evidence if its score reaches `ENOUGH`, and if it is not about anothe
 
 - its passage has one of the question's names, and it is no row of a table in which another row has that name;
 - all of the question's numbers are in the quote, above it or beside it: what a 15 TB drive does is no answer about one of 30 TB;
+- it has the words for what the question is about and for what is done, or is so similar that it may say the same in other words:
+  who built an oven is no answer to who repaired it (`arguments.py`);
 - it says nothing that excludes what the question says: "hourly" of "daily" (`concepts.CONTRASTS`), "the Malmö site" of "the
   Lund site".
 
@@ -30,6 +32,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from headrace.models.arguments import arguments_of
 from headrace.models.asked import AUXILIARIES, CONJUNCTIONS, DETERMINERS, OWNERS, PREPOSITIONS, PRONOUNS, asked_of
 from headrace.models.concepts import concepts_of, contrasting, contrasts
 from headrace.models.fact_kinds import FactKind, fact_kind
@@ -49,6 +52,8 @@ MORE_EVIDENCE = 0.1
 """What more of it is needed if there is doubt."""
 IN_DOUBT = 1.0
 """The additional score required if the passage lacks a name of the question or the quote lacks the kind of fact asked for."""
+LACKING = 0.3
+"""The share of the words for what a question is about, rare ones weighted higher, that a quote may lack."""
 CLOSE = 1.0
 """A second quote whose score is so near the first's is shown, too: of the development questions, one answer in four has one."""
 WEIGHTS: Mapping[str, float] = {
@@ -73,6 +78,11 @@ _LESS_KNOWN = 0.1  # what a second quote may have less of the question
 _LISTED = 5  # further rows of a table that are quoted
 _SECONDS = 4  # quotes of which one may be a second answer
 _BESIDE = 0.7  # what a word beside a quote counts as evidence
+_SHORT_SENTENCE = 16  # words of a sentence that says one thing; the embedding of a longer one is like a question's only in part
+# Similarities from which other words may mean the same: of short sentences and rows, and of long ones.
+_SAME_THING, _SAME_THING_LONG = 0.72, 0.4
+_SAME_ACT, _SAME_ACT_LONG = 0.65, 0.4
+_ELSEWHERE = 0.5  # how far a word lacks that is elsewhere in the passage
 _BESIDE_SIBLINGS = 1.0  # that a quote may score less than one about another thing of the sort that is asked for
 _ANOTHER = 6.0  # by which a quote about another thing is put behind others
 _USUAL = {"embedding": 0.45, "passage": 0.5}  # similarities without an embedder: the same for all quotes
@@ -114,6 +124,7 @@ _GENERIC = frozenset(
 )
 _DIMENSION = re.compile(r"\bhow (deep|wide|tall|heavy|hot|warm|cold)\b|\bwie (tief|breit|schwer|heiß|warm|kalt)\b", re.IGNORECASE)
 _COUNTED = re.compile(r"\b(?:how many|wie ?viele|combien d[e'’]|cuánt[oa]s)\b", re.IGNORECASE)
+_HOW_MUCH = re.compile(r"\b(?:how (?:many|much)|wie ?viele?)\b", re.IGNORECASE)
 _ROLE = re.compile(
     r"\W*(?:who|wer|qui|quién) (?:is|was|are|were|ist|war|sind|est|es) (?:the|our|der|die|das|le|la|el) ((?:[\w-]+ )?[\w-]+)",
     re.IGNORECASE,
@@ -240,6 +251,11 @@ class _Question:
         self._focus = _focus(question)
         self._counted = _COUNTED.search(question) is not None
         self._beside_names = _beside_names(question, self._names)
+        about = arguments_of(question)
+        asked = frozenset[str]() if _HOW_MUCH.search(question) else asked_of(question, {}).nouns
+        told = {word for word, weight in self._weights.items() if weight > _LEAST_WORD}
+        self._things = sorted(about.nouns & told - asked - _GENERIC)
+        self._acts = sorted(about.verbs & told)
 
     def compare(self, quote: Quote, similarity: float | None, rows: Sequence[frozenset[str]]) -> _Compared:
         """`rows` are the words in the cells of each row of the quote's table."""
@@ -258,7 +274,10 @@ class _Question:
                     break
         missing = [name for name in self._names if not (has(own, name) or has(over, name))]
         nowhere = [name for name in missing if not (has(beside, name) or self._in_passage(quote, name))]
-        held = [readings for readings, _ in facts(f"{quote.over}\n{quote.own}\n{quote.beside}").numbers]
+        around = facts(f"{quote.over}\n{quote.own}\n{quote.beside}")
+        # "oxygen-18" and "third-and-9" are read as names.
+        held = [readings for readings, _ in around.numbers]
+        held += [frozenset(re.findall(r"\d+", name)) for name in around.names]
         lacks_number = [read for read in self._numbers if not any(read & other for other in held)]
         fits, unit = self._kind.fits(quote)
         focus = self._focus_in(own | over, own | over | beside)
@@ -299,6 +318,8 @@ class _Question:
             or (not singled and _SUPERLATIVE.search(self._question) is not None)
             or self._names_another(quote, missing)
         )
+        another = another or self._is_of_another(quote, own | over | beside, named["embedding"])
+        another = another or (quote.is_row and self._is_empty(quote))
         doubtful = bool(nowhere) or fits < 0 or (focus < 0 and unit <= 0) or not singled
         share = shares["own"] + shares["over"]
         return _Compared(
@@ -312,6 +333,27 @@ class _Question:
             of_sibling=sibling or (quote.is_row and bool(lacks_number)),
             is_settled=not missing and not lacks_number and self._contrasting <= known,
         )
+
+    def _is_of_another(self, quote: Quote, around: frozenset[str], similarity: float) -> bool:
+        """Whether a quote lacks words for what the question is about, or for what is done, and is no paraphrase of it.
+
+        "Who repaired the deck oven?" is not answered by who built it, nor "a season ticket for the library" by that of the pool.
+        """
+        is_short = quote.is_row or len(quote.said.split()) <= _SHORT_SENTENCE
+        there = self._texts[quote.source]
+        total = sum(self._weights[word] for word in self._things) or 1.0
+        missing = [word for word in self._things if not match(around, word)]
+        lacking = sum(self._weights[word] * (_ELSEWHERE if match(there, word) else 1.0) for word in missing) / total
+        if lacking > LACKING and (quote.is_row or similarity < (_SAME_THING if is_short else _SAME_THING_LONG)):
+            return True
+        undone = not quote.is_row and any(not match(around, word) for word in self._acts)
+        return undone and similarity < (_SAME_ACT if is_short else _SAME_ACT_LONG)
+
+    def _is_empty(self, quote: Quote) -> bool:
+        """Whether the cell of a row that the question asks for is empty: the table's header has its name, the cells have not."""
+        header, own = terms(quote.over.rpartition("\n")[2]), terms(quote.own)
+        asked = [word for word in self._focus if match(header, word)]
+        return bool(asked) and not any(match(own, word) for word in asked)
 
     def _in_passage(self, quote: Quote, name: str) -> bool:
         whole = facts(f"{quote.over}\n{self._sources[quote.source].text}")

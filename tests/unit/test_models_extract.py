@@ -179,8 +179,8 @@ def test_embeddings_decide_where_the_words_are_others() -> None:
         [SourceText("h\nFerries leave hourly.\nThe pier is looked after by Jo Berg.", "a.md", 0.5)],
     )
     found = quotes(sources)
-    first, second = (best(question, sources, found, near).score for near in ([0.1, 0.1], [0.1, 0.8]))
-    assert second == pytest.approx(first + 0.7 * WEIGHTS["embedding"])
+    first, second = (best(question, sources, found, near).score for near in ([0.1, 0.73], [0.1, 0.8]))
+    assert second == pytest.approx(first + 0.07 * WEIGHTS["embedding"])
 
 
 SITES = SourceText(
@@ -402,3 +402,55 @@ def test_words_that_introduce_what_stands_below_them_are_no_second_answer(other:
     (one,) = quoted("How wide is the lock?", [SourceText(f"Locks\nThe upper lock is 8 m wide.\n{other}\n\n9 m", "locks.md", 0.6)])
     assert one.quote is not None
     assert (one.quote.said, one.other) == ("The upper lock is 8 m wide.", None)
+
+
+BAKERY = SourceText(
+    """Ovens
+The deck oven was built by Winkler in 2016 and installed by Huber.
+The damage of 2,900 EUR was paid by the insurer, Nord.
+Unused leave expires on 31 March.
+Wedding cakes are made by Lucie Marchand.""",
+    "ovens.md",
+    0.6,
+)
+FLEET = SourceText(
+    """Fleet
+| Vehicle | Tank (litres) | Payload (kg) | Driver |
+|---|---|---|---|
+| Tanker | 180 | 9500 | Piotr Lis |
+| Excavator | 210 | | Sam Ode |""",
+    "fleet.csv",
+    0.6,
+)
+
+
+@pytest.mark.parametrize(
+    ("true", "near"),
+    [
+        ("Who built the deck oven?", "Who repaired the deck oven?"),
+        ("Who built the deck oven?", "Who built the gas oven?"),
+        ("Which insurer paid the damage?", "Which insurer paid the damage of the flood?"),
+        ("When does unused leave expire?", "When does unused overtime expire?"),
+        ("Who makes the wedding cakes?", "Who makes the birthday cakes?"),
+        ("How many litres of fuel does the tanker take?", "How many litres of fuel does the crane take?"),
+        ("What is the payload of the tanker?", "What is the payload of the excavator?"),
+    ],
+)
+def test_a_question_a_word_away_from_the_text_is_not_answered(true: str, near: str) -> None:
+    for question, found in ((true, True), (near, False)):
+        (one,) = quoted(question, [BAKERY, FLEET])
+        assert one.found is found, (question, one.quote and one.quote.said, one.score)
+
+
+def test_other_words_for_the_same_thing_are_an_answer_where_the_embeddings_say_so() -> None:
+    source = SourceText("Harbour\nUnused leave lapses on 31 March.\nThe pier is closed.", "staff.md", 0.7)
+    found = quotes([source])
+    for similarity, is_found in ((0.5, False), (0.8, True)):
+        one = best("When do unused holidays run out?", [source], found, [similarity, 0.1])
+        assert one.found is is_found, similarity
+
+
+def test_a_number_within_a_name_is_that_number() -> None:
+    source = SourceText("Oxygen\nOxygen-18 is 12 percent heavier than oxygen-16.", "oxygen.md", 0.7)
+    one = best("How much heavier is oxygen 18 than oxygen 16?", [source], quotes([source]), [0.8])
+    assert one.found
