@@ -33,7 +33,7 @@ from headrace.cli.render.settings import members, sections
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Settings
+from headrace.settings import Settings, descriptions
 
 REFERENCE = Path(__file__).parent / "reference"
 _NOTE = "<!-- Written by `python -m docs.generate` from {source}. Change that, not this page. -->\n"
@@ -165,7 +165,7 @@ def settings_page() -> str:
         if kind is not None:
             heading += f' with type = "{get_args(kind)[0]}"'
         rows = [
-            (f"`{name}`", _default(field), _linked(field.description or ""))
+            (f"`{name}`", _default(field), _linked(descriptions(section).get(name, "")))
             for name, field in section.model_fields.items()
             if name != "type" and not members(field.annotation)
         ]

@@ -8,7 +8,7 @@ from headrace.settings.api import ApiSettings, Telemetry, TenantLimits
 from headrace.settings.inference import AnswerMode, Inference, PiiAction, PiiPolicy
 from headrace.settings.models import Endpoint, ModelSettings
 from headrace.settings.platform import PlatformSettings
-from headrace.settings.section import EmbeddedPart, Section
+from headrace.settings.section import EmbeddedPart, Section, descriptions
 from headrace.settings.sources import PosixPermissions, SourceNotifications, SourceS3, SourceSettings, TagPermissions
 from headrace.settings.storage import S3, Files, Kafka, LandingSettings, Maintenance, PostgreSQL, RestCatalog, Vast, Vectors
 from headrace.settings.training import CanarySettings, Gate, Preparing, Training
@@ -57,4 +57,5 @@ __all__ = [
     "Vectors",
     "WorkerSettings",
     "changed_settings",
+    "descriptions",
 ]

@@ -50,9 +50,7 @@ class _TomlFile(TomlConfigSettingsSource):
 class Settings(BaseSettings):
     """The whole tree, as `Settings.load()` reads it."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="HEADRACE_", env_nested_delimiter="__", extra="forbid", use_attribute_docstrings=True, frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     home: Path = Path(".headrace")
     """Directory of all embedded state, logs and run records."""

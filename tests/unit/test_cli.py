@@ -339,6 +339,19 @@ def test_a_command_imports_what_it_needs(imported: Imported, home: Path, words: 
     assert sorted(never & found) == []
 
 
+def test_garbage_is_looked_for_rarely_and_not_at_the_end(tmp_path: Path) -> None:
+    program = (
+        "import atexit, gc; before = gc.get_threshold(); seen = []; gc.callbacks.append(lambda phase, _: seen.append(phase));"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 10_000, gc.get_threshold() == before, seen.count('start')));"
+        "import headrace.cli as c; seen.clear(); c.main()"
+    )
+    command = [sys.executable, "-c", program, "runs", "--home", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    frozen, as_before, collections = done.stdout.splitlines()[-1].split()
+    assert (frozen, as_before) == ("True", "True")  # others call `main` in a process of theirs
+    assert int(collections) < 20
+
+
 def test_the_supervisor_starts_servers_before_it_imports_a_client_or_settings() -> None:
     code = "import sys, headrace.platform.supervisor; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout.split()

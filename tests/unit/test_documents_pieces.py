@@ -57,6 +57,14 @@ def test_the_same_text_gives_the_same_chunks(text: str) -> None:
     assert cut(text, 64) == cut(text, 64)
 
 
+def test_a_splitter_cuts_alike_before_and_after_it_has_a_tokenizer_of_its_own() -> None:
+    kinds = ["naïve words, and 日本語.\n\n" * 12, "> quoted\n\n- one\n- two\n\n" * 12, "```python\nif a:\n    b = 1\n```\n" * 12]
+    text = "\n\n".join(kinds)
+    found = [cut(text, 99) for _ in range(40_000 // len(text))]  # no other test has this window
+    assert len(found[0]) > 3
+    assert found == [found[0]] * len(found)
+
+
 def test_the_window_leaves_room_for_the_embedders_marks() -> None:
     assert tokens.MARKS + 254 == 256
     long = "word " * 1000

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.errors import BadSettings
 from headrace.platform.address import brought
-from headrace.settings import S3, EmbeddedPart, Settings
+from headrace.settings import S3, EmbeddedPart, Settings, descriptions
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +22,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(text: str, name: str = "headrace.toml") -> None:
     Path(name).write_text(text)
+
+
+def test_every_setting_says_what_it_is_once_that_is_asked() -> None:
+    assert descriptions(Settings)["tenant"] == "Default tenant of commands."
+    assert descriptions(Settings)["tables"].endswith("catalog in the metadata\nstore's database.")
+    assert descriptions(EmbeddedPart) == {}
+    assert Settings.model_fields["tenant"].description is None  # reading the sources of all sections costs every command
 
 
 def test_with_nothing_given_everything_is_embedded() -> None:

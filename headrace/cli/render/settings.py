@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from headrace.settings import EmbeddedPart, Section, Settings
+from headrace.settings import EmbeddedPart, Section, Settings, descriptions
 
 _WIDTH = 100
 _HEAD = """\
@@ -58,7 +58,7 @@ def template() -> str:
         if path:
             lines += [*_comment(inspect.getdoc(section) or ""), f"# [{path}]"]
         for name, field in keys:
-            lines += [*_comment(field.description or "", "#   "), f"# {name} = {_value(name, field)}"]
+            lines += [*_comment(descriptions(section).get(name, ""), "#   "), f"# {name} = {_value(name, field)}"]
         parts.append("\n".join(lines) + "\n")
     return "".join(parts)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +23,10 @@ from headrace.storage.meter import Meter
 from headrace.storage.tables.iceberg.manifest_cache import ManifestCache
 
 _manifests = ManifestCache()
+_FILE_SYSTEMS = 8  # kept: a catalog may give each table credentials of its own
+_file_systems: OrderedDict[tuple[int, str | None, tuple[tuple[str, str], ...]], S3FileSystem] = OrderedDict()
+"""By process, since a forked one must not use its parent's sockets, bucket and properties."""
+_making = threading.Lock()
 
 
 class _MeteredInput(io.RawIOBase):
@@ -144,9 +151,20 @@ class _MeteredFileIO(PyArrowFileIO):
         self._store, self._meter = store, meter
 
     def _initialize_s3_fs(self, netloc: str | None) -> S3FileSystem:
+        # Each stage opens its tables anew, and a file system takes milliseconds to make and has connections of its own.
+        key = (os.getpid(), netloc, tuple(sorted((name, str(value)) for name, value in self.properties.items())))
+        with _making:
+            if (known := _file_systems.get(key)) is not None:
+                _file_systems.move_to_end(key)
+                return known
         made = super()._initialize_s3_fs(netloc)
         # Writes a small file with one request instead of three.
-        return S3FileSystem(**{**made.__reduce__()[1][0], "allow_delayed_open": True})
+        made = S3FileSystem(**{**made.__reduce__()[1][0], "allow_delayed_open": True})
+        with _making:
+            _file_systems[key] = made
+            while len(_file_systems) > _FILE_SYSTEMS:
+                _file_systems.popitem(last=False)
+        return made
 
     def new_input(self, location: str) -> PyArrowFile:
         return _MeteredFile(super().new_input(location), self._store, self._meter)
