@@ -96,6 +96,16 @@ def test_a_document_that_goes_takes_its_blocks_along_within_seconds(service: KvS
     assert 'done="no",reason="revoked"' in service.metrics_text()
 
 
+def test_the_metadata_store_is_whole_in_its_file_once_all_have_left(
+    service: KvService, model: SmolLM, home: KvHome, tmp_path: Path
+) -> None:
+    """A model server left its connection open: of a home at rest `metadata.db` was empty, and all of it in the log beside it."""
+    ask(service, model, documents={MANUAL})
+    service.close(10)
+    home.metadata.close()
+    assert [path.name for path in tmp_path.rglob("*.db*")] == ["metadata.db"]
+
+
 def test_a_whole_tenant_that_goes_is_read_nowhere(service: KvService, model: SmolLM, home: KvHome) -> None:
     ask(service, model, documents={MANUAL})
     assert service.writes.wait(30)

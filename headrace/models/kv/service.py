@@ -40,6 +40,7 @@ _AGAIN_S = 5.0  # after a revocation has ended: what was being read then is in m
 _FLUSH_S = 5.0
 _SOON_S = 0.1
 _EXPIRE_S = 60.0
+_END_S = 2.0  # for a look that is under way
 _EXPIRED = 256
 _SAID = 100
 _RUNS = 1_000
@@ -207,6 +208,10 @@ class KvService:
         self.stop()
         self.writes.close(seconds)
         self._flush()
+        if self._thread is not None:
+            self._thread.join(_END_S)
+        if self._metadata is not None:  # the process ends at once: the last one to leave SQLite's log would not be in its file
+            self._metadata[1].close()
 
     def prompt(
         self,
