@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests start hundreds of processes; where bytecode is not kept, each compiles every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install install-dev install-vast install-postgresql install-mcp install-docs demo check unit test soak properties bench lint format docs pictures lock dist sbom clean
+.PHONY: install install-dev install-vast install-postgresql install-mcp install-ocr install-docs demo check unit test soak properties bench lint format docs pictures lock dist sbom clean
 
 install: .venv/installed
 
@@ -25,6 +25,8 @@ install-vast: .venv/installed-vast
 install-postgresql: .venv/installed-postgresql
 
 install-mcp: .venv/installed-mcp
+
+install-ocr: .venv/installed-ocr
 
 install-docs: .venv/installed-docs
 
@@ -50,7 +52,7 @@ install-docs: .venv/installed-docs
 	@$(PIP) -r locks/$*.txt
 	@touch $@
 
-.venv/installed-dev: .venv/installed-vast .venv/installed-postgresql .venv/installed-mcp
+.venv/installed-dev: .venv/installed-vast .venv/installed-postgresql .venv/installed-mcp .venv/installed-ocr
 
 demo: install
 	@$(BIN)/headrace demo $(if $(DOCS),--docs "$(DOCS)") $(if $(ON),--on $(ON))

@@ -249,6 +249,7 @@ DOCUMENT_ROWS = Store(
             # Where only readers, attributes or the folder changed, the text is empty here, and in the row of this event: as
             # topic/partition/offset. Null: the row has its own.
             _f("text_at", TEXT),
+            _f("ocr_confidence", FLOAT),  # of the letters read from scanned pages, 0 to 1; null if none were
         ),
     ),
 )

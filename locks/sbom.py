@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 # Which locks a plain `make install` may take, and which only those who ask for more. Tools of developers are not shipped.
 REQUIRED = ("base", "generator", "torch-cpu")
-OPTIONAL = ("torch-cuda", "postgresql", "mcp", "ray", "vast")
+OPTIONAL = ("torch-cuda", "postgresql", "mcp", "ocr", "ray", "vast")
 UNKNOWN = "unknown: not installed where this was written"
 
 # What is in a package beside Python: (type, name, version, licence, the file's end in the package).
@@ -113,10 +114,21 @@ def pins(folder: Path = ROOT / "locks") -> list[Pin]:
     return [found[key] for key in sorted(found)]
 
 
+@cache
+def _listed() -> dict[tuple[str, str], str]:
+    """(package, version) → its licence as the repository's list has it: what extras install is not installed everywhere."""
+    lines = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.count("|") == 5]
+    return {(name, version): said for _, name, version, said, _, _ in rows}
+
+
 def licence(pin: Pin) -> str:
-    """A package's licence: an SPDX expression where its metadata say enough, else their words."""
+    """A package's licence: an SPDX expression where its metadata say enough, else their words.
+
+    Of a package that is not installed here it is the one that was found where it was.
+    """
     if pin.installed is None:
-        return UNKNOWN
+        return _listed().get((pin.name, pin.version), UNKNOWN)
     metadata = pin.installed.metadata
     if expression := metadata.get("License-Expression"):
         return expression

@@ -23,6 +23,7 @@ from headrace.errors import BadDocument, NotFound
 
 _BATCH_DOCUMENTS = 32
 _BATCH_BYTES = 8 << 20
+_ABOUT = ("note", "remark", "ocr_confidence")
 _PARSED, _REFUSED, _FAILED, _GONE, _LEFT = "parsed", "refused", "failed", "gone", "left"
 
 _PART = pa.struct([pa.field("start", pa.int64()), pa.field("place", pa.string())])
@@ -32,8 +33,9 @@ RESULT = pa.schema(
     [
         pa.field("state", pa.string()),
         pa.field("reason", pa.string()),
-        *(pa.field(name, pa.large_string()) for name in ("text", "title", "media", "note")),
+        *(pa.field(name, pa.large_string()) for name in ("text", "title", "media", "note", "remark")),
         pa.field("parts", pa.list_(_PART)),
+        pa.field("ocr_confidence", pa.float64()),
     ]
 )
 
@@ -70,7 +72,9 @@ def _result(parser: Parser, row: Mapping[str, Any]) -> dict[str, Any]:
         "title": parsed.title,
         "media": parsed.media,
         "note": parsed.note,
+        "remark": parsed.remark,
         "parts": parts,
+        "ocr_confidence": parsed.ocr_confidence,
     }
 
 
@@ -128,7 +132,7 @@ class ParsingAhead(Parsing):
         if state != _PARSED:
             raise BadDocument(event["uri"], result["reason"])
         parts = tuple(DocumentPart(part["start"], part["place"]) for part in result["parts"] or ())
-        return Parsed(result["text"], result["title"], result["media"], parts, result["note"])
+        return Parsed(result["text"], result["title"], result["media"], parts, **{name: result[name] for name in _ABOUT})
 
     def _result_of(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         """The result of this event. Those of events before it are kept, since many tenants may take turns in another order."""

@@ -130,7 +130,7 @@ class DocumentLookup(_TableCopy):
 
     columns = (
         *("document_id", "version", "tenant", "uri", "status", "reason", "media", "title", "bytes", "at", "put_at"),
-        *("readers", "attributes", "source", "text_at", *ORIGIN),
+        *("readers", "attributes", "source", "text_at", "ocr_confidence", *ORIGIN),
     )
     tables = ("document_rows", "document_states")
 

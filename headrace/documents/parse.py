@@ -36,7 +36,7 @@ _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
 _SLICE_S = 2.0  # of parsing one document, while others may wait
 _SOON_S = 2.0  # of parsing others' documents, once what another tenant has is parsed, or it waits for the next pass
-_SCREENED = "screened"
+_SCREENED, _LACKS = "screened", "lacks"  # keys of a row on its way, which are no columns
 _READ_TO = "events_read"  # the snapshot property: the revision of the events table of which every event is processed
 
 log = logging.getLogger("headrace.index")
@@ -225,6 +225,7 @@ def parse(
             if row is None:
                 continue
             screened: Screened | None = row.pop(_SCREENED, None)
+            lacks: str = row.pop(_LACKS, "")
             done.append(row)
             newest[row["document_id"]] = {**row, "text": "", "parts": None}
             if row["status"] == "failed":
@@ -234,7 +235,7 @@ def parse(
                 if screened is not None and screened.counts:
                     personal.append(Failure(row["uri"], screened.note))
                     pii += screened.counts
-                if lacks := row["reason"].removesuffix(screened.note if screened else "").removesuffix("; "):
+                if lacks:
                     incomplete.append(Failure(row["uri"], lacks))
             if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
                 commit()
@@ -281,7 +282,10 @@ def _row(
     seconds: float,
     policy: PiiPolicy | None,
 ) -> dict[str, Any] | None:
-    """The event's row, and as `_SCREENED` what is personal in it; `None` if its document takes longer than so many seconds."""
+    """The event's row; `None` if its document takes longer than so many seconds.
+
+    As `_SCREENED` it has what is personal in the text, as `_LACKS` what the text lacks.
+    """
     row = row_of(event)
     if event["kind"] == "delete":
         return {**row, "version": "", "status": "deleted", "reason": event["reason"]}
@@ -304,7 +308,9 @@ def _row(
         return None
     parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None
     text: dict[str, Any] = {"media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}
-    if screened is None or not screened.counts:
-        return {**row, "status": "parsed", "reason": parsed.note, **text}
-    text |= {"title": screened.title, "text": screened.text, _SCREENED: screened}
-    return {**row, "status": "parsed", "reason": "; ".join(filter(None, (parsed.note, screened.note))), **text}
+    text |= {"ocr_confidence": parsed.ocr_confidence, _LACKS: parsed.note}
+    notes = [parsed.note, parsed.remark]
+    if screened is not None and screened.counts:
+        text |= {"title": screened.title, "text": screened.text, _SCREENED: screened}
+        notes.append(screened.note)
+    return {**row, "status": "parsed", "reason": "; ".join(filter(None, notes)), **text}

@@ -53,6 +53,10 @@ class Parsed:
     media: str
     parts: tuple[DocumentPart, ...] = ()
     note: str = ""
+    remark: str = ""
+    """How the text was made, where that matters, as a clause."""
+    ocr_confidence: float | None = None
+    """Mean confidence over the letters that were read from scanned pages, from 0 to 1; `None` where none were."""
 
 
 class Parser:
@@ -173,7 +177,7 @@ class _Exchange:
         os.set_blocking(self._in, False)
         self._limits = limits
         self._held = bytearray()
-        self._begun = False
+        self._begun = 0
         self._loading = self._end = 0.0
         self._late = "its parser did not start"
 
@@ -195,14 +199,17 @@ class _Exchange:
 
     def answer(self, seconds: float) -> dict[str, Any] | None:
         """The child's answer, `None` if parsing goes on for longer than `seconds` from now. Raises `_Killed`."""
-        if not self._begun:
-            message = self._receive(max(time.monotonic(), self._loading) + seconds)
-            if message is None or not message.get("begun"):
-                return message
-            self._begun = True
+        now = time.monotonic()
+        until = (now if self._begun else max(now, self._loading)) + seconds
+        while (message := self._receive(until)) is not None and message.get("begun"):
+            if self._begun > self._limits.ocr_pages:
+                raise _Killed("its parser returned an unreadable answer")
+            until = until if self._begun else time.monotonic() + seconds
+            self._begun += 1
+            # Once for the document, and once for each page that is read by OCR.
             self._end = time.monotonic() + self._limits.parse_seconds
             self._late = f"parsing took longer than {self._limits.parse_seconds:g} s"
-        return self._receive(time.monotonic() + seconds)
+        return message
 
     def ready(self) -> bool:
         """Whether the child has sent something, has ended, or is late."""
@@ -268,7 +275,10 @@ def _parsed(uri: str, answer: dict[str, Any]) -> Parsed:
     text, parts = _joined([(str(joined), str(place)) for joined, place in pieces])
     # The heading of a table is a sheet's name, which says less than the file's name.
     title = PurePosixPath(uri).stem if by_media(media).table else _title(text, uri)
-    return Parsed(text, title, media, parts, str(answer.get("note") or "")[:300])
+    confidence = answer.get("ocr_confidence")
+    confidence = min(1.0, max(0.0, confidence)) if isinstance(confidence, float) else None
+    note, remark = (str(answer.get(name) or "")[:300] for name in ("note", "remark"))
+    return Parsed(text, title, media, parts, note, remark, confidence)
 
 
 def _joined(located: list[tuple[str, str]]) -> tuple[str, tuple[DocumentPart, ...]]:

@@ -158,7 +158,7 @@ def text_of_before(event: Mapping[str, Any], before: Mapping[str, Any] | None) -
     if (before["version"], before["uri"]) != (event["sha256"], event["uri"]):
         return None
     return {
-        **{name: before[name] for name in ("reason", "media", "title")},
+        **{name: before.get(name) for name in ("reason", "media", "title", "ocr_confidence")},
         "text_at": before.get("text_at") or event_address(before),
     }
 
@@ -169,7 +169,7 @@ def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
         "document_id": document_id(event["tenant"], event["uri"]),
         "version": event["sha256"],
         **{name: event[name] for name in ("tenant", "uri", "bytes", "readers", "attributes", "source", *ORIGIN)},
-        **{"reason": "", "media": "", "title": "", "text": "", "parts": None, "text_at": None},
+        **{"reason": "", "media": "", "title": "", "text": "", "parts": None, "text_at": None, "ocr_confidence": None},
         "put_at": event["at"],
         "at": datetime.now(UTC),
     }

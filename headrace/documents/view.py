@@ -68,6 +68,8 @@ class Document:
     """`key=value` each, for filters."""
     description_id: str = ""
     """Of how the index describes it; empty where the tables do not have it yet."""
+    ocr_confidence: float | None = None
+    """Of the letters that were read from scanned pages, from 0 to 1; `None` where none were."""
     partition: int = -1
     offset: int = -1
     put_at: datetime | None = None
@@ -101,6 +103,7 @@ class Document:
             "media": self.media,
             "title": self.title,
             "bytes": self.bytes,
+            "ocr_confidence": self.ocr_confidence,
             "readers": list(self.readers),
             "attributes": list(self.attributes),
             "at": self.at.isoformat(),
@@ -468,5 +471,6 @@ def _shown(rows: Sequence[dict[str, Any]]) -> tuple[str, str, str, Document | No
             attributes=tuple(newest["attributes"] or ()),
             description_id=describe(rows)[name].id,
             put_at=newest["put_at"],
+            ocr_confidence=newest.get("ocr_confidence"),
         )
     return newest["tenant"], newest["uri"], name, document, versions

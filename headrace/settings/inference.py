@@ -62,6 +62,9 @@ class Inference(Section):
     """A file that takes more processor time is rejected, however busy the machine is."""
     parse_memory_bytes: int = Field(default=2 << 30, ge=1 << 29)
     """Address space of a parser process, of which there are three at most; a file that needs more is rejected."""
+    ocr_pages: int = Field(default=200, ge=0)
+    """Scanned pages of a PDF that are read by OCR, where the `ocr` extra is installed, each in the time that a file has to be
+    parsed; further ones have no text. 0 reads none."""
     pii: PiiPolicy = PiiPolicy()
     """Personal data in documents."""
     retrieve: int = Field(default=20, ge=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from documents import pages, pdf, ruled, shown, stream
 
@@ -17,7 +19,7 @@ SCAN = PICTURE % (612, 792)
 def read(data: bytes) -> tuple[str, list[str]]:
     """The text and the notes."""
     out = Output(1_000_000)
-    write_pdf(DocumentFile("a.pdf", data, LIMITS), out)
+    write_pdf(DocumentFile("a.pdf", data, replace(LIMITS, ocr_pages=0)), out)
     return "\n\n".join(text for text, _ in out.parts()), out.notes
 
 

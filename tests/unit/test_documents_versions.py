@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.documents import versions
 from headrace.documents.names import document_id
-from headrace.documents.versions import answering, describe, in_order, needed
+from headrace.documents.versions import answering, at_address, describe, in_order, needed, text_of_before
 from headrace.documents.view import _shown
 
 NAME = document_id("acme", "a.md")
@@ -65,3 +65,25 @@ def test_a_document_that_is_put_for_ever_needs_few_rows() -> None:
     for offset in range(3_000):
         few = needed([*few, row(offset, "parsed", "vw"[offset % 2], "ab"[offset // 2 % 2])])
     assert len(few) <= 110
+
+
+def test_an_event_with_the_same_bytes_takes_over_what_was_found_in_them() -> None:
+    event: dict[str, Any] = {"kind": "put", "sha256": "v1", "uri": "a.pdf"}
+    before: dict[str, Any] = {
+        "status": "parsed",
+        "version": "v1",
+        "uri": "a.pdf",
+        "reason": "page 1 was read by OCR",
+        "media": "application/pdf",
+    }
+    before |= {"title": "A", "text_at": None, "ocr_confidence": 0.9, "topic": "document-events", "partition": 3, "offset": 17}
+    found = {"reason": "page 1 was read by OCR", "media": "application/pdf", "title": "A", "ocr_confidence": 0.9}
+    assert text_of_before(event, before) == {**found, "text_at": "document-events/3/17"}
+    later = {**before, "text_at": "document-events/3/17", "offset": 20}
+    assert text_of_before(event, later) == {**found, "text_at": "document-events/3/17"}, "the row that has it"
+    for other in ({"sha256": "v2"}, {"kind": "delete"}, {"kind": "refuse"}, {"uri": "b.pdf"}):
+        assert text_of_before({**event, **other}, before) is None
+    for status in ("failed", "deleted"):
+        assert text_of_before(event, {**before, "status": status}) is None
+    assert text_of_before(event, None) is None
+    assert at_address("document-events@02/3/17") == "topic = 'document-events@02' AND partition = 3 AND offset = 17"

@@ -55,6 +55,7 @@ _EXAMPLE = {
     "media": "text/markdown",
     "title": "The pump",
     "bytes": 1834,
+    "ocr_confidence": None,
     "readers": ["maintenance"],
     "attributes": ["site=north"],
     "at": "2026-01-31T12:00:00+00:00",
@@ -93,7 +94,8 @@ _KIND_CHARACTERS = 200  # of a Content-Type; a border has 70 at most (RFC 2046, 
 class DocumentResponse(ApiResponse):
     """A document's newest version; `status` is put, parsed, indexed, failed or deleting.
 
-    `reason` says why it failed, or what its text lacks.
+    `reason` says why it failed, what its text lacks, and which pages were read by OCR; `ocr_confidence` is the mean confidence in
+    the letters of these, from 0 to 1.
     """
 
     object: Literal["document"] = "document"
@@ -105,6 +107,7 @@ class DocumentResponse(ApiResponse):
     media: str
     title: str
     bytes: int
+    ocr_confidence: float | None
     readers: list[str]
     attributes: list[str]
     at: str

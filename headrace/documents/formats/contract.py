@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,6 +27,7 @@ class ParseLimits:
     parse_seconds: float
     parse_cpu_seconds: int
     parse_memory_bytes: int
+    ocr_pages: int
 
     @classmethod
     def from_settings(cls, settings: Inference) -> ParseLimits:
@@ -71,13 +73,18 @@ _LINE_ENDS = re.compile("\r\n|\r|\x0b|\x0c|\x85|\u2028|\u2029")
 class Output:
     """Collects text by place, and counts its characters."""
 
-    def __init__(self, most: int) -> None:
-        """`most` is the limit of characters."""
+    def __init__(self, most: int, working: Callable[[], None] = lambda: None) -> None:
+        """`most` is the limit of characters; `working` is called before each page that takes as long as a document may."""
         self._most = most
+        self.working = working
+        self.ocr_confidence: float | None = None
+        """Mean confidence over the letters that were read from pictures, from 0 to 1; `None` where none were."""
         self._left = most
         self._parts: list[tuple[list[str], str]] = [([], "")]
         self.notes: list[str] = []
         """What is not in the text, one clause each."""
+        self.remark = ""
+        """How the text was made, where that matters to who reads it, as a clause."""
 
     def note(self, clause: str) -> None:
         """Note what the text lacks of the file, as a clause like the reason of `ParseRefused`."""

@@ -22,6 +22,7 @@ from pdfplumber.table import cells_to_tables, edges_to_intersections, intersecti
 from headrace.documents.formats.columns import Box, TextLine, in_reading_order
 from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, clean, plain
 from headrace.documents.formats.form import FieldValue, filled_in, with_values
+from headrace.documents.formats.ocr import OcrPage, is_installed, read_page
 from headrace.documents.formats.table import Table
 
 _HYPHEN = re.compile("[\x02\ufffe]\n?")  # PDFium's mark for a hyphen that only breaks a word at the end of a line
@@ -43,7 +44,7 @@ _COVERED = 0.5  # of a page, by its pictures, if it is a scanned one
 
 
 def write_pdf(file: DocumentFile, out: Output) -> None:
-    """Write a PDF's text layer; scanned pages have none."""
+    """Write a PDF's text layer, and the text of scanned pages where OCR is installed."""
     limits = file.limits
     try:
         document = pdfium.PdfDocument(file.data)
@@ -58,12 +59,21 @@ def write_pdf(file: DocumentFile, out: Output) -> None:
     pages: list[list[TextLine]] = []
     characters = 0
     pictured: list[int] = []  # pages whose text is in a picture
+    scanned: dict[int, OcrPage] = {}  # those of them that were read
+    reads = limits.ocr_pages if is_installed() else 0
     for number in range(count):
         try:
             page = document[number]
             lines = list(_lines(page, document.formenv))
             if _is_pictured(page, lines):
-                pictured.append(number + 1)
+                if reads:
+                    reads -= 1
+                    out.working()
+                    read = _read(page)
+                    if read is not None and read.letters > sum(len(line.text) for line in lines):
+                        scanned[number + 1], lines = read, read.lines
+                if number + 1 not in scanned:
+                    pictured.append(number + 1)
             page.close()
         except pdfium.PdfiumError:
             raise ParseRefused(f"page {number + 1} cannot be read") from None
@@ -71,18 +81,35 @@ def write_pdf(file: DocumentFile, out: Output) -> None:
         if characters > limits.document_characters:
             raise ParseRefused(f"its text is longer than the limit of {limits.document_characters:,} characters")
         pages.append(lines)
-    levels = _levels([line for page in pages for line in page])
+    levels = _levels([line for number, page in enumerate(pages, 1) if number not in scanned for line in page])
     for number, lines in enumerate(pages, 1):
         out.begin_part(f"page {number}")
-        _write(lines, levels, out)
+        _write(lines, {} if number in scanned else levels, out)
     only_pictured = all(number in pictured for number, lines in enumerate(pages, 1) if lines)
     if not characters or (only_pictured and not any(c.isalpha() for lines in pages for line in lines for c in line.text)):
         raise ParseRefused("it has no text (scanned images?)")
+    if scanned:
+        letters = sum(page.letters for page in scanned.values())
+        out.ocr_confidence = sum(page.letters * page.confidence for page in scanned.values()) / letters
+        least = min(scanned, key=lambda number: scanned[number].confidence)
+        least_sure = f", {scanned[least].confidence:.0%} on page {least}" if len(scanned) > 1 else ""
+        sure = f"{out.ocr_confidence:.0%}{least_sure}"
+        out.remark = f"{_numbered(list(scanned), 'was', 'were')} read by OCR (confidence {sure})"
     if pictured:
         out.note(f"{_numbered(pictured)} no text (scanned images?)")
 
 
-def _numbered(pages: Sequence[int]) -> str:
+def _read(page: Any) -> OcrPage | None:
+    """What OCR reads on a page; `None` where it fails, which is no fault of the other pages."""
+    try:
+        return read_page(page)
+    except (MemoryError, pdfium.PdfiumError):
+        raise
+    except Exception:  # of libraries that raise anything for a picture they cannot deal with
+        return None
+
+
+def _numbered(pages: Sequence[int], one: str = "has", many: str = "have") -> str:
     """Pages with their verb: "page 3 has", "pages 2–5 and 7 have", the first ones if they are many."""
     runs: list[list[int]] = []
     for page in pages:
@@ -94,7 +121,7 @@ def _numbered(pages: Sequence[int]) -> str:
     if len(named) > _NAMED:
         named[_NAMED:] = [f"{sum(last - first + 1 for first, last in runs[_NAMED:])} more"]
     listed = f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
-    return f"pages {listed} have" if len(pages) > 1 else f"page {listed} has"
+    return f"pages {listed} {many}" if len(pages) > 1 else f"page {listed} {one}"
 
 
 def _is_pictured(page: Any, lines: Sequence[TextLine]) -> bool:

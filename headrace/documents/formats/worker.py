@@ -61,12 +61,18 @@ def _answer(name: str, data: bytes, limits: ParseLimits, answers: BinaryIO) -> d
         write = found.load()
         _tell(answers, {"begun": True})
         allow_seconds(limits.parse_cpu_seconds)
-        out = Output(limits.document_characters)
+
+        def working() -> None:
+            _tell(answers, {"begun": True})
+            allow_seconds(limits.parse_cpu_seconds)
+
+        out = Output(limits.document_characters, working)
         write(DocumentFile(name, data, limits, language), out)
         parts = out.parts()
         if sum(level > 0 for text, _ in parts for _, level, _ in outline(text)) > _MOST_HEADINGS:
             raise ParseRefused(f"it has more than the limit of {_MOST_HEADINGS:,} headings")
-        return {"media": found.media + language, "parts": parts, "note": "; ".join(out.notes)}
+        made = {"note": "; ".join(out.notes), "remark": out.remark, "ocr_confidence": out.ocr_confidence}
+        return {"media": found.media + language, "parts": parts, **made}
     except ParseRefused as refusal:
         return {"reason": not_text(name) if refusal.reason == NOT_TEXT else refusal.reason}
     except MemoryError:
