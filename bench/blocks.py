@@ -4,6 +4,9 @@ The files have a block's size and no content, so what is timed is the work aroun
 a walk through the directory, the first look at it, a save of two blocks, which looks at what changed, and one that has to make
 room. Seconds are wall time, `cpu` the processor time of this process.
 
+The same lookups by the index of blocks in objects (SQLite), which decides whether a block is there, are beside: the object is one
+request to the store, whose cost is the store's. A use is noted behind the answer, so it is timed apart.
+
 `python -m bench.blocks [SIZE ...]`
 """
 
@@ -25,14 +28,17 @@ from headrace.catalog import KV_CACHE
 from headrace.models.kv.blocks import FileBlocks
 from headrace.models.kv.cache import KvCache
 from headrace.models.kv.format import BLOCK, Shape, pack
-from headrace.storage.endpoints import Endpoints
+from headrace.models.kv.object_index import ObjectIndex
+from headrace.storage.endpoints import Endpoints, MetadataEndpoint
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger
+from headrace.storage.metadata import Metadata
 from headrace.storage.meter import Meter
 
 _SIZES = (1_000, 100_000, 1_000_000)
 _TENANTS = ("acme", "globex", "initech", "umbrella")
 _LOOKUPS = 2_000
+_TOUCHES = 200
 _SAVES = 20
 _SHAPE = Shape(1, 1, 2)
 
@@ -43,8 +49,11 @@ def measure(sizes: Sequence[int] = _SIZES) -> dict[str, Any]:
     for size in sizes:
         rows.append(_at(size))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    ratio = rows[-1]["lookup_p95_ms"] / rows[0]["lookup_p95_ms"]
-    return {"sizes": rows, "lookup_p95_ratio": round(ratio, 2), "bound": 2.0}
+
+    def ratio(kind: str) -> float:
+        return round(rows[-1][kind]["lookup_p95_ms"] / rows[0][kind]["lookup_p95_ms"], 2)
+
+    return {"sizes": rows, "lookup_p95_ratio": {kind: ratio(kind) for kind in ("files", "objects")}, "bound": 2.0}
 
 
 def _at(size: int) -> dict[str, Any]:
@@ -63,8 +72,8 @@ def _at(size: int) -> dict[str, Any]:
         room = _both(lambda: _save(store, _SAVES, size * block))
         return {
             "blocks": size,
-            "lookup_p50_ms": round(1e3 * lookups[len(lookups) // 2], 3),
-            "lookup_p95_ms": round(1e3 * lookups[int(0.95 * len(lookups))], 3),
+            "files": _percentiles(lookups),
+            "objects": _index_at(size, Path(folder) / "metadata.db"),
             "walk_s": walk,
             "first_look_s": first,
             "save_s": _middle(saves),
@@ -72,10 +81,41 @@ def _at(size: int) -> dict[str, Any]:
         }
 
 
+def _index_at(size: int, file: Path) -> dict[str, float]:
+    endpoints = Endpoints.model_construct(metadata=MetadataEndpoint(file=file))
+    metadata = Metadata(endpoints)
+    index, scope = ObjectIndex(metadata, "bench"), ObjectIndex(metadata, "bench")._scope
+    names = [_name(number) for number in range(size)]
+    for start in range(0, size, 50_000):
+        rows = [{"scope": scope, "name": name, "used": float(at)} for at, name in enumerate(names[start : start + 50_000], start)]
+        with metadata.transaction(writing=True) as run:
+            run.many(
+                "INSERT INTO kv_objects (scope, name, tenant, bytes, used)"
+                " VALUES (:scope, :name, substr(:name, 1, instr(:name, '/') - 1), 1, :used)",
+                rows,
+            )
+    chosen = random.Random(1).choices(names, k=_LOOKUPS)
+    lookups = sorted(_seconds(lambda name=name: index.used(name)) for name in chosen)  # type: ignore[misc]
+    touches = sorted(_seconds(lambda name=name: index.touch(name)) for name in chosen[:_TOUCHES])  # type: ignore[misc]
+    oldest = _seconds(lambda: index.oldest(1_024))
+    return {**_percentiles(lookups), "note_use_p95_ms": _percentiles(touches)["lookup_p95_ms"], "oldest_s": round(oldest, 4)}
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    return {
+        "lookup_p50_ms": round(1e3 * seconds[len(seconds) // 2], 3),
+        "lookup_p95_ms": round(1e3 * seconds[int(0.95 * len(seconds))], 3),
+    }
+
+
+def _name(number: int) -> str:
+    tenant, key = _TENANTS[number % len(_TENANTS)], hashlib.sha256(str(number).encode()).hexdigest()
+    return f"{tenant}/{key[:2]}/{key}.{number % 8}.safetensors"
+
+
 def _filled(root: Path, size: int, block: int) -> Iterator[str]:
     for number in range(size):
-        tenant, key = _TENANTS[number % len(_TENANTS)], hashlib.sha256(str(number).encode()).hexdigest()
-        name = f"{tenant}/{key[:2]}/{key}.{number % 8}.safetensors"
+        name = _name(number)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         with (root / name).open("wb") as file:
             file.truncate(block)
