@@ -5,7 +5,8 @@ of tenants that own 94.9 %, 5 % and 0.1 % of the table. At each size: building i
 fusion, recall@10 of the dense search against comparing with every chunk that answers, bytes read by the first search and by later
 ones; then one more document of twenty chunks, a deleted one, 600 rows and the maintenance that indexes them for full text.
 
-`python -m bench.scale [SIZE ...] [--picture FILE.svg]`
+`python -m bench.scale [SIZE ...] [--picture FILE.svg] [--predicted HOME]`: with a home that has indexed and asked, each size also
+has what `headrace simulate` says of it from that home's runs, and how far off that is.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from typing import Any
 import numpy as np
 
 from bench.search import Corpus, asked, corpus, resident
-from headrace.catalog import CHUNKS
+from headrace.catalog import CHUNKS, Tier
+from headrace.core.run import journal_of
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.scene import Anchor, Box, Group, Item, Label, Line, Rect, Scene
 from headrace.explain.diagram.svg import svg
 from headrace.explain.diagram.theme import BOLD, LIGHT, REGULAR, SEMIBOLD
+from headrace.explain.scaling.demand import DOCUMENTS, QUESTIONS, UnitDemand, demands
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction, Ledger
 from headrace.storage.meter import Meter
@@ -139,6 +142,34 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
+def predicted(home: Path, sizes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a simulation says of each size, from what a document and a question moved on the vector tier in this home's runs.
+
+    `error` is predicted ÷ measured − 1. A simulation knows no size of the corpus: a chunk or a question costs the same in each.
+    """
+    by_unit = {demand.unit: demand for demand in demands(home)}
+    documents, questions = by_unit[DOCUMENTS], by_unit[QUESTIONS]
+    chunks = journal_of(home, documents.run)["counts"]["chunks"] / documents.sample  # of a document
+    chunk = _moved(documents, Direction.WRITE) / chunks / 1e6
+    found = []
+    for row in sizes:
+        each = {
+            "disk_mb": (row["chunks"] * chunk, row["disk_mb"]),
+            "one_more_written_mb": (_CHUNKS * chunk, row["one_more"]["written_mb"]),
+            "kb_per_search": (_moved(questions, Direction.READ) / 1e3, row["kb_per_search"]),
+        }
+        figures = {
+            name: {"predicted": round(said, 3), "measured": measured, "error": round(said / measured - 1, 2)}
+            for name, (said, measured) in each.items()
+        }
+        found.append({"chunks": row["chunks"], **figures})
+    return found
+
+
+def _moved(demand: UnitDemand, way: Direction) -> float:
+    return sum(row.bytes for row in demand.traffic if (row.tier, row.direction) == (Tier.VECTOR, way))
+
+
 # The picture: each figure over the size, both by their logarithm.
 
 # Processor time, which other work on the machine changes little.
@@ -213,8 +244,11 @@ def main() -> None:
     parser.add_argument("sizes", nargs="*", type=int, default=_SIZES)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--of", type=Path, help="draw figures measured before (JSON) instead of measuring")
+    parser.add_argument("--predicted", type=Path, help="a home from whose runs each size is predicted too")
     given = parser.parse_args()
     found = json.loads(given.of.read_text()) if given.of else measure(given.sizes)
+    if given.predicted:
+        found["predicted"] = predicted(given.predicted, found["sizes"])
     if given.picture:
         given.picture.write_text(picture(found["sizes"]))
     print(json.dumps(found, indent=2))

@@ -3,7 +3,9 @@
 Each worker has a model server of its own, with one thread on one core: a forwarder gives each connection the next server, as a
 Service of Kubernetes does. The documents are Python's language reference, some copies of it, each with a first line of its own.
 
-`python -m bench.workers [--copies N] [--on local|ray]`
+With Ray, its start is timed too: from nothing to a runner that takes work, and to the first results of actors.
+
+`python -m bench.workers [--copies N] [--on local|ray] [--start]`; `--start` times the start alone.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from headrace.app import App
 from headrace.cli.demo import reference
 from headrace.core.run import journal_of
@@ -37,11 +41,44 @@ from headrace.storage.endpoints import ModelEndpoint
 _COPIES = 6
 _READY_S = 120.0
 _PIECE = 1 << 16
+_STARTS = 3
+
+
+class Same:
+    """Batch work that does nothing."""
+
+    def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows."""
+        return rows
+
+
+def _one_start() -> dict[str, float]:
+    """From the first import of Ray to a runner that takes work, and to the first results."""
+    from headrace.core.ray_cluster import cluster
+
+    begun = time.perf_counter()
+    with cluster() as (batches, _):
+        ready = time.perf_counter() - begun
+        assert list(batches.map([pa.RecordBatch.from_pylist([{"n": n}]) for n in range(4)], Same))
+        return {"runner_s": round(ready, 1), "first_results_s": round(time.perf_counter() - begun, 1)}
+
+
+def start() -> dict[str, Any]:
+    """Bound: the runner is ready within 10 s. Each start is of a new process, and has the load of the machine when it began."""
+    found = []
+    for _ in range(_STARTS):
+        load = round(os.getloadavg()[0], 1)
+        command, env = python("bench.workers")
+        done = subprocess.run([*command, "--one-start"], env=env, check=True, capture_output=True, text=True)
+        found.append({**json.loads(done.stdout), "load": load})
+    return {"bound_s": 10, "starts": found}
 
 
 def measure(copies: int = _COPIES, places: tuple[str, ...] = ("local", "ray")) -> dict[str, Any]:
     """Bound: on Ray, two workers embed at least 1.6 times as fast as one. `error` is predicted ÷ measured − 1."""
     found: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 1), "bound": 1.6}
+    if "ray" in places:
+        found["ray_start"] = start()
     with tempfile.TemporaryDirectory() as folder:
         docs = _documents(Path(folder), copies)
         for on in places:
@@ -174,7 +211,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.workers")
     parser.add_argument("--copies", type=int, default=_COPIES)
     parser.add_argument("--on", choices=("local", "ray"), action="append")
+    parser.add_argument("--start", action="store_true", help="time the start of Ray's runner alone")
+    parser.add_argument("--one-start", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.start or given.one_start:
+        print(json.dumps(start() if given.start else _one_start()))
+        sys.exit()
     began = time.perf_counter()
     done = measure(given.copies, tuple(given.on or ("local", "ray")))
     print(json.dumps({**done, "seconds": round(time.perf_counter() - began, 1)}, indent=2))
