@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from headrace.errors import NotFound, WrongUsage
 if TYPE_CHECKING:
     from headrace.documents.index import Indexed
     from headrace.documents.sources.follow import SourceChanges
-    from headrace.documents.view import Document, DocumentView
+    from headrace.documents.view import Document
     from headrace.settings import SourceSettings
 
 documents = typer.Typer(help="Show and delete documents.", no_args_is_help=True)
@@ -193,7 +194,7 @@ def list_documents(
     settings = settings_of(tenant)
     with App(settings, "documents", models=False, quiet=as_json) as app:
         check_tenant(app, tenant)
-        found, more = DocumentView(app.runner).list(
+        found, more = DocumentView(app.runner).page(
             settings.tenant, lambda document: status in (None, document.status), after=after, most=most
         )
     if as_json:
@@ -227,7 +228,7 @@ def show_document(uri: Annotated[str, typer.Argument(help="Its name, as in `docu
     with App(settings, "documents", models=False, quiet=True) as app:
         check_tenant(app, tenant)
         view = DocumentView(app.runner)
-        document = _document(view, settings.tenant, uri)
+        document = _document(view.stored, settings.tenant, uri)
         shown = {**document.as_dict(), "versions": sorted(filter(None, view.versions_of(settings.tenant, document.uri)))}
         shown["passages"] = view.passages_of(document)
     print_json(shown)
@@ -259,7 +260,7 @@ def delete_document(
     with App(settings, "documents", quiet=as_json) as app:
         check_tenant(app, tenant)
         view = DocumentView(app.runner)
-        document = _document(view, settings.tenant, uri)
+        document = _document(view.find, settings.tenant, uri)
         versions = view.only_of(settings.tenant, document.uri, view.deletable(settings.tenant, document.uri))
         app.runner.run(delete, tenant=settings.tenant, uri=document.uri, versions=versions)
         app.documents.index([])
@@ -269,10 +270,10 @@ def delete_document(
         out.print(f"Deleted {printable(document.uri)}.", highlight=False)
 
 
-def _document(view: DocumentView, tenant: str, uri: str) -> Document:
+def _document(find: Callable[[str, str], Document | None], tenant: str, uri: str) -> Document:
     from headrace.documents.names import composed
 
-    document = view.find(tenant, composed(uri)) or view.find(tenant, uri)
+    document = find(tenant, composed(uri)) or find(tenant, uri)
     if document is None:
         raise NotFound(f"Tenant {tenant} has no document {uri!r}.", hint="headrace documents list shows the names.")
     return document

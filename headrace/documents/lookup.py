@@ -143,6 +143,16 @@ class DocumentLookup(_TableCopy):
         """uri → the newest row of each of these documents of a tenant."""
         return {row["uri"]: row for row in self.newest(document_id(tenant, uri) for uri in uris).values()}
 
+    def after(self, tenant: str, uri: str, most: int) -> list[tuple[dict[str, Any], Description]]:
+        """The newest rows, with descriptions, of a tenant's documents whose names come after `uri`: the first `most` by name."""
+        with self._metadata.transaction() as run:
+            rows = run(
+                "SELECT fields, description FROM document_states WHERE scope = :scope AND tenant = :tenant"
+                " AND uri COLLATE BINARY > :uri ORDER BY uri COLLATE BINARY LIMIT :most",
+                {"scope": self._scope, "tenant": tenant, "uri": _plain(uri), "most": most},
+            )
+        return [(_read(fields), _description(described)) for fields, described in rows]
+
     def of_sources(self, tenant: str, sources: Iterable[str]) -> dict[str, dict[str, Any]]:
         """uri → the newest row of each of a tenant's documents that were found in these folders."""
         rows = self._select("fields", "document_states", "source", sources, " AND tenant = :tenant", tenant=tenant)

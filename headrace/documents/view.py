@@ -11,7 +11,7 @@ import time
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -39,6 +39,7 @@ _FIELDS = ("tenant", "uri", "version", "status", "reason", "media", "title", "by
 _LOOK_S = 1.0  # between looks at the table's snapshot
 _ASK_S = 2.0  # between looks at the index, for documents that another process indexes
 _ASKED_FEW = 200  # documents looked up by id; more are found by reading all
+_PAGE = 500  # documents read at once where one page is listed
 _NOTHING: Mapping[str, int] = {}
 
 Expected = tuple[str, str, str]
@@ -233,6 +234,47 @@ class DocumentView:
             found = list(islice(filter(wanted, every), most + 1))
         return found[:most], len(found) > most
 
+    def page(self, tenant: str, wanted: Callable[[Document], bool], *, after: str, most: int) -> tuple[Sequence[Document], bool]:
+        """As `list`, without reading any other document, and without what was put or deleted here since.
+
+        It is for a command, which asks once: what it reads follows the page, and those before the page's end that are not wanted.
+        """
+        self._lookup.follow()
+        found: list[Document] = []
+        while len(found) <= most:
+            rows = self._lookup.after(tenant, after, max(_PAGE, most + 1 - len(found)))
+            if not rows:
+                break
+            after = rows[-1][0]["uri"]
+            found += filter(wanted, self._with_status([_document(row, described.id) for row, described in rows]))
+        return found[:most], len(found) > most
+
+    def stored(self, tenant: str, uri: str) -> Document | None:
+        """As `find`, without reading any other document, and without what was put or deleted here since."""
+        self._lookup.follow()
+        (name,) = names = [document_id(tenant, uri)]
+        rows = self._lookup.newest(names)
+        if name not in rows:
+            return None
+        described = self._lookup.current(names)[1][name]
+        return next(iter(self._with_status([_document(rows[name], described.id)])), None)
+
+    def _with_status(self, documents: Sequence[Document]) -> Sequence[Document]:
+        """Those of some documents that are not deleted, with what the index has of them."""
+        parsed = {document.id: document for document in documents if document.status == PARSED}
+        indexed = set[Expected]()
+        if parsed:
+            with suppress(Transient):  # they are shown as parsed
+                generations = self._indexes.recent()
+                served = active_reader(generations, self._vectors)
+                number = generations.serving.number if generations.serving else 1
+                indexed = self._in_index(parsed, served, number, self._lookup.state.revision)
+        return [
+            replace(document, status=INDEXED) if document.status == PARSED and document.expected_in_index in indexed else document
+            for document in documents
+            if document.status != "deleted"
+        ]
+
     def of_tenant(self, tenant: str) -> dict[str, Document]:
         """uri → each document of a tenant."""
         self.refresh()
@@ -425,19 +467,26 @@ class DocumentView:
             version = f"{served.version()} {self._revision}"
             if version == self._asked[1]:
                 return
-            progress = IndexProgress(self._metadata, served.name).read(served.table_version())
-            found: set[Expected] = set()
-            if progress is not None and follows(progress.documents, self._revision):
-                behind = self._lookup.changed_since(progress.documents)
-                found = {document.expected_in_index for name, document in parsed.items() if name not in behind}
-                parsed = {name: document for name, document in parsed.items() if name in behind}
-            if parsed:
-                found |= self._indexed_of(parsed, served, generations.serving.number if generations.serving else 1)
+            found = self._in_index(parsed, served, generations.serving.number if generations.serving else 1, self._revision)
         except Transient:
             return  # they go on being shown as parsed
         with self.lock:
             self._mark_indexed(found)
         self._asked = time.monotonic(), version
+
+    def _in_index(
+        self, parsed: Mapping[str, Document], served: VectorReader, generation: int, revision: str | None
+    ) -> set[Expected]:
+        """What a generation of the index holds in full of some documents, by id, as the table has them at a revision."""
+        progress = IndexProgress(self._metadata, served.name).read(served.table_version())
+        found: set[Expected] = set()
+        if progress is not None and follows(progress.documents, revision):
+            behind = self._lookup.changed_since(progress.documents)
+            found = {document.expected_in_index for name, document in parsed.items() if name not in behind}
+            parsed = {name: document for name, document in parsed.items() if name in behind}
+        if parsed:
+            found |= self._indexed_of(parsed, served, generation)
+        return found
 
     def _indexed_of(self, parsed: Collection[str], served: VectorReader, generation: int) -> set[Expected]:
         """What a generation of the index holds in full of some documents, by id; of all documents where these are many."""
@@ -463,14 +512,17 @@ def _shown(rows: Sequence[dict[str, Any]]) -> tuple[str, str, str, Document | No
             versions[row["version"]] = row["bytes"]
     newest = rows[-1]
     name = newest["document_id"]
-    document = None
-    if newest["status"] != "deleted":
-        document = Document(
-            **{column: newest[column] for column in _FIELDS},
-            readers=tuple(newest["readers"] or ()),
-            attributes=tuple(newest["attributes"] or ()),
-            description_id=describe(rows)[name].id,
-            put_at=newest["put_at"],
-            ocr_confidence=newest.get("ocr_confidence"),
-        )
+    document = None if newest["status"] == "deleted" else _document(newest, describe(rows)[name].id)
     return newest["tenant"], newest["uri"], name, document, versions
+
+
+def _document(row: Mapping[str, Any], description_id: str) -> Document:
+    """The document of a newest row."""
+    return Document(
+        **{column: row[column] for column in _FIELDS},
+        readers=tuple(row["readers"] or ()),
+        attributes=tuple(row["attributes"] or ()),
+        description_id=description_id,
+        put_at=row["put_at"],
+        ocr_confidence=row.get("ocr_confidence"),
+    )

@@ -26,7 +26,7 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.chunk import chunk
 from headrace.documents.expire import Retention
-from headrace.documents.index import Indexed, index_documents, put_documents
+from headrace.documents.index import Indexed, index_documents, put_documents, take_in
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id, object_key
 from headrace.documents.processed import ProcessedOffsets
@@ -39,7 +39,7 @@ from headrace.documents.sources.listing import SourceListing, find
 from headrace.documents.sources.notified import NotifiedBucket
 from headrace.documents.unsplit import UnsplitVersions
 from headrace.documents.versions import ROWS_IN_ORDER, event_address
-from headrace.documents.view import DocumentView
+from headrace.documents.view import Document, DocumentView
 from headrace.errors import BadSettings, NotFound, Unavailable, WrongUsage
 from headrace.lineage.forget import Subject
 from headrace.lineage.forget.index import drop_copies
@@ -727,6 +727,44 @@ def test_documents_past_their_retention_are_deleted_and_stay_so_until_they_chang
     assert (again.put, again.unchanged) == (0, 2), "the files are as old as they were"
     (docs / "1.md").write_text("The number is another.")
     assert index(runner, tenant, docs).put.put == 1
+
+
+def test_a_page_of_documents_is_listed_without_reading_the_others(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    (docs := tmp_path / "docs").mkdir()
+    for name in ("a", "b", "c", "\u00e9", "z"):
+        (docs / f"{name}.md").write_text(f"# {name}\n\nIt is called {name}.")
+    (docs / "torn.pdf").write_bytes(b"%PDF-1.7 torn")
+    index(runner, tenant, docs)
+    (docs / "b.md").unlink()
+    index(runner, tenant, docs)
+    (docs / "c.md").write_text("# c\n\nIt has another text.")
+    put_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+    take_in(runner, SETTINGS)  # parsed, and not in the index yet
+
+    def every(_: Document) -> bool:
+        return True
+
+    whole, more = DocumentView(runner).list(tenant, every, after="", most=100)
+    assert [(one.uri, one.status) for one in whole] == [
+        ("docs/a.md", "indexed"),
+        ("docs/c.md", "parsed"),
+        ("docs/torn.pdf", "failed"),
+        ("docs/z.md", "indexed"),
+        ("docs/\u00e9.md", "indexed"),
+    ]
+    view, found, after = DocumentView(runner), [], ""
+    for left in range(len(whole), 0, -1):
+        page, more = view.page(tenant, every, after=after, most=1)
+        assert more == (left > 1)
+        found += page
+        after = found[-1].uri
+    assert found == whole
+    assert view.page(tenant, every, after=after, most=1) == ([], False)
+    assert view.page(tenant, lambda one: one.status == "failed", after="", most=1) == ([whole[2]], False)
+    assert [view.stored(tenant, one.uri) for one in whole] == whole
+    assert view.stored(tenant, "docs/b.md") is view.stored(tenant, "docs/none.md") is None
+    assert view.usage(tenant, look=False) == (0, 0), "it has read all documents"
+    index(runner, tenant, docs)
 
 
 def test_personal_data_is_found_when_documents_are_parsed(runner: Runner, tenant: str, tmp_path: Path) -> None:
