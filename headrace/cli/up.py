@@ -227,6 +227,9 @@ def status(as_json: AsJson = False) -> None:
             out.print(rows_table([_source_row(one) for one in services["sources"]]))
         for one in services["kv_closed"]:
             out.print(f"! The KV cache of {one['model']} is closed: headrace kv report", style="yellow", highlight=False)
+        if (index := services.get("index")) is not None and index["waiting"]:
+            waiting = f"{index['waiting']:,} documents are waiting to be indexed, the oldest for {index['lag_s']:,.0f} s."
+            out.print(waiting, highlight=False)
         if services["unrecorded_answers"]:
             out.print(f"{services['unrecorded_answers']:,} answers are waiting to be recorded in the head.", highlight=False)
     if services["status"] != "ok":
@@ -309,7 +312,11 @@ def _service_status(service: RunningService) -> dict[str, Any]:
         running = RunningApi.in_home(service)
         status = running.get("/health/ready", seconds=_ASKING_S)
         sources = running.get("/v1/sources", seconds=_ASKING_S)["data"]
+        index = running.get("/v1/index/lag", seconds=_ASKING_S)
     except Unavailable:
         part = PartState("service", "does not answer", math.nan, "Check its terminal output and restart it.")
         return {"status": "not_ready", "parts": [part.as_dict()], "unrecorded_answers": 0}
-    return {name: status.get(name, 0) for name in ("status", "parts", "unrecorded_answers")} | {"sources": sources}
+    return {name: status.get(name, 0) for name in ("status", "parts", "unrecorded_answers")} | {
+        "sources": sources,
+        "index": index,
+    }

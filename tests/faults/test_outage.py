@@ -117,7 +117,8 @@ def test_everything_is_ready_and_says_so_everywhere(service: Api, acme: httpx.Cl
     for name in names:
         assert metric(service, f'headrace_up{{part="{name}"}}') == 1.0
     assert metric(service, "headrace_indexing_failing") == metric(service, "headrace_landing_failing") == 0.0
-    assert as_json(service.home, "status")["status"] == "ok"
+    shown = as_json(service.home, "status")
+    assert (shown["status"], shown["index"].keys()) == ("ok", {"waiting", "lag_s"})
 
 
 def test_a_home_in_which_nothing_runs_is_not_ready(tmp_path: Path, handbook: Path) -> None:

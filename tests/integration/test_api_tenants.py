@@ -135,7 +135,16 @@ def test_verdicts_on_another_tenants_answer_are_refused(
 
 def test_only_an_admin_sees_what_is_of_all(globex: httpx.Client, api: Any) -> None:
     admin = api.client(api.keys["admin"])
-    for path in ("/metrics", "/v1/ledger", "/v1/runs", "/v1/events", "/v1/diagrams/inference.svg", "/v1/tenants", "/v1/keys"):
+    for path in (
+        "/metrics",
+        "/v1/ledger",
+        "/v1/index/lag",
+        "/v1/runs",
+        "/v1/events",
+        "/v1/diagrams/inference.svg",
+        "/v1/tenants",
+        "/v1/keys",
+    ):
         response = globex.get(path)
         assert response.status_code == 403, path
         assert "acme" not in response.text

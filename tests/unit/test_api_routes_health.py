@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ from unstarted import unstarted
 from headrace import readiness
 from headrace.api.app import create_app
 from headrace.api.service import Service
+from headrace.documents.view import PUT, Document
 from headrace.errors import NotFound, StorageFull, Unavailable
 from headrace.platform import home as homes
 from headrace.settings import ApiSettings
@@ -45,6 +47,17 @@ def test_each_part_that_does_not_answer_is_named_without_its_address(service: Se
     assert "headrace_unrecorded_answers 0.0" in text
     service.stop()
     assert client.get("/health/ready").json()["status"] == "stopping"
+
+
+def test_what_waits_to_be_indexed_is_counted_over_all_tenants(service: Service) -> None:
+    client = TestClient(create_app(service, "token"), base_url="http://127.0.0.1", headers={"Authorization": "Bearer token"})
+    assert client.get("/v1/index/lag").json() == {"waiting": 0, "lag_s": 0.0}
+    put_at = datetime.now(UTC) - timedelta(hours=1)
+    for tenant in ("acme", "globex"):
+        service.documents._view.add(Document(tenant, "a.md", "1", PUT, 5, put_at))
+    lag = client.get("/v1/index/lag").json()
+    assert lag["waiting"] == 2
+    assert lag["lag_s"] >= 3600
 
 
 def test_a_full_disk_is_told_as_full_and_its_path_to_nobody(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,13 @@ class IndexedResponse(ApiResponse):
     lag_s: float
 
 
+class IndexLagResponse(ApiResponse):
+    """The documents that were put or deleted and are not in the index so yet: how many, and the age of the oldest in seconds."""
+
+    waiting: int
+    lag_s: float
+
+
 class LandingResponse(ApiResponse):
     """What has landed since the start, and what cannot land, with the reason."""
 
@@ -154,6 +161,13 @@ async def index_status(
     """How many passages of a tenant are indexed, and in which version of the index."""
     whose = caller.tenant_for(tenant)
     return IndexedResponse(**await in_thread(lambda: service.live.index_status(caller, whose)))
+
+
+@router.get("/v1/index/lag")
+async def index_lag(service: Serving, caller: Administering, in_thread: InThread) -> IndexLagResponse:
+    """How many documents of all tenants wait to be indexed, and since when the oldest does."""
+    count, oldest_s = await in_thread(service.documents.waiting)
+    return IndexLagResponse(waiting=count, lag_s=round(oldest_s, 1))
 
 
 @router.get("/v1/diagrams/{pipeline}.svg")
