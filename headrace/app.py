@@ -283,7 +283,7 @@ class Storage:
     def follow(
         self, following: Following, failed: Callable[[str, HeadraceError], None], *, most_patience_s: float = math.inf
     ) -> None:
-        """Land what comes until `following.stop`, and maintain tables when that is due.
+        """Land what comes until `following.stop`, and maintain tables and delete old documents when that is due and automatic.
 
         Waits for storage that is away as long as `[landing]` says, at most `most_patience_s`. `failed` is called with chores that
         fail.
@@ -294,8 +294,10 @@ class Storage:
         landing = landing.model_copy(update={"patience_s": min(landing.patience_s, most_patience_s)})
 
         def keep_tables() -> None:
-            self.maintain(only_due=True)
-            self.expire()
+            if self.settings.automatic.maintenance:
+                self.maintain(only_due=True)
+            if self.settings.automatic.retention:
+                self.expire()
 
         follow(self.runner, landing, following, keep_s=self.settings.head_kept_s, chores=keep_tables, failed=failed)
 

@@ -110,8 +110,8 @@ def _answers(port: int) -> bool:
 def served(home: Home, log: Path) -> Iterator[Api]:
     """The API without its loop, with tenants acme and globex: keys `acme`, `globex` may read and write, `admin` everything."""
     with words() as models:
-        home.env.update(models.env)
-        api = started(home, log, "--no-train")
+        home.env.update(models.env | {"HEADRACE_AUTOMATIC__ROUNDS": "false"})
+        api = started(home, log)
         api.models = models
         try:
             for tenant in ("acme", "globex"):

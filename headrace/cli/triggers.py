@@ -16,18 +16,24 @@ Name = Annotated[str, typer.Argument(help="The trigger.")]
 
 @triggers.callback()
 def show(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show each trigger of the settings, and its events that wait, run, were done in the last days, and are dead."""
+    """Show each trigger of the settings, and its events that wait, run, were done in the last days, and are dead.
+
+    Below them is what `headrace up` does without one, and the setting that switches each step.
+    """
     if context.invoked_subcommand is not None:
         return
     from dataclasses import asdict
 
     from headrace.cli.render.results import rows_table
+    from headrace.scheduler.triggers.built_in import built_in_triggers
     from headrace.scheduler.triggers.thread import trigger_reports
 
+    settings = settings_of()
     with _queue() as queue:
-        found = trigger_reports(settings_of().triggers, queue)
+        found = trigger_reports(settings.triggers, queue)
+    steps = built_in_triggers(settings)
     if as_json:
-        print_json({"triggers": [asdict(one) for one in found]})
+        print_json({"triggers": [asdict(one) for one in found], "built_in": [asdict(one) for one in steps]})
         return
     rows = [
         {
@@ -40,6 +46,19 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
         for one in found
     ]
     out.print(rows_table(rows) if rows else "The settings have no triggers. docs/how-to/react-to-changes.md shows some.")
+    out.print("What `headrace up` does without one:", style="dim")
+    built_in = [
+        {
+            "step": one.name,
+            "on": ", ".join(one.causes),
+            "what": one.does,
+            "state": "on" if one.on else "off",
+            "setting": one.setting,
+            "by hand": one.command,
+        }
+        for one in steps
+    ]
+    out.print(rows_table(built_in))
 
 
 @triggers.command("dead")

@@ -35,7 +35,9 @@ def up(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; default: the one in the settings, 127.0.0.1.", show_default=False)
     ] = None,
-    train: Annotated[bool, typer.Option("--train/--no-train", help="Run the training loop, in its own process.")] = True,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Run the training loop, in its own process, unless the settings say no.")
+    ] = True,
 ) -> None:
     """Run the platform, the API, the web page, landing and the training loop until Ctrl-C."""
     import secrets
@@ -72,8 +74,8 @@ def up(
         service.readiness.add(Ask("landing", landing.trouble, "`headrace head` shows what does not land, and how to continue."))
         triggers = TriggerThreads(settings.triggers, app.runner, lambda: sum(one.lag for one in app.storage.backlog()))
         beside.enter_context(triggers)
-        application.state.trains = train
-        if train:
+        application.state.trains = trains = train and settings.automatic.rounds
+        if trains:
             beside.enter_context(SchedulerProcess(settings, app.runner.record.id))
         beside.callback(triggers.stop)
         beside.callback(landing.stop)  # runs first on exit, so that landing and training end at the same time

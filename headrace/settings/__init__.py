@@ -5,6 +5,7 @@ to replace that part; the rest stays embedded.
 """
 
 from headrace.settings.api import ApiSettings, Telemetry, TenantLimits
+from headrace.settings.automatic import AutomaticSettings
 from headrace.settings.inference import AnswerMode, Inference, PiiAction, PiiPolicy
 from headrace.settings.models import Endpoint, ModelSettings
 from headrace.settings.platform import PlatformSettings
@@ -21,6 +22,7 @@ __all__ = [
     "S3",
     "AnswerMode",
     "ApiSettings",
+    "AutomaticSettings",
     "CanarySettings",
     "CommandAction",
     "EmbeddedPart",

@@ -21,6 +21,7 @@ from pydantic_settings import (
 from headrace.errors import BadSettings
 from headrace.regular_file import read_regular
 from headrace.settings.api import ApiSettings, Telemetry, TenantLimits
+from headrace.settings.automatic import AutomaticSettings
 from headrace.settings.inference import Inference
 from headrace.settings.models import ModelSettings
 from headrace.settings.platform import PlatformSettings
@@ -89,6 +90,8 @@ class Settings(BaseSettings):
     """Folders and prefixes that `headrace up` follows, each a `[[sources]]`."""
     triggers: tuple[TriggerSettings, ...] = ()
     """What `headrace up` does when something happens, each a `[[triggers]]`. None: nothing."""
+    automatic: AutomaticSettings = AutomaticSettings()
+    """What `headrace up` starts without being told to."""
     training: Training = Training()
     """The training loop."""
     workers: WorkerSettings = WorkerSettings()

@@ -29,7 +29,17 @@ def test_a_program_is_given_what_happens_to_documents(api: Any) -> None:
     until(20, lambda: shown()["done"] == 2, shown)
     assert (shown()["name"], shown()["action"], shown()["dead"]) == ("written", "command", 0)
 
-    assert json.loads(run(api.home, "triggers", "--json").stdout)["triggers"] == [shown()]
+    by_command = json.loads(run(api.home, "triggers", "--json").stdout)
+    assert by_command["triggers"] == [shown()]
+    built_in = api.client().get("/v1/triggers").json()["built_in"]
+    assert by_command["built_in"] == built_in
+    assert {step["name"]: step["on"] for step in built_in}.items() >= {
+        "land": True,
+        "index": True,
+        "round": False,
+        "canary": False,
+    }.items()
+    assert api.client().get("/v1/loop").json()["state"] == "off", "as the settings say"
     assert json.loads(run(api.home, "triggers", "dead", "written", "--json").stdout) == {"trigger": "written", "dead": []}
     assert "no such dead letter" in run(api.home, "triggers", "retry", "written", code=1).stderr
     assert "no trigger none" in run(api.home, "triggers", "dead", "none", code=1).stderr

@@ -15,6 +15,7 @@ from headrace.explain.sizing.measured import measurements
 from headrace.explain.sizing.models import PRESETS
 from headrace.explain.sizing.parameters import SizingParameters
 from headrace.explain.sizing.sizing import Sizing, choices, size
+from headrace.scheduler.triggers.built_in import BuiltInTrigger, built_in_triggers
 from headrace.scheduler.triggers.thread import TriggerReport
 
 router = APIRouter()
@@ -41,15 +42,19 @@ class SourcesResponse(ApiResponse):
 
 
 class TriggersResponse(ApiResponse):
-    """The triggers of the settings, and what became of their events."""
+    """The triggers of the settings, what became of their events, and what the service does without one."""
 
     data: list[TriggerReport]
+    built_in: list[BuiltInTrigger]
 
 
 @router.get("/v1/triggers")
 async def triggers(service: Serving, caller: Administering, in_thread: InThread) -> TriggersResponse:
-    """The triggers of the settings (`[[triggers]]`): their events that wait, run, are done in the last days, and are dead."""
-    return TriggersResponse(data=await in_thread(service.triggers))
+    """The triggers of the settings (`[[triggers]]`): their events that wait, run, are done in the last days, and are dead.
+
+    `built_in` is what the service does without one, and the setting that switches each step.
+    """
+    return TriggersResponse(data=await in_thread(service.triggers), built_in=built_in_triggers(service.settings))
 
 
 @router.get("/v1/sources")

@@ -40,7 +40,7 @@ def doing(state: Mapping[str, Any]) -> str:
         case status.RESTARTING:
             return "The training loop's process ended and is being restarted."
         case _:
-            return "No training loop is running here. `headrace up` runs one."
+            return "No training loop is running here. `headrace up` runs one, unless `[automatic]` has `rounds = false`."
 
 
 def troubled(state: Mapping[str, Any]) -> Iterator[str]:

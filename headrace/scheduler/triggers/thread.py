@@ -49,13 +49,21 @@ def trigger_reports(triggers: tuple[TriggerSettings, ...], queue: DeliveryQueue)
     states, found = queue.states(), []
     for trigger in triggers:
         causes: list[str] = [*trigger.on]
-        causes += [f"every {trigger.every_s:g} s"] if trigger.every_s is not None else []
+        causes += [f"every {_span(trigger.every_s)}"] if trigger.every_s is not None else []
         causes += [f"lag of {trigger.lag:,} events"] if trigger.lag is not None else []
         causes += [f"topic {trigger.events.topic}"] if trigger.events is not None else []
         state = states.get(trigger.name, TriggerState())
         counts = (state.waiting, state.running, state.done, state.dead)
         found.append(TriggerReport(trigger.name, tuple(causes), trigger.action.type, *counts, state.oldest_s, state.reason))
     return found
+
+
+def _span(seconds: float) -> str:
+    """Seconds in the largest unit of which they are whole ones."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds % size == 0:
+            return "day" if seconds == 86_400 else f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
 
 
 class TriggerThreads:

@@ -1,7 +1,7 @@
 // The head: what only Kafka has, how far each partition has landed, and what stopped one.
 
 import { get } from "../lib/api.js";
-import { badge, card, command, empty, fault, fill, loading, make, marked } from "../lib/dom.js";
+import { badge, card, command, empty, fault, fill, loading, make, marked, quiet } from "../lib/dom.js";
 import { bytes, capital, count, exactly, span, when } from "../lib/format.js";
 import { latest } from "../lib/latest.js";
 import { listen } from "../lib/live.js";
@@ -40,7 +40,16 @@ export function open(section) {
     { name: "dead", title: "Dead", number: true, cell: (one) => (one.dead ? make("strong", {}, count(one.dead)) : "0") },
     { name: "reason", title: "Last failure", wide: true, cell: (one) => one.reason || null },
   ]);
-  const triggered = make("section", { class: "card", "aria-label": "Triggers", hidden: true }, make("h2", {}, "Triggers"), triggers.element);
+  const noTriggers = quiet("The settings have no triggers.");
+  const steps = table("Steps of the service", [
+    { name: "step", title: "Step", value: (one) => one.name, cell: (one) => make("strong", {}, one.name) },
+    { name: "causes", title: "On", wide: true, cell: (one) => one.causes.join(", ") },
+    { name: "does", title: "What", wide: true, cell: (one) => one.does },
+    { name: "state", title: "State", value: (one) => one.on, cell: (one) => badge(one.on ? "on" : "off", one.on ? "good" : "") },
+    { name: "setting", title: "Setting", cell: (one) => (one.setting ? make("code", {}, one.setting) : "always on") },
+    { name: "command", title: "By hand", wide: true, cell: (one) => (one.command ? make("code", {}, one.command) : null) },
+  ]);
+  const triggered = make("section", { class: "card", "aria-label": "Triggers", hidden: true }, make("h2", {}, "Triggers"), noTriggers, triggers.element, make("h3", {}, "What the service does without one"), steps.element);
   fill(
     section,
     make("div", { class: "view-head" }, make("div", {}, make("h1", {}, "The head"), make("p", {}, "Kafka is the head, not a tier: an event is there until its table has it, and replay comes from the tables."))),
@@ -70,10 +79,13 @@ export function open(section) {
       const stopped = found.partitions.filter((one) => one.trouble);
       fill(troubles, stopped.map(howToGoOn));
       fill(diverged, divergences(found.divergences));
-      const { data } = await get("/v1/triggers");
+      const { data, built_in: builtIn } = await get("/v1/triggers");
       if (!wanted()) return;
-      triggered.hidden = !data.length;
+      triggered.hidden = false;
+      noTriggers.hidden = data.length > 0;
+      triggers.element.hidden = !data.length;
       triggers.show(data);
+      steps.show(builtIn);
     } catch (error) {
       if (!wanted()) return;
       fill(state, fault(error, load));
