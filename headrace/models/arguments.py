@@ -48,6 +48,17 @@ _SLIGHT = frozenset(
 )
 
 
+_SAID_OFTEN = {
+    language: frozenset(words.split())
+    for language, words in {
+        "en": "the of is are was were and to for by with at from what who when how which does did do has have it be not",
+        "de": "der die das den dem des und ist sind war im am zum zur für mit von wird nicht auf ein eine was wer wie wann",
+        "fr": "le la les des du est sont et au aux une un dans pour sur par ne pas qui que quel quelle combien quand coûte à",
+        "es": "el la los las del es son y en una un para por con no que qué cuál cuánto cuándo cuesta al",
+    }.items()
+}
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Words of a question in lower case: of its noun phrases, and those that may be its verb."""
@@ -110,3 +121,10 @@ def arguments_of(question: str) -> Arguments:
         is_modal = False
     close()
     return Arguments(frozenset(nouns), frozenset(verbs))
+
+
+def language_of(text: str) -> str:
+    """The language of a text, by its most common words: `en`, `de`, `fr` or `es`; empty if these do not tell."""
+    words = re.findall(r"\w+", text[:_READ].lower())
+    counts = sorted(((sum(word in known for word in words), language) for language, known in _SAID_OFTEN.items()), reverse=True)
+    return counts[0][1] if counts[0][0] > counts[1][0] else ""

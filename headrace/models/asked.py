@@ -23,7 +23,7 @@ PREPOSITIONS = _words(
     """of in on at by for from to with within without into onto over under between among through during after before
         since until about against around near per as than via across along behind beyond upon toward towards like
         including despite throughout besides outside inside above below off out up down auf aus bei bis durch für gegen
-        mit nach ohne seit über um unter von vom vor zu zum zur im am"""
+        mit nach ohne seit über um unter von vom vor zu zum zur im am pro je"""
 )
 CONJUNCTIONS = _words(
     "and or but nor while whereas although though if because that so und oder aber weil dass wenn when which who whom whose where"

@@ -39,7 +39,7 @@ hours: hours · öffnungszeit* sprechzeit* · horaire* heures · horario* horas
 staff: staff employee* worker* workforce work works working personnel colleague* · mitarbeiter* beschäftigte* personal
     angestellte* · employé* personnel salarié* · emplead* personal trabajador*
 head: head heads runs manager* manages managed director* leads led leader* chief boss charge responsible lead warden
-    supervisor foreman · leiter* leitet leitung* chef* verantwortlich* zuständig* wirt *wirt · chef* responsable* dirige
+    supervisor foreman curator* · leiter* leitet leitung* chef* verantwortlich* zuständig* wirt *wirt · chef* responsable* dirige
     directeur directrice gardien* gardé* · jefe jefa responsable* director* encargad* dirige
 owner: owner owners owns owned own belongs holder · besitz* eigentüm* gehört inhaber* · propriétaire* · propietari* dueño*
 customer: customer* client clients · kunde* kunden · client* · client*

@@ -13,8 +13,8 @@ A quote is evidence if its score reaches `ENOUGH`, and if it is not about anothe
 
 - its passage has one of the question's names, and it is no row of a table in which another row has that name;
 - all of the question's numbers are in the quote, above it or beside it: what a 15 TB drive does is no answer about one of 30 TB;
-- it has the words for what the question is about and for what is done, or is so similar that it may say the same in other words:
-  who built an oven is no answer to who repaired it (`arguments.py`);
+- it has half of the words for what the question is about and, of "who", the verb, or is so similar that it may say the same in
+  other words: who built an oven is no answer to who repaired it (`arguments.py`);
 - it says nothing that excludes what the question says: "hourly" of "daily" (`concepts.CONTRASTS`), "the Malmö site" of "the
   Lund site".
 
@@ -32,7 +32,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from headrace.models.arguments import arguments_of
+from headrace.models.arguments import arguments_of, language_of
 from headrace.models.asked import AUXILIARIES, CONJUNCTIONS, DETERMINERS, OWNERS, PREPOSITIONS, PRONOUNS, asked_of
 from headrace.models.concepts import concepts_of, contrasting, contrasts
 from headrace.models.fact_kinds import FactKind, fact_kind
@@ -52,7 +52,7 @@ MORE_EVIDENCE = 0.1
 """What more of it is needed if there is doubt."""
 IN_DOUBT = 1.0
 """The additional score required if the passage lacks a name of the question or the quote lacks the kind of fact asked for."""
-LACKING = 0.3
+LACKING = 0.45
 """The share of the words for what a question is about, rare ones weighted higher, that a quote may lack."""
 CLOSE = 1.0
 """A second quote whose score is so near the first's is shown, too: of the development questions, one answer in four has one."""
@@ -81,8 +81,8 @@ _BESIDE = 0.7  # what a word beside a quote counts as evidence
 _SHORT_SENTENCE = 16  # words of a sentence that says one thing; the embedding of a longer one is like a question's only in part
 # Similarities from which other words may mean the same: of short sentences and rows, and of long ones.
 _SAME_THING, _SAME_THING_LONG = 0.72, 0.4
-_SAME_ACT, _SAME_ACT_LONG = 0.65, 0.4
-_ELSEWHERE = 0.5  # how far a word lacks that is elsewhere in the passage
+_SAME_ACT, _SAME_ACT_LONG = 0.6, 0.4
+_ELSEWHERE = 0.4  # how far a word lacks that is elsewhere in the passage, but not in another row
 _BESIDE_SIBLINGS = 1.0  # that a quote may score less than one about another thing of the sort that is asked for
 _ANOTHER = 6.0  # by which a quote about another thing is put behind others
 _USUAL = {"embedding": 0.45, "passage": 0.5}  # similarities without an embedder: the same for all quotes
@@ -255,7 +255,9 @@ class _Question:
         asked = frozenset[str]() if _HOW_MUCH.search(question) else asked_of(question, {}).nouns
         told = {word for word, weight in self._weights.items() if weight > _LEAST_WORD}
         self._things = sorted(about.nouns & told - asked - _GENERIC)
-        self._acts = sorted(about.verbs & told)
+        # Other questions have verbs of their own: "On which day is the sauna heated?" of "The sauna is warm on Fridays."
+        self._acts = sorted(about.verbs & told) if self._kind.kind == "person" else []
+        self._language = language_of(question)
 
     def compare(self, quote: Quote, similarity: float | None, rows: Sequence[frozenset[str]]) -> _Compared:
         """`rows` are the words in the cells of each row of the quote's table."""
@@ -343,7 +345,12 @@ class _Question:
         there = self._texts[quote.source]
         total = sum(self._weights[word] for word in self._things) or 1.0
         missing = [word for word in self._things if not match(around, word)]
-        lacking = sum(self._weights[word] * (_ELSEWHERE if match(there, word) else 1.0) for word in missing) / total
+        lacking = (
+            sum(self._weights[word] * (_ELSEWHERE if not quote.is_row and match(there, word) else 1.0) for word in missing)
+            / total
+        )
+        if self._language and language_of(quote.said) not in ("", self._language):
+            return False  # the words are others, whatever it is about
         if lacking > LACKING and (quote.is_row or similarity < (_SAME_THING if is_short else _SAME_THING_LONG)):
             return True
         undone = not quote.is_row and any(not match(around, word) for word in self._acts)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from headrace.models.support import MONTHS, above, sentences, without_bold
+from headrace.models.support import MONTHS, UNITS, above, sentences, without_bold
 
 PASSAGES = 6
 """The number of best passages that are searched for quotes."""
@@ -19,6 +19,7 @@ _ENDED = re.compile(r"[.!?:;{}=|][\"')\]]*$")
 _STOPPED = re.compile(r"[.!?;][\"')\]*_]*$")
 # "every" above "250 hours": an amount in the middle of a sentence, where neither an item of a list nor a time of a log begins so.
 _AMOUNT = re.compile(r"\d{1,4}(?:[.,]\d+)*\s?[^\W\d_A-ZÄÖÜ]")
+_CAPITAL_UNIT = re.compile(r"\d{1,4}(?:[.,]\d+)*\s?([A-ZÄÖÜ][^\W\d_]{2,30})\b")  # as German writes it: "18 Tonnen"
 _MARK = re.compile(r"^(?:[-*•]|\d{1,3}[.)])\s+")  # of a list
 # A hyphen at the end of a line, before the rest of its word; in "two- and" and "short- or" it ends one.
 _HYPHEN = re.compile(r"(?<=\w[-‐])[ \t]*\n\s*(?!(?:and|or|to|und|oder|bis)\b)(?=[^\W\d_A-ZÄÖÜ])")
@@ -190,10 +191,16 @@ def _goes_on(text: str, before: tuple[int, int], start: int) -> bool:
         and not _ENDED.search(said)
         and " = " not in line  # a setting and its comment
         and _SETTING.match(text, start) is None
-        and (text[start].isalpha() or text[start] in "\"'(“„*`" or bool(_AMOUNT.match(text, start)))
+        and (text[start].isalpha() or text[start] in "\"'(“„*`" or _is_amount(text, start))
         and _MARK.match(text[start:]) is None
         and not said.startswith(("|", "#"))
     )
+
+
+def _is_amount(text: str, start: int) -> bool:
+    """Whether a line begins with an amount, "250 hours": a capital letter behind a number begins a sentence, or a unit."""
+    unit = _CAPITAL_UNIT.match(text, start)
+    return bool(_AMOUNT.match(text, start)) or (unit is not None and unit[1].lower() in UNITS)
 
 
 def _cells(row: str) -> list[str]:

@@ -42,7 +42,8 @@ _UNIT = re.compile(rf"\s?(?:{'|'.join(sorted(map(re.escape, UNITS), key=len, rev
 _MEASURED = re.compile(rf"\d[\d.,]*{_UNIT.pattern}", re.IGNORECASE)
 _RATE = re.compile(
     r"(?:\s+(?:per|an?|pro|je)\s+[^\W\d]\w*(?:\s+and\s+(?:hour|day|week|month|year|user)\b)?)?"
-    r"(?:\s+or (?:more|less|later|earlier)\b)?"
+    r"(?:\s+or (?:more|less|later|earlier)\b|,?\s+at (?:the )?(?:most|least|latest|earliest)\b"
+    r"|,?\s+(?:höchstens|mindestens|maximal)\b)?"
 )
 _MONTH = rf"(?:{'|'.join(sorted(MONTHS, key=len, reverse=True))})\b"
 _DATE = re.compile(

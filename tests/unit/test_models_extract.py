@@ -443,14 +443,31 @@ def test_a_question_a_word_away_from_the_text_is_not_answered(true: str, near: s
 
 
 def test_other_words_for_the_same_thing_are_an_answer_where_the_embeddings_say_so() -> None:
-    source = SourceText("Harbour\nUnused leave lapses on 31 March.\nThe pier is closed.", "staff.md", 0.7)
+    source = SourceText("Harbour\nThe pier closes in May.\nUnused leave lapses.", "pier.md", 0.7)
     found = quotes([source])
     for similarity, is_found in ((0.5, False), (0.8, True)):
-        one = best("When do unused holidays run out?", [source], found, [similarity, 0.1])
+        one = best("When does the jetty close?", [source], found, [similarity, 0.1])
         assert one.found is is_found, similarity
+
+
+def test_in_another_language_the_words_are_others() -> None:
+    for text, is_found in (
+        ("Hütte\nDie Sauna wird nur am Freitag geheizt, und das Holz ist trocken.", True),
+        ("Hut\nThe sauna is heated on Friday only, and the wood is dry.", False),
+    ):
+        source = SourceText(text, "hut.md", 0.6)
+        one = best("On which day is the sauna for athletes heated?", [source], quotes([source]), [0.65])
+        assert one.found is is_found, text
 
 
 def test_a_number_within_a_name_is_that_number() -> None:
     source = SourceText("Oxygen\nOxygen-18 is 12 percent heavier than oxygen-16.", "oxygen.md", 0.7)
     one = best("How much heavier is oxygen 18 than oxygen 16?", [source], quotes([source]), [0.8])
     assert one.found
+
+
+def test_an_amount_whose_unit_has_a_capital_goes_on_with_its_sentence() -> None:
+    text = "Halle\nDie Heizung läuft mit Pellets aus Holz, und der Bunker fasst\n18 Tonnen. Für die Wartung sorgt Dieter Kampen."
+    first, second = quotes([SourceText(text, "halle.md")])
+    assert first.said == "Die Heizung läuft mit Pellets aus Holz, und der Bunker fasst 18 Tonnen."
+    assert second.said == "Für die Wartung sorgt Dieter Kampen."

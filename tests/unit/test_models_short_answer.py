@@ -33,6 +33,7 @@ def short(question: str, sentence: str) -> str | None:
         ("How often do fire drills take place?", "Fire drills take place every four months.", "every four months"),
         ("How much does the service contract cost?", "The service contract costs 1,240 EUR a year.", "1,240 EUR a year"),
         ("How much may a boat weigh?", "A boat may weigh up to 800 kg.", "up to 800 kg"),
+        ("For how long are sheets lent?", "Sheets are lent to institutes only, for six months at most.", "six months at most"),
         ("When are copies made?", "Copies of the register are made each Sunday at 02:00.", "each Sunday at 02:00"),
         ("Which day does dredging start?", "Dredging starts on Friday at 02:00 and takes nine hours.", "on Friday at 02:00"),
         ("When does the contract end?", "The contract ends on 30 September 2027 for both sides.", "30 September 2027"),
