@@ -123,7 +123,7 @@ export function open(section) {
       group.classList.toggle("active", active.has(name) || stages.has(name));
     }
     const labels = scene.groups.filter((group) => group.kind === "stage" && stages.has(group.name)).map((group) => group.alt.split(/[:,]/)[0]);
-    const words = !scene.measured ? "" : scene.live || moved.has(scene.run) ? (labels.length ? `At work now: ${labels.join(", ")}.` : "Nothing of this pipeline is at work now.") : "";
+    const words = !scene.measured ? "" : scene.live || moved.has(scene.run) ? (labels.length ? `At work now: ${labels.join(", ")}.` : "No stage of this pipeline reads or writes now.") : "";
     if (work.textContent !== words) work.textContent = words;
   }
 
