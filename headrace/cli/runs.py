@@ -110,8 +110,8 @@ def diagram(
     level = Detail(_one_of("--detail", detail, [*Detail]))
     palette = PALETTES[_one_of("--theme", theme, [*PALETTES])]
     drawn = diagram_of(settings_of().home, pipeline, run=run, against=against)
-    draw(drawn, output, view=chosen, detail=level, palette=palette, triggers=triggers)
-    out.print(f"Wrote {output}: {drawn.title}", highlight=False)
+    title = draw(drawn, output, view=chosen, detail=level, palette=palette, triggers=triggers)
+    out.print(f"Wrote {output}: {title}", highlight=False)
 
 
 def _one_of(option: str, value: str, choices: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from headrace.catalog import STORES as CATALOG
 from headrace.core.run import Run
 from headrace.errors import NotFound
 from headrace.explain.diagram.diagram import Diagram, diagram_for
+from headrace.explain.diagram.draw import draw
 from headrace.explain.diagram.flow import Flow
 from headrace.explain.diagram.format import grown, human_bytes, human_s
 from headrace.explain.diagram.recorded import PIPELINES, diagram_of
@@ -331,6 +332,14 @@ def test_the_times_of_an_older_journal_are_drawn_as_they_were() -> None:
     assert all(len(span) == 4 for one in RUNS["tiny"]["timeline"] for span in one["spans"])
     for time in of("tiny", "training").times:
         assert all(active == end - start for start, end, _, _, active in time.spans)
+
+
+def test_the_title_that_drawing_says_is_that_of_the_view(tmp_path: Path) -> None:
+    made = of("tiny", "training")
+    titles = [draw(made, tmp_path / "picture.svg", view=view) for view in (View.STORAGE, View.TIME)]
+    assert titles == [scene_for(made, view=view).title for view in (View.STORAGE, View.TIME)]
+    assert titles[1].startswith("Training: storage was under way for")
+    assert titles[1] in (tmp_path / "picture.svg").read_text()
 
 
 def test_a_long_pause_is_cut_and_said() -> None:

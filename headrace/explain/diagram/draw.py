@@ -65,8 +65,8 @@ def draw(
     detail: Detail = Detail.SLIDE,
     palette: Palette = LIGHT,
     triggers: bool = True,
-) -> None:
-    """Draw a diagram into a file, atomically, with the backend for its suffix.
+) -> str:
+    """Draw a diagram into a file, atomically, with the backend for its suffix; returns the title of what was drawn.
 
     Text (.md, .mmd) has every view. Creates missing folders. Raises `WrongUsage` for an unknown suffix, `StorageFull` if the disk
     is full, and as `scene_for`.
@@ -74,10 +74,11 @@ def draw(
     path = Path(path)
     if (text := TEXTS.get(path.suffix.lower())) is not None:
         write_atomically(path, text(diagram, triggers), mode=0o644)
-        return
+        return diagram.title
     backend = _backend(path, (*SCENES, *TEXTS))
     scene = scene_for(diagram, view=view, detail=detail, palette=palette, triggers=triggers)
     write_atomically(path, backend(scene), mode=0o644)
+    return scene.title
 
 
 def draw_scene(scene: Scene, path: Path) -> None:

@@ -50,7 +50,7 @@ def ray_notes(diagram: Diagram) -> tuple[str, ...]:
             for flow in diagram.flows
             if flow.tier is Tier.OBJECT and flow.direction is Direction.WRITE and "heckpoints" in flow.store
         )
-        moved = f", {human_bytes(written)} in this run" if written else ""
+        moved = f", {human_bytes(written)} in this run" if written and ray is not None else ""
         path = (ray or {}).get("storage_path")
         kept = f"Ray's storage_path, {path}, has its notes until it ends" if path else "nothing is kept in Ray's storage_path"
         notes.append(f"Ray Train's worker writes checkpoints to object storage{moved}; {kept}.")
