@@ -134,8 +134,8 @@ def test_each_switch_renders_valid_manifests_and_settings(
 ) -> None:
     manifests = rendered(helm, merged(OWN, SWITCHES[switch]))
     loaded(manifests, tmp_path, monkeypatch)
-    # No schema of a ServiceMonitor is at hand; the page says so.
-    require_valid([manifest for manifest in manifests if manifest["kind"] != "ServiceMonitor"])
+    # No schemas of the Prometheus Operator are at hand; the page says so.
+    require_valid([manifest for manifest in manifests if manifest["kind"] not in ("ServiceMonitor", "PrometheusRule")])
 
 
 def test_a_manifest_with_an_unknown_field_is_invalid(helm: str) -> None:
@@ -333,6 +333,17 @@ def test_topics_are_those_of_the_catalog(helm: str) -> None:
 def test_the_dashboard_is_the_one_beside_the_chart(helm: str) -> None:
     shown = one(rendered(helm, merged(OWN, SWITCHES["monitoring"])), "ConfigMap", "dashboard")["data"]["headrace.json"]
     assert json.loads(shown) == json.loads((ROOT / "deploy" / "grafana" / "headrace.json").read_text())
+
+
+def test_the_alerts_are_those_beside_the_chart(helm: str) -> None:
+    manifests = rendered(helm, merged(OWN, SWITCHES["monitoring"]))
+    rules = one(manifests, "PrometheusRule")
+    assert rules["spec"] == yaml.safe_load((ROOT / "deploy" / "grafana" / "rules.yaml").read_text())
+    assert rules["metadata"]["labels"]["release"] == "prometheus", "by which Prometheus finds both"
+    without = merged(
+        OWN, SWITCHES["monitoring"] | {"serviceMonitor": {**SWITCHES["monitoring"]["serviceMonitor"], "rules": False}}
+    )
+    assert [each for each in rendered(helm, without) if each["kind"] == "PrometheusRule"] == []
 
 
 def test_every_value_has_a_default_and_a_place_in_the_schema() -> None:
