@@ -55,7 +55,7 @@ class ParsedDocuments:
     """How many documents were parsed and deleted, which could not be read, and how many events are left for another pass.
 
     `incomplete` are parsed documents that have more than their text, such as scanned pages; `personal` those with personal data,
-    of which `pii` counts each kind.
+    of which `pii` counts each kind. `relabelled` ones have the text they had, and other readers, attributes or another folder.
     """
 
     parsed: int
@@ -65,6 +65,7 @@ class ParsedDocuments:
     incomplete: tuple[Failure, ...] = ()
     personal: tuple[Failure, ...] = ()
     pii: Mapping[str, int] = field(default_factory=dict)
+    relabelled: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,6 +82,7 @@ class ParsedDocuments:
             self.incomplete + other.incomplete,
             self.personal + other.personal,
             Counter(self.pii) + Counter(other.pii),
+            self.relabelled + other.relabelled,
         )
 
 
@@ -133,7 +135,7 @@ def parse(
     waiting = {tenant: EventQueue(ordered) for tenant, ordered in by_tenant.items()}
     done: list[dict[str, Any]] = []
     reached: list[dict[str, Any]] = []  # the events processed since the last commit
-    counts = {"parsed": 0, "deleted": 0}
+    counts = {"parsed": 0, "deleted": 0, "relabelled": 0}
     failed: list[Failure] = []
     incomplete: list[Failure] = []
     personal: list[Failure] = []
@@ -230,7 +232,9 @@ def parse(
             newest[row["document_id"]] = {**row, "text": "", "parts": None}
             if row["status"] == "failed":
                 failed.append(Failure(row["uri"], row["reason"]))
-            elif row["text_at"] is None:
+            elif row["text_at"] is not None:
+                counts["relabelled"] += 1
+            else:
                 counts[row["status"]] += 1
                 if screened is not None and screened.counts:
                     personal.append(Failure(row["uri"], screened.note))
@@ -241,7 +245,8 @@ def parse(
                 commit()
     commit()
     left = unparsed.left + sum(map(len, waiting.values()))
-    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), left, tuple(incomplete), tuple(personal), pii)
+    about = tuple(failed), left, tuple(incomplete), tuple(personal), pii
+    return ParsedDocuments(counts["parsed"], counts["deleted"], *about, counts["relabelled"])
 
 
 def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) -> str:

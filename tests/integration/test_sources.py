@@ -360,7 +360,7 @@ def test_a_document_with_other_readers_is_neither_read_nor_parsed_again(runner: 
     for mode, readers in ((0o600, [ME]), (0o640, [OURS, ME]), (0o644, [])):
         (docs / "1.md").chmod(mode)
         done = index(runner, tenant, docs, rules=rules)
-        assert (done.put.put, done.parsed.parsed, done.embedded.chunks) == (1, 0, 0)
+        assert (done.put.put, done.parsed.parsed, done.parsed.relabelled, done.embedded.chunks) == (1, 0, 1, 0)
         open_to(runner, tenant, "docs/1.md", *readers)
     assert sources_read() == read
     first, *others = rows()

@@ -234,8 +234,9 @@ def say_indexed(console: Console, done: Indexed) -> None:
         counted(done.chunked.chunks, "chunk"),
         counted(done.embedded.chunks, "embedding"),
     ]
-    unchanged = f", {counted(put.unchanged, 'file')} unchanged" if put.unchanged else ""
-    console.print(f"Indexed {' → '.join(parts)}{unchanged} in {done.seconds:.1f} s; index version {done.index.version}.")
+    also = f", {counted(parsed.relabelled, 'document')} with other readers or attributes" if parsed.relabelled else ""
+    also += f", {counted(put.unchanged, 'file')} unchanged" if put.unchanged else ""
+    console.print(f"Indexed {' → '.join(parts)}{also} in {done.seconds:.1f} s; index version {done.index.version}.")
     say_not_indexed(console, done)
 
 
