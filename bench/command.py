@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,41 @@ def environment(home: Path, url: str) -> dict[str, str]:
     endpoint = {"TYPE": "endpoint", "URL": url, "MODEL": f"instant-{DIMENSIONS}"}
     models = {f"HEADRACE_MODELS__{m}__{k}": v for m in ("EMBEDDER", "RERANKER", "GENERATOR") for k, v in endpoint.items()}
     return {**os.environ, **models, "HEADRACE_HOME": str(home), "HEADRACE_PLATFORM__IDLE_S": str(_IDLE_S)}
+
+
+_LOCKS = ("base.txt", "generator.txt", "torch-cpu.txt", "torch-cuda.txt")
+
+
+def as_installed(env: dict[str, str], folder: Path) -> dict[str, str]:
+    """The variables, with what `make install` does not install out of sight: some of it, such as pandas, is imported where it is.
+
+    `folder` gets a module that each Python process imports as it starts.
+    """
+    locks = [path.read_text() for name in _LOCKS if (path := Path(__file__).parents[1] / "locks" / name).exists()]
+    known = {_normal(name) for lock in locks for name in re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==", lock, re.MULTILINE)}
+    own = {"headrace", "pip", "setuptools"}
+    hidden = sorted(
+        module for module, packages in packages_distributions().items() if not ({*map(_normal, packages)} & (known | own))
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(_HIDE.format(hidden=set(hidden)))
+    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), env.get("PYTHONPATH", ""))))}
+
+
+_HIDE = """\
+import sys
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if path is None and name in {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hide())
+"""
+
+
+def _normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 @contextmanager

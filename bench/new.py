@@ -1,8 +1,9 @@
 """new: what one more document costs in a corpus of a thousand, ten thousand and a hundred thousand chunks, without the embedder.
 
 `headrace index` of one new file of 60 words, on a platform that is up; the embedder is an HTTP endpoint that answers at once. So
-what is left is the work around it. Other sizes, in any order: `python -m bench.new 1000 10000`. `loop_s` is what ten million
-additions in a Python loop take at that time, by which processor times of a busy machine compare with those of a quiet one.
+what is left is the work around it. Packages that only tests or extras need are out of sight. Other sizes, in any order:
+`python -m bench.new 1000 10000`. `loop_s` is what ten million additions in a Python loop take at that time, by which processor
+times of a busy machine compare with those of a quiet one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.command import Cost, environment, instant_models, loop_s, run, write_documents
+from bench.command import Cost, as_installed, environment, instant_models, loop_s, run, write_documents
 from headrace.platform import down
 from headrace.settings import Settings
 
@@ -40,7 +41,7 @@ def measure(sizes: Sequence[int] = _SIZES) -> dict[str, Any]:
 def _at(size: int, root: Path, url: str) -> dict[str, Any]:
     """Medians of some further documents in a corpus of `size` chunks."""
     home, documents = root / "home", root / "documents"
-    env = environment(home, url)
+    env = as_installed(environment(home, url), root / "hiding")
     write_documents(documents, range(size // _CHUNKS), _WORDS)
     try:
         started = time.perf_counter()
