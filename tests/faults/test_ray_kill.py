@@ -23,13 +23,17 @@ import psutil
 import pytest
 from indexed import assert_indexed
 from ray_nodes import beyond_loopback, listening, ray_nodes
-from shell import as_json, run
+from shell import as_json, run, sql
 from words import words
 
+from headrace.catalog import ROUNDS
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader
 from headrace.storage.sql import select
+from headrace.training import manifest
 
 if TYPE_CHECKING:
     from conftest import Home
@@ -49,20 +53,24 @@ class OnRay:
         self.temporary = Path(tempfile.mkdtemp(prefix="t"))  # short: it is part of the paths of sockets
         env = {name: value for name, value in home.env.items() if not name.startswith("RAY_")}
         env |= {"TMPDIR": str(self.temporary), "PYTHONPATH": os.pathsep.join(sys.path)}
-        self._log = home.path.parent / "on-ray.log"
-        with self._log.open("wb") as log:
+        self._out, self._err = home.path.parent / "on-ray.out", home.path.parent / "on-ray.err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "headrace.cli", "--home", str(home.path), *map(str, words), "--on", "ray"],
                 cwd=home.path.parent,
                 env=env,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=out,
+                stderr=err,
             )
 
     @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
     def said(self) -> str:
-        return self._log.read_text()
+        return self.out + self._err.read_text()
 
     def rays(self, *names: str) -> list[psutil.Process]:
         """The processes of its cluster, or those whose name holds one of `names`."""
@@ -142,7 +150,7 @@ def test_an_index_loses_and_doubles_nothing_when_a_part_of_it_is_killed(home: Ho
     with words() as models:
         home.env.update(models.env)
         models.gate.shut()
-        with on_ray(home, "index", home.docs) as index:
+        with on_ray(home, "index", "--json", home.docs) as index:
             wait_for(lambda: models.batches > 0, index)  # so an actor embeds
             rays = index.rays()
             names = {"actor": "MapWorker", "raylet": "raylet"}
@@ -152,6 +160,7 @@ def test_an_index_loses_and_doubles_nothing_when_a_part_of_it_is_killed(home: Ho
             code = index.wait()
             if victim == "actor":
                 assert code == 0, index.said
+                assert json.loads(index.out)["index"]["chunks"] == 72, "and nothing else: Ray says what died, but not here"
             elif victim == "raylet":
                 assert code != 0
             else:
@@ -163,6 +172,25 @@ def test_an_index_loses_and_doubles_nothing_when_a_part_of_it_is_killed(home: Ho
         require_indexed(home)
 
 
+@pytest.mark.soak(minutes=4)
+def test_a_demo_killed_while_ray_trains_is_one_round_when_it_is_run_again(home: Home) -> None:
+    home.env["HEADRACE_INFERENCE__LEAST_SIMILARITY"] = "-1"
+    with on_ray(home, *home.demo(16)) as demo:
+        wait_for(lambda: demo.rays("TrainWorker"), demo)
+        rays = demo.rays()
+        demo.process.kill()
+        assert demo.wait() == -signal.SIGKILL
+        demo.require_nothing_left(rays)
+    with on_ray(home, *home.demo(16)) as again:
+        assert again.wait() == 0, again.said
+    examples, *others = sql(home, "select dataset, count(*) as rows, count(distinct example_id) as ids from examples group by 1")
+    assert examples["rows"] == examples["ids"] > 0
+    assert not others
+    verdicts = sql(home, 'select count(*) as rows, count(distinct (topic, partition, "offset")) as places from feedback')
+    assert verdicts[0]["rows"] == verdicts[0]["places"] > 0
+    require_indexed(home, rounds=[1])
+
+
 def wait_for(seen: Any, command: OnRay) -> None:
     end = time.monotonic() + _LONG_S
     while not seen():
@@ -171,11 +199,14 @@ def wait_for(seen: Any, command: OnRay) -> None:
         time.sleep(0.05)
 
 
-def require_indexed(home: Home) -> None:
+def require_indexed(home: Home, rounds: list[int] | None = None) -> None:
+    """Check what is indexed, and, if they are named, which rounds there are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", home.env["HEADRACE_SETTINGS"])
         with open_platform(Settings.load(home=home.path), parts=frozenset({"objects", "head"})) as endpoints:
             assert_indexed(lambda query: select(query, endpoints, Ledger()), endpoints, home.docs)
+            if rounds is not None:
+                assert manifest.numbers(ObjectReader(ROUNDS, endpoints, Meter(Ledger(), "test"))) == rounds
     run(home, "down")
 
 

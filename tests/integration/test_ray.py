@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -206,6 +207,63 @@ def test_no_batches_need_no_cluster() -> None:
 
     assert list(RayBatches().map(iter(()), Twice)) == []
     assert not ray.is_initialized()
+
+
+def test_while_nothing_comes_of_a_map_it_is_checked_and_one_that_is_left_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.core import ray_runner
+
+    monkeypatch.setattr(ray_runner, "_CHECK_S", 0.01)
+    first, second = pa.table({"n": [1]}), pa.table({"n": [2]})
+    comes, closed = threading.Event(), threading.Event()
+
+    def tables() -> Iterator[pa.Table]:
+        closed.clear()
+        try:
+            yield first
+            assert comes.wait(60)
+            yield second
+            raise BadDocument("minutes.pdf", "it is encrypted")
+        finally:
+            closed.set()
+
+    checks: list[bool] = []
+
+    def check() -> None:
+        checks.append(True)
+        if len(checks) == 3:
+            comes.set()
+
+    taken = ray_runner._ahead(tables(), check)
+    assert [next(taken), next(taken)] == [first, second]
+    assert len(checks) >= 3
+    with pytest.raises(BadDocument):
+        next(taken)
+    assert closed.is_set()
+
+    taken = ray_runner._ahead(tables(), check)
+    assert next(taken) == first
+    taken.close()  # type: ignore[attr-defined]
+    assert closed.is_set(), "so that its actors end"
+
+    def gone() -> None:
+        comes.set()
+        raise Unavailable("A node is lost.", hint="Start it again.")
+
+    comes.clear()
+    with pytest.raises(Unavailable, match="A node is lost"):
+        list(ray_runner._ahead(tables(), gone))
+
+
+def test_room_that_is_lacking_for_too_long_is_named_and_room_that_comes_back_is_not() -> None:
+    from headrace.core import ray_runner
+
+    lacks = iter(["2 workers do not fit.", "", "2 workers do not fit.", "2 workers do not fit."])
+    patience = ray_runner._Patience(lambda: next(lacks), 3600.0)
+    for _ in range(3):
+        patience.check()
+    with pytest.raises(Unavailable, match="so a node is lost") as lost:
+        ray_runner._Patience(lambda: next(lacks), 0.0).check()
+    assert "Run the command again" in lost.value.hint
 
 
 class Refuses:
