@@ -60,6 +60,48 @@ def test_commands_in_a_row_use_the_same_servers_until_they_are_ended(home: Home,
     assert home.run("down").stdout == f"No embedded servers are running in {home.path}.\n"
 
 
+def test_indexing_a_text_imports_no_reader_of_other_formats_and_nothing_that_serves_or_trains(
+    module_home: Home, imported: Imported, tmp_path: Path
+) -> None:
+    (file := tmp_path / "sluice.md").write_text("# Sluice\n\nThe sluice is opened on Mondays.\n")
+    where = {name: value for name, value in module_home.env.items() if name.startswith("HEADRACE_")}
+    found = imported("index", str(file), "--home", str(module_home.path), **where)
+    never = {"torch", "transformers", "sentence_transformers", "peft", "datasketch", "scipy", "sklearn", "ray", "huggingface_hub"}
+    never |= {"fastapi", "starlette", "uvicorn", "prometheus_client", "opentelemetry", "cryptography", "duckdb", "sqlalchemy"}
+    never |= {
+        "markitdown",
+        "pypdfium2",
+        "pdfplumber",
+        "openpyxl",
+        "pptx",
+        "mammoth",
+        "lxml",
+        "bs4",
+        "striprtf",
+        "boto3",
+        "jinja2",
+    }
+    never |= {
+        "reportlab",
+        "fontTools",
+        "resvg_py",
+        "headrace.answering",
+        "headrace.api",
+        "headrace.scheduler",
+        "headrace.simulate",
+    }
+    never |= {
+        "headrace.training.trainer",
+        "headrace.registry",
+        "headrace.lineage",
+        "headrace.explain.deck",
+        "headrace.models.server",
+    }
+    assert sorted(found & never) == []
+    own = {name for name in found if name.startswith("headrace.")}
+    assert len(own) <= 195, "each costs a millisecond whenever a command starts"
+
+
 def test_what_runs_in_a_home_does_not_run_in_its_copy(module_home: Home, tmp_path: Path) -> None:
     """A command in a copy of a home in use indexed into the original, and `down` there ended the original's servers."""
     home = module_home
