@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from traffic import until
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import Unavailable
+from headrace.models.kv.blocks import FileBlocks
 from headrace.models.kv.format import BLOCK
 from headrace.models.kv.index import EVERY
 from headrace.models.kv.revocation import Revocations, RevokedDocument
@@ -71,17 +73,24 @@ def test_an_answer_hands_its_blocks_over_and_the_next_finds_them(service: KvServ
     assert {document for document, _ in home.noted()} == {MANUAL}
 
 
-def test_a_prefix_that_was_found_is_noted_as_used_behind_its_answer(service: KvService, model: SmolLM, home: KvHome) -> None:
+def test_a_prefix_that_was_found_is_noted_as_used_behind_its_answer(
+    service: KvService, model: SmolLM, home: KvHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ask(service, model, documents={MANUAL})
     assert service.writes.wait(30)
-    paths = [home.endpoints.files_dir / KV_CACHE.name / name for name in home.blocks()]
-    long_ago = time.time() - 7200
-    for path in paths:
-        os.utime(path, (long_ago, long_ago - 1))  # so that reading alone dates nothing
+    noted: list[tuple[str, str]] = []
+    touch = FileBlocks.touch
+
+    def noting(store: FileBlocks, name: str) -> None:
+        noted.append((name, threading.current_thread().name))
+        touch(store, name)
+
+    monkeypatch.setattr(FileBlocks, "touch", noting)  # reading alone may set the time of access, too
     assert ask(service, model, documents={MANUAL}).reused_tokens == 3 * BLOCK
     assert service.writes.wait(30)
-    assert len(paths) == 3
-    assert all(path.stat().st_atime > long_ago + 3600 for path in paths)
+    assert {name for name, _ in noted} == home.blocks()
+    assert [name.split(".")[1] for name, _ in noted] == ["2", "1", "0"], "a block is used no later than those behind it"
+    assert {thread for _, thread in noted} == {"kv writes"}
 
 
 def test_a_document_that_goes_takes_its_blocks_along_within_seconds(service: KvService, model: SmolLM, home: KvHome) -> None:
