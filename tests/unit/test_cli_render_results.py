@@ -298,8 +298,8 @@ def test_what_was_indexed_is_told_step_by_step_and_what_could_not_be_read_below(
     ]
     relabelled = replace(done, parsed=ParsedDocuments(0, 0, (), relabelled=2), chunked=Chunked(0, 0), embedded=Embedded(0, 0))
     assert printed(lambda console: say_indexed(console, relabelled)) == [
-        "Indexed 0 documents → 0 chunks → 0 embeddings, 2 documents with other readers or attributes, 2 files unchanged in 1.5 s; "
-        "index version g1.7.",
+        "Indexed 0 documents → 0 chunks → 0 embeddings, 2 documents with other readers or attributes, 2 files unchanged "
+        "in 1.5 s; index version g1.7.",
     ]
 
 
