@@ -59,7 +59,10 @@ def both_pipelines(home: Path, run: str | None = None) -> Mapping[str, Any]:
             break
         if journal["state"] == "done" and ran_both(journal):
             return journal
-    raise NotFound("No run in this home ran both pipelines, which a deck shows.", hint="Run `headrace demo` first.")
+    raise NotFound(
+        "No run in this home ran both pipelines, which a deck shows.",
+        hint="Run `headrace demo` first. One over a few files of your own may have nothing to train on: leave out --docs.",
+    )
 
 
 def ran_both(journal: Mapping[str, Any]) -> bool:
