@@ -1449,10 +1449,13 @@ MUTANTS = (
     Mutant(
         "Z47",
         "headrace/documents/put.py",
-        "set(versions) - claims.claimed(tenant, versions, beside=() if only else (uri,))",
-        "set(versions)",
+        "not claims.claimed(tenant, (version,), beside=())",
+        "True",
         "A deletion takes a source that another process has just looked for.",
-        ("tests/security/test_races.py::test_a_source_stays_while_it_is_put_though_the_view_says_that_it_is_free",),
+        (
+            "tests/security/test_races.py::test_a_source_stays_while_it_is_put_though_the_view_says_that_it_is_free",
+            "tests/security/test_races.py::test_a_version_that_is_put_at_another_replica_while_the_others_are_deleted_stays",
+        ),
     ),
     Mutant(
         "Z48",
@@ -1464,6 +1467,14 @@ MUTANTS = (
             "tests/security/test_races.py::test_a_source_stays_while_another_document_with_the_same_bytes_is_put",
             "tests/unit/test_documents_claims.py::test_a_version_is_claimed_until_each_event_that_names_it_is_processed",
         ),
+    ),
+    Mutant(
+        "Z49",
+        "headrace/documents/parse.py",
+        "if processed.includes(event))",
+        "if not processed.includes(event))",
+        "A pass that is killed behind its commit leaves a claim for thirty days: sources that nobody has stay.",
+        ("tests/security/test_races.py::test_what_a_pass_that_was_killed_had_processed_claims_nothing",),
     ),
 )
 

@@ -6,6 +6,7 @@ this does, to all processes that share a metadata store. It also has the deletio
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from headrace.storage.metadata import Metadata
 CLAIMED = timedelta(days=30)
 """After which an event that nobody parses claims nothing more: its writer died before it announced it."""
 _AT_ONCE = 500
+_SOME = 100
 
 
 class SourceClaims:
@@ -42,13 +44,34 @@ class SourceClaims:
                 run.many("DELETE FROM source_claims WHERE event_id = :event_id", names)
                 run("DELETE FROM source_claims WHERE at < :oldest", {"oldest": _oldest()})
 
-    def drop_document(self, tenant: str, uri: str, *, but: str = "") -> None:
-        """Drop those of a document whose deletion is announced, `but` that of this event."""
+    def drop_announced(self, names: Iterable[str]) -> None:
+        """Drop those of a document whose deletion is announced, by the ids of events announced before it."""
         with self._metadata.transaction(writing=True) as run:
-            run(
-                "DELETE FROM source_claims WHERE tenant = :tenant AND uri = :uri AND event_id <> :but",
-                {"tenant": tenant, "uri": composed(uri), "but": but},
-            )
+            run.many("DELETE FROM source_claims WHERE event_id = :event_id", [{"event_id": name} for name in names])
+
+    def drop_document(self, tenant: str, uri: str) -> None:
+        """Drop those of a document that is forgotten."""
+        with self._metadata.transaction(writing=True) as run:
+            statement = "DELETE FROM source_claims WHERE tenant = :tenant AND uri = :uri"
+            run(statement, {"tenant": tenant, "uri": composed(uri)})
+
+    def some(self) -> list[dict[str, Any]]:
+        """Some of the claims, others each time, as the events that they were made for: those of puts, and of deletions by hand.
+
+        A pass that ends between its commit and `drop` leaves claims behind. Each pass looks at few, however many there are.
+        """
+        columns, start = "event_id, tenant, sha256, uri, at", secrets.token_hex(16)
+        with self._metadata.transaction() as run:
+            behind = f"SELECT {columns} FROM source_claims WHERE event_id >= :start ORDER BY event_id LIMIT {_SOME}"
+            before = f"SELECT {columns} FROM source_claims WHERE event_id < :start ORDER BY event_id LIMIT {_SOME}"
+            rows = run(behind, {"start": start})
+            rows = rows if len(rows) == _SOME else [*rows, *run(before, {"start": start})]
+        found = []
+        for name, tenant, sha256, uri, at in rows:
+            kind = "put" if sha256 else "delete"
+            event = {"event_id": name, "kind": kind, "tenant": tenant, "sha256": sha256, "uri": uri}
+            found.append({**event, "at": datetime.fromisoformat(at)})
+        return found
 
     def events_of(self, tenant: str, uri: str, *, lately: timedelta = CLAIMED) -> set[str]:
         """The ids of events of a document that the documents table does not have yet, of those announced `lately`."""

@@ -379,6 +379,16 @@ class SeenEvents(_TableCopy):
         first = dict(self._select("event, origin", "seen_events", "event", names)) if events else {}
         return [event for event, name in zip(events, names, strict=True) if first.get(name) == _event_origin(event)]
 
+    def origins(self, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Those of the events that have landed, with topic, partition and offset."""
+        first = dict(self._select("event, origin", "seen_events", "event", map(_event_key, events))) if events else {}
+        landed = []
+        for event in events:
+            if (origin := first.get(_event_key(event))) is not None:
+                topic, partition, offset = origin.rsplit("/", 2)
+                landed.append({**event, "topic": topic, "partition": int(partition), "offset": int(offset)})
+        return landed
+
     def _take_in(self, run: Statements, scope: int, some: Sequence[dict[str, Any]]) -> None:
         run.many(
             "INSERT INTO seen_events (scope, event, origin) VALUES (:scope, :event, :origin) ON CONFLICT (scope, event)"

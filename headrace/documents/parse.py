@@ -126,6 +126,9 @@ def parse(
     recorded, since = properties.get(PROCESSED_OFFSETS), properties.get(_READ_TO)
     processed = ProcessedOffsets(recorded)
     revision = seen.follow()
+    claims = SourceClaims(metadata)
+    # Of passes that ended between their commit and that.
+    claims.drop(event for event in seen.origins(claims.some()) if processed.includes(event))
     unparsed = UnparsedEvents(seen.state, processed, since, every=math.isinf(seconds))
     new = unparsed.first
     once = {origin_of(event) for event in seen.once(new)}
@@ -219,7 +222,7 @@ def parse(
         )
         recorded = processed.as_property()
         done.clear()
-        SourceClaims(metadata).drop(reached)
+        claims.drop(reached)
         reached.clear()
 
     with parsing.during_pass(new):

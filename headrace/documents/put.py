@@ -281,9 +281,15 @@ def put_document(
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     put_event = event(tenant, uri, "put", readers=readers, attributes=attributes, sha256=sha256, bytes=len(data))
     put_event["event_id"] = event_id or put_event["event_id"]
-    SourceClaims(metadata).add(put_event)
+    claims = SourceClaims(metadata)
+    claims.add(put_event)
     store(sources, tenant, sha256, data)
-    return announce(events, [put_event])[0]
+    announced = announce(events, [put_event])[0]
+    # Another process that deleted the document just before this was announced took its claim for one of an earlier put.
+    if put_event["event_id"] not in claims.events_of(tenant, uri):
+        claims.add(put_event)
+    store(sources, tenant, sha256, data)
+    return announced
 
 
 @stage("Deletes a document: announces that, and deletes those of its sources that no other document has.", phase=AHEAD)
@@ -305,12 +311,15 @@ def delete(
     """
     claims, deletion = SourceClaims(metadata), event(tenant, uri, "delete", reason=reason, sha256=only)
     deletion["event_id"] = event_id or deletion["event_id"]
+    before = claims.events_of(tenant, uri)
     claims.add({**deletion, "sha256": ""})
     announced = announce(events, [deletion])[0]
     if not only:
-        claims.drop_document(tenant, uri, but=deletion["event_id"])
-    for version in sorted(set(versions) - claims.claimed(tenant, versions, beside=() if only else (uri,))):
-        sources.delete(object_key(tenant, version))
+        claims.drop_announced(before)
+    for version in sorted(set(versions)):
+        # Each time, since there may be many; those of this document too, which another process may put again meanwhile.
+        if not claims.claimed(tenant, (version,), beside=()):
+            sources.delete(object_key(tenant, version))
     return announced
 
 

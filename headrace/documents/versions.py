@@ -157,9 +157,11 @@ def text_of_before(event: Mapping[str, Any], before: Mapping[str, Any] | None) -
         return None
     if (before["version"], before["uri"]) != (event["sha256"], event["uri"]):
         return None
+    if "text_at" not in before:
+        return None  # an older version of this program copied the row, and left out where its text is
     return {
         **{name: before.get(name) for name in ("reason", "media", "title", "ocr_confidence")},
-        "text_at": before.get("text_at") or event_address(before),
+        "text_at": before["text_at"] or event_address(before),
     }
 
 

@@ -33,23 +33,23 @@ class FileReader(Metered):
         self.root = endpoints.files_dir / store.name
         self.meter = meter
 
-    def read(self, key: str) -> bytes | None:
-        """The bytes of one file, or `None` if there is none."""
+    def read(self, key: str, most: int = -1) -> bytes | None:
+        """The bytes of one file, the first `most` of them unless that is negative; or `None` if there is none."""
         with self._faults(key), self.meter.operation(self.store, Direction.READ) as operation:
             try:
-                data = self._bytes(self._path(key))
+                data = self._bytes(self._path(key), most)
             except FileNotFoundError:
                 operation.ops = 0
                 return None
             operation.bytes = len(data)
         return data
 
-    def _bytes(self, path: Path) -> bytes:
+    def _bytes(self, path: Path, most: int) -> bytes:
         # Without O_NONBLOCK, opening a pipe left under that name would block for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            return file.read()
+            return file.read(most)
 
     def list(self, folder: str = "", *, partial: bool = False) -> Iterator[FileInfo]:
         """Every complete file of the store or of a folder in it; with `partial`, half-written ones too."""
@@ -192,9 +192,9 @@ class TimedFiles(FileWriter):
         super().__init__(store, endpoints, meter)
         self._mount = mount
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most: int = -1) -> bytes | None:
         """See `FileReader.read`."""
-        return self._mount.call(partial(super().read, key), READ_S)
+        return self._mount.call(partial(super().read, key, most), READ_S)
 
     def list(self, folder: str = "", *, partial: bool = False) -> Iterator[FileInfo]:
         """See `FileReader.list`."""

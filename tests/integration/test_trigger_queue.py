@@ -52,6 +52,15 @@ def test_an_event_is_queued_once_and_the_position_with_it(queue: DeliveryQueue) 
     assert queue.take("hook", 10, lease_s=60) == [], "what was done is not queued again"
 
 
+def test_a_forged_event_takes_no_other_events_place(queue: DeliveryQueue) -> None:
+    """Written to the topic of a trigger before it happened, with its source and id: the true one was taken for known."""
+    [(_, event)] = events(1)
+    for kind in ("forged", "forged", "true"):
+        name = "topic/hook/shop" if kind == "forged" else "documents"
+        queue.add([("hook", {**event, "source": "/headrace/documents", "type": kind})], name=name, position="a/1")
+    assert [one.event["type"] for one in queue.take("hook", 10, lease_s=60)] == ["forged", "true"], "each once"
+
+
 def test_dead_letters_do_not_grow_without_end(queue: DeliveryQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program may send any number of records that are no events: they filled the metadata store."""
     monkeypatch.setattr("headrace.scheduler.triggers.queue.DEAD_KEPT", 3)

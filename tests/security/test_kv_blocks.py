@@ -93,6 +93,16 @@ def test_a_pipe_in_the_place_of_a_block_is_a_miss_at_once_and_is_written_over(tm
     assert restored(cache(plain(tmp_path)))[0] == 2 * BLOCK
 
 
+def test_a_file_of_terabytes_in_the_place_of_a_block_is_a_miss(tmp_path: Path) -> None:
+    """It takes no space on the disk; read as a whole, it took all memory, for longer than the deadline."""
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
+    second = blocks(tmp_path)[1]
+    os.truncate(second, 1 << 42)
+    assert restored(cache(plain(tmp_path)))[0] == BLOCK
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=BLOCK)
+    assert restored(cache(plain(tmp_path)))[0] == 2 * BLOCK
+
+
 class Hanging(TimedFiles):
     """Files whose disk stops to answer once `hangs` is set."""
 
@@ -100,11 +110,11 @@ class Hanging(TimedFiles):
     freed = threading.Event()
     calls = 0
 
-    def _bytes(self, path: Path) -> bytes:
+    def _bytes(self, path: Path, most: int) -> bytes:
         if self.hangs.is_set():
             type(self).calls += 1
             self.freed.wait(60)
-        return super()._bytes(path)
+        return super()._bytes(path, most)
 
 
 @pytest.mark.parametrize("questions", [6])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,12 +16,14 @@ from headrace.api.documents import Documents
 from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
+from headrace.documents import put as put_module
+from headrace.documents.claims import SourceClaims
 from headrace.documents.expire import Retention
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id, object_key
 from headrace.documents.parse import ParsedDocuments, parse
-from headrace.documents.put import Put, delete, put, put_document
+from headrace.documents.put import Announced, Put, delete, put, put_document
 from headrace.documents.view import DocumentView
 from headrace.errors import Forbidden, QuotaReached, Unavailable
 from headrace.landing.land import land
@@ -33,6 +35,7 @@ from headrace.settings import Inference, Settings, TenantLimits
 from headrace.storage.endpoints import MetadataEndpoint
 from headrace.storage.metadata import By, Metadata
 from headrace.storage.objects import ObjectWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
 
 if TYPE_CHECKING:
@@ -212,6 +215,80 @@ def test_a_key_bound_to_readers_replaces_nothing_that_another_replica_has_just_t
     parsed(runner)
     with pytest.raises(Forbidden, match="for other readers"):
         other.check_writer(bound, "acme", "secret.md", ["eng"])
+
+
+def test_a_version_that_is_put_at_another_replica_while_the_others_are_deleted_stays(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion looked once at who claims what, and then deleted one source after another: 202, and the document was lost."""
+    limits = TenantLimits()
+    one, other = replica(runner), replica(runner)
+    data = {hashlib.sha256(text).hexdigest(): text for text in (b"# Weir 1\n\nIt is low.\n", b"# Weir 2\n\nIt is high.\n")}
+    first, last = sorted(data)
+    for version in (first, last):
+        one.put("acme", "weir.md", data[version], limits)
+    delete_one = ObjectWriter.delete
+
+    def late(sources: ObjectWriter, key: str) -> None:
+        if key == object_key("acme", first):
+            assert other.put("acme", "weir.md", data[last], limits)[1]
+        delete_one(sources, key)
+
+    monkeypatch.setattr(ObjectWriter, "delete", late)
+    one.delete("acme", "weir.md")
+    assert state_of(runner, "weir.md")[0] == "parsed"
+    monkeypatch.setattr(ObjectWriter, "delete", delete_one)
+    replica(runner).delete("acme", "weir.md")
+    sources = runner.open(ObjectWriter, DOCUMENTS, stage="test")
+    assert [sources.info(object_key("acme", version)) for version in data] == [None, None], "nobody has them any more"
+
+
+def test_a_document_that_is_deleted_at_another_replica_before_it_is_announced_stays(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its source was there when it was looked for, and gone when the document was announced."""
+    limits, data = TenantLimits(), b"# Flume\n\nThe flume leaks.\n"
+    one, other = replica(runner), replica(runner)
+    one.put("acme", "flume.md", data, limits)
+    announce = put_module.announce
+
+    def late(events: TopicWriter, announced: Sequence[dict[str, Any]]) -> list[Announced]:
+        if announced[0]["kind"] == "put":
+            one.delete("acme", "flume.md")
+        return announce(events, announced)
+
+    monkeypatch.setattr(put_module, "announce", late)
+    assert other.put("acme", "flume.md", data, limits)[1]
+    monkeypatch.setattr(put_module, "announce", announce)
+    assert state_of(runner, "flume.md")[0] == "parsed"
+
+
+def test_what_a_pass_that_was_killed_had_processed_claims_nothing(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim stayed for thirty days: a source that nobody has any more, and a document that is not deleted for its age."""
+    limits, data = TenantLimits(), b"# Headgate\n\nThe headgate is new.\n"
+    documents = replica(runner)
+    parsed(runner)  # what other tests left
+
+    def killed(claims: SourceClaims, events: object) -> None:
+        raise Unavailable("The metadata store is gone.", hint="It comes back.")
+
+    with monkeypatch.context() as patch:
+        documents.put("acme", "headgate.md", data, limits)
+        patch.setattr(SourceClaims, "drop", killed)
+        with pytest.raises(Unavailable):
+            parsed(runner)
+    claims = SourceClaims(runner.metadata)
+    assert "headgate.md" in claims.documents("acme"), "the pass ended between its commit and the claim"
+    documents.put("acme", "spare.md", data, limits)  # the next pass
+    assert parsed(runner).failed == ()
+    assert claims.documents("acme") == set()
+    documents.put("acme", "spare.md", data + b"It is open.\n", limits)
+    runner.run(parse, limits=ParseLimits.from_settings(Inference()))
+    assert claims.documents("acme") == {"spare.md"}, "it has not landed"
+    for name in ("headgate.md", "spare.md"):
+        documents.delete("acme", name)
+    sources = runner.open(ObjectWriter, DOCUMENTS, stage="test")
+    assert sources.info(object_key("acme", hashlib.sha256(data).hexdigest())) is None
 
 
 @pytest.mark.parametrize("noted", [True, False], ids=["before it is looked for", "while it is deleted"])

@@ -32,6 +32,11 @@ def test_a_version_is_claimed_until_each_event_that_names_it_is_processed() -> N
     assert claimed() == {"v", "w"}, "the second put of it is not processed"
     claims.drop([again])
     assert claimed() == {"w"}
+    assert {one["event_id"] for one in claims.some()} == {other["event_id"]}
+    assert claims.some()[0].items() <= {**other, "uri": "caf\u00e9.md"}.items(), "as it landed, but for its form"
+    claims.drop_announced(claims.events_of("acme", "cafe\u0301.md"))
+    assert claimed() == set()
+    claims.add(other)
     claims.drop_document("acme", "caf\u00e9.md")
     assert claimed() == set()
 

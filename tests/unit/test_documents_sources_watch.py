@@ -179,11 +179,13 @@ def test_file_systems_are_told_by_their_devices() -> None:
         "22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw",
         "90 22 0:51 / /mnt/nfs\\040books rw,relatime shared:33 master:2 - nfs4 server:/books rw,vers=4.2",
         "91 22 0:52 / /tmp rw - tmpfs tmpfs rw",
+        "92 22 0:53 / /home/mallory/a\u2028b\x85c\x0cd rw - fuse.sshfs host: rw",
     )
-    assert devices("\n".join(lines)) == {
+    assert devices("\n".join((*lines, ""))) == {
         os.makedev(259, 2): "ext4",
         os.makedev(0, 51): "nfs4",
         os.makedev(0, 52): "tmpfs",
+        os.makedev(0, 53): "fuse.sshfs",
     }
 
 

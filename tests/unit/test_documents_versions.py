@@ -86,4 +86,6 @@ def test_an_event_with_the_same_bytes_takes_over_what_was_found_in_them() -> Non
     for status in ("failed", "deleted"):
         assert text_of_before(event, {**before, "status": status}) is None
     assert text_of_before(event, None) is None
+    unknown = {name: value for name, value in before.items() if name != "text_at"}
+    assert text_of_before(event, unknown) is None, "copied by an older version, which knows nothing of other rows' texts"
     assert at_address("document-events@02/3/17") == "topic = 'document-events@02' AND partition = 3 AND offset = 17"

@@ -238,10 +238,11 @@ def _mounted() -> dict[int, str]:
 def devices(mountinfo: str) -> dict[int, str]:
     """Device → its file system, from the lines of `/proc/PID/mountinfo` (proc_pid_mountinfo(5))."""
     kinds = {}
-    for line in mountinfo.splitlines():
+    # By these characters alone: the kernel escapes them in names, and others that end a line for Python may be in those.
+    for line in filter(None, mountinfo.split("\n")):
         fields, _, rest = line.partition(" - ")
-        major, _, minor = fields.split()[2].partition(":")
-        kinds[os.makedev(int(major), int(minor))] = rest.split()[0]
+        major, _, minor = fields.split(" ")[2].partition(":")
+        kinds[os.makedev(int(major), int(minor))] = rest.split(" ")[0]
     return kinds
 
 

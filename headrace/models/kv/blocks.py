@@ -78,6 +78,10 @@ _LEFT_S = 3600.0
 """A half-written block that is so old was left by a writer that was killed, and goes."""
 
 
+_MOST_BYTES = 256 << 20
+"""That are read of a file, several times a block of the largest models: somebody may leave one that says it has terabytes."""
+
+
 class FileBlocks:
     """Blocks in the file tier: one file per block, one directory per tenant. What is `listed` is kept between uses."""
 
@@ -87,7 +91,7 @@ class FileBlocks:
 
     def get(self, name: str) -> bytes | None:
         """See `BlockStore.get`."""
-        return self._files.read(name)
+        return self._files.read(name, _MOST_BYTES)
 
     def put(self, name: str, data: bytes) -> None:
         """See `BlockStore.put`."""

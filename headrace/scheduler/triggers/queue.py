@@ -72,14 +72,15 @@ class DeliveryQueue:
     ) -> None:
         """Queue (trigger, event) pairs, each once by the event's source and id, and note the position behind them.
 
-        `refused` are dead letters from the start, with the reason.
+        Those of a topic (`name` begins with `topic/`) are never the same as others: any program may write there whatever source
+        and id it likes. `refused` are dead letters from the start, with the reason.
         """
         now = datetime.now(UTC)
         every = [(trigger, event, WAITING, "") for trigger, event in events]
         every += [(trigger, event, DEAD, reason) for trigger, event, reason in refused]
         rows = [
             {
-                **{"id": _id(trigger, event), "trigger": trigger, "event": json.dumps(event)},
+                **{"id": _id(trigger, event, name), "trigger": trigger, "event": json.dumps(event)},
                 # Each a little later than the one before it, by which they are taken in their order.
                 **{"state": state, "reason": reason, "now": (now + timedelta(microseconds=place)).isoformat()},
             }
@@ -217,7 +218,7 @@ def _delivery(row: Sequence[Any]) -> Delivery:
     return Delivery(name, trigger, json.loads(event), state, attempts, times[0], reason, times[1])
 
 
-def _id(trigger: str, event: Mapping[str, Any]) -> str:
-    """Source and id are what tells two events apart (CloudEvents 1.0.2, section 3.1)."""
-    named = json.dumps([trigger, event.get("source", ""), event["id"]])
+def _id(trigger: str, event: Mapping[str, Any], name: str) -> str:
+    """Source and id are what tells two events apart (CloudEvents 1.0.2, section 3.1), of those whose source may be believed."""
+    named = json.dumps([trigger, event.get("source", ""), event["id"], *([name] if name.startswith("topic/") else [])])
     return hashlib.sha256(named.encode()).hexdigest()[:16]
