@@ -145,6 +145,20 @@ def test_a_passage_opens_no_earlier_text_that_was_closed_or_deleted(api: Any) ->
     assert text(reader="hr").status_code == 404, "what was deleted stays deleted"
 
 
+@pytest.mark.parametrize("address", ["?readers=hr", "?Reader=hr", "?reader[]=hr", "?uri=pay.md&tennant=acme"])
+def test_readers_under_another_name_open_nothing(api: Any, address: str) -> None:
+    """`readers`, as in the body of a question, was passed over, and the document was open to everybody of the tenant."""
+    client: httpx.Client = api.client(api.keys["acme"])
+    for path in ("", "/misspelt.md"):
+        refused = client.put(f"/v1/documents{path}{address}", content=b"# Pay\n\nThe miller earns ninety florins.\n")
+        assert refused.status_code == 400
+        assert "reader" in refused.json()["error"]["message"], "what there is"
+    file = {"file": ("misspelt.md", b"The miller earns ninety florins.")}
+    refused = client.put("/v1/documents", files=file, data={"reader": "hr"})
+    assert (refused.status_code, "?reader=" in refused.json()["error"]["message"]) == (400, True)
+    assert client.get("/v1/documents/misspelt.md").status_code == 404
+
+
 def rows(tenant: str, uri: str, api: Any) -> int:
     """How many passages of a document the index has, whatever the service says of it."""
     vectors = VectorReader(CHUNKS, api.endpoints, Meter(Ledger(), "test"))

@@ -89,6 +89,7 @@ _CONTENT = {
 _IN_FORMS = re.compile("%(0[0-9A-F]|1[0-9A-F]|22|7F)", re.IGNORECASE)
 _MOST_BORDERS = 20  # between the parts of a form
 _KIND_CHARACTERS = 200  # of a Content-Type; a border has 70 at most (RFC 2046, 5.1.1)
+_PUT_WITH = {"uri", "reader", "everybody", "attribute", "no_attributes", "tenant"}  # in the address
 
 
 class DocumentResponse(ApiResponse):
@@ -186,6 +187,12 @@ async def _putting(
     attributes: Attributes = None,
     no_attributes: NoAttributes = False,
 ) -> PutRequest:
+    # Whoever misspells who may read a document would open it to everybody.
+    if unknown := set(request.query_params) - _PUT_WITH:
+        raise WrongUsage(
+            f"There is no parameter {min(unknown)!r} of a document that is put.",
+            hint=f"There are {', '.join(sorted(_PUT_WITH))}.",
+        )
     if attributes and no_attributes:
         raise WrongUsage("A document has either some attributes or none.", hint="Leave attribute or no_attributes out.")
     check_attributes(attributes or ())
@@ -320,6 +327,10 @@ async def _document(request: Request) -> tuple[str | None, bytes]:
         if len(files) != 1:
             raise WrongUsage(
                 "The form does not hold exactly one file.", hint="Send the document as a file, or as the whole body."
+            )
+        if len(form.multi_items()) > 1:
+            raise WrongUsage(
+                "The form holds more than a file.", hint="Name readers and attributes in the address, as in ?reader=NAME."
             )
         name = _IN_FORMS.sub(lambda found: chr(int(found[1], 16)), files[0].filename or "")
         return name, await files[0].read()
