@@ -99,13 +99,13 @@ def cluster(settings: WorkerSettings | None = None) -> Iterator[tuple[RayBatches
                 ray.init(
                     address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **({} if address else own)
                 )
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except Exception as error:  # of no kind of their own where nodes start too slowly
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
             raise Unavailable(
                 f"Ray at {address} does not answer: {reason}." if address else f"Ray does not start: {reason}.",
                 hint="Check RAY_ADDRESS and RAY_AUTH_TOKEN, or unset them to run on this machine."
                 if address
-                else "Run without `--on ray`, or set TMPDIR to a short path with enough space.",
+                else "Run without `--on ray`, set TMPDIR to a short path with enough space, or try again when less runs here.",
             ) from error
         try:
             batches = RayBatches(settings)

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -526,6 +527,16 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
     with pytest.raises(Unavailable, match=r"does not answer: .*refused.* Check RAY_ADDRESS"), cluster():
         pass
+
+
+def test_a_cluster_that_does_not_start_is_named_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)  # the path of a socket has at most 107 bytes
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(Unavailable, match=r"Ray does not start: .* set TMPDIR to a short path"), cluster():
+        pass
+    assert not list(long.iterdir())
 
 
 def test_a_spill_directory_of_another_cluster_and_one_that_is_not_there_are_refused(
