@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from headrace.models.asked import ADVERBS, AUXILIARIES, CONJUNCTIONS, DETERMINERS, NUMERALS, OWNERS, PREPOSITIONS, PRONOUNS
-from headrace.models.support import UNITS
+from headrace.models.support import MONTHS, UNITS
 
 _READ = 400  # characters of a question
 _TOKEN = re.compile(r"\w+(?:['’](?!s\b)\w+)?|['’]s?\b|[^\w\s]")
@@ -68,8 +68,15 @@ class Arguments:
 
 
 def _is_slight(word: str) -> bool:
-    """Whether a word says little about which thing it is: a number, a unit, the largest of several."""
-    return word in _SLIGHT or word in NUMERALS or word in UNITS or word[0].isdigit() or _DEGREE.fullmatch(word) is not None
+    """Whether a word says little about which thing it is: a number, a month, a unit, the largest of several."""
+    return (
+        word in _SLIGHT
+        or word in NUMERALS
+        or word in UNITS
+        or word in MONTHS
+        or word[0].isdigit()
+        or _DEGREE.fullmatch(word) is not None
+    )
 
 
 def arguments_of(question: str) -> Arguments:

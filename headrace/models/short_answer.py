@@ -1,10 +1,12 @@
 """Short answers: the words of a quote that answer a question, if it is sure enough which they are.
 
-Of a sentence they are a number or a time (`spans.py` finds it), of a table row one of its cells with its column's name. A short
+Of a sentence they are a number, a time, or the full name of whoever did it (`spans.py` finds it), of a table row one of its cells
+with its column's name. A short
 answer must not say more than its quote, so it keeps what limits it ("up to 8 metres", "every four months", "1,240 EUR a year").
 The whole quote is the answer if
 
-- the question asks for something else than a number or a time: a name or a thing was wrong in every third case,
+- the question asks for something else than a number, a time or who: a thing was wrong in every third case,
+- it asks who, and the span is no name of two words and more, or one of several,
 - the span has none, or one of another unit ("over three years" of "how much"), or more than that ("9 Uhr und dauert eine Woche"),
 - the question has all its words already ("pump P-7"),
 - it is a line of code,
@@ -20,11 +22,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from headrace.models.asked import Asked, asked_of
-from headrace.models.spans import Tokens, best_span
+from headrace.models.spans import AnswerSpan, Tokens, best_span
 from headrace.models.support import MONTHS, UNITS, alike, content_words, facts
 from headrace.models.word_match import match, terms
 
-SURE = {"when": 0.6, "quantity": 0.7, "count": 0.85}
+SURE = {"when": 0.6, "quantity": 0.7, "count": 0.85, "who": 0.6}
 """The least share of a span that is shown, by what is asked for (docs/reference/benchmarks.md)."""
 _READ, _LONGEST = 800, 160  # characters of a sentence that is read, and of its short answer
 _LIMITS = re.compile(
@@ -65,6 +67,14 @@ _HAS_TIME = re.compile(
 )
 _BOTH = re.compile(r"\b(?:and|und|et|y)\b", re.IGNORECASE)
 _NEEDS = {"count": _HAS_NUMBER, "quantity": _HAS_NUMBER, "when": _HAS_TIME, "who": re.compile(r"[A-ZÄÖÜ]")}
+_SEVERAL = re.compile(r"\bwho (?:are|were)\b|\bpeople\b|\b(?:which|what) \w+(?<!s)s\b|\bwer sind\b", re.IGNORECASE)
+_CAPITAL = r"(?:(?:Dr|Prof|St|Mr|Mrs|Ms)\.|[A-ZÄÖÜÉ][^\W\d_]+(?:[-'’][^\W\d_]{2,})?)"
+_FULL_NAME = re.compile(rf"(?:the\s+)?{_CAPITAL}(?:\s+(?:(?:of|de|da|van|von|der|la)\s+){{0,2}}{_CAPITAL}){{1,5}}")
+_ANOTHER_BEHIND = re.compile(r"['’]s?\b|,?\s+(?:and|or|und|oder|et|y|&)\s+(?:the\s+)?[A-ZÄÖÜÉ]|,\s+[A-ZÄÖÜÉ]")
+# "Runa Holm and …", and "the insurance of …", where who is asked for stands before the name
+_ANOTHER_BEFORE = re.compile(
+    r"(?:[A-ZÄÖÜÉ]\w*(?:,|\s+(?:and|or|und|oder|et|y|&))|\b(?:of|von|vom|des|der|de|du|del))\s+(?:the\s+)?$"
+)
 _TIMES = frozenset(["second", "minute", "hour", "day", "week", "month", "year"])
 _CLOCK = re.compile(r"(?:\w+\s+)?\d{1,2}(?:[:.]\d\d)?(?:\s?(?:am|pm|Uhr|UTC|h))?", re.IGNORECASE)
 _TIME_OF_DAY = re.compile(r"\b\d{1,2}:\d\d\b")
@@ -85,11 +95,22 @@ def short_answer(question: str, sentence: str, weights: Mapping[str, float]) -> 
     span = best_span(asked, sentence)
     if span is None or span.share < SURE[asked.kind] or not _fits(asked, span.text):
         return None
-    start, end = _with_limits(asked, sentence, span.start, span.end)
+    if asked.kind == "who":
+        start, end, is_right = span.start, span.end, _is_one_name(question, sentence, span)
+    else:
+        start, end = _with_limits(asked, sentence, span.start, span.end)
+        is_right = _is_amount(asked, question, sentence[start:end].strip())
     said = sentence[start:end].strip()
-    if not _is_amount(asked, question, said) or _said_already(said, set(weights)):
+    if not is_right or _said_already(said, set(weights)):
         return None
     return said if len(said) <= _LONGEST and said != sentence.rstrip(".!") else None
+
+
+def _is_one_name(question: str, sentence: str, span: AnswerSpan) -> bool:
+    """Whether a span is a full name, of two words and more, where one is asked for and no other stands beside it."""
+    if _SEVERAL.search(question) or _ANOTHER_BEHIND.match(sentence, span.end) or _ANOTHER_BEFORE.search(sentence, 0, span.start):
+        return False
+    return _FULL_NAME.fullmatch(span.text) is not None
 
 
 def _is_amount(asked: Asked, question: str, said: str) -> bool:

@@ -31,7 +31,7 @@ def test_nouns_and_verb_are_told_from_what_is_asked_for(question: str, nouns: se
 
 
 def test_numbers_units_and_the_largest_say_little_about_which_thing_it_is() -> None:
-    assert arguments_of("Which of the two oldest boats was there in 2024 with 12 litres?").nouns == {"boats"}
+    assert arguments_of("Which of the two oldest boats was there on 4 April 2024 with 12 litres?").nouns == {"boats"}
 
 
 def test_a_long_question_is_read_to_its_limit() -> None:
