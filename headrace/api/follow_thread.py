@@ -111,6 +111,7 @@ class FollowThread:
         self._documents = -1
         self._looked = time.monotonic()
         self._lag = Lag(indexing.is_past)
+        self._announced: int | None = None  # the last announcement, `None` before the first
         self._held = self._trouble = ""
         self._stop = threading.Event()
         self._follower: Follower | None = None
@@ -179,9 +180,9 @@ class FollowThread:
         self._looked = looked
 
     def _put(self, changes: SourceChanges) -> tuple[int | None, bool]:
-        """Put what changed. Returns the number of its announcement, `None` where there was nothing to announce.
+        """Put what changed. Returns the number of the last announcement; where nothing was put, that of an earlier one.
 
-        The second says whether some documents could not be read.
+        It is `None` where an empty source has nothing to announce. The second says whether some documents could not be read.
         """
         if not changes.stamps and self._documents < 1 and not changes.listing.closed:  # an empty source deletes nothing
             return None, False
@@ -206,5 +207,7 @@ class FollowThread:
             if not self._held:
                 log.warning("%s: %s", printable(self._source.place), printable(held))
         self._held = held
-        announced = self._indexing.announce(self._tenant, withdraws=done.deleted > 0)
-        return announced, bool(done.refused or done.failed_before)
+        if done.put or done.refused or done.deleted or self._announced is None:
+            self._announced = self._indexing.announce(self._tenant, withdraws=done.deleted > 0)
+        # Where nothing was put, what was announced before may still be on its way to the index.
+        return self._announced, bool(done.refused or done.failed_before)
