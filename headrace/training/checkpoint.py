@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from headrace.catalog import CHECKPOINTS, ROUNDS
@@ -18,6 +17,7 @@ from headrace.errors import NotFound
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training import manifest
 from headrace.training.manifest import Manifest
+from headrace.training.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import torch
@@ -87,11 +87,12 @@ class Checkpoints:
         started = time.perf_counter()
         key = _key(self._prefix, step)
         # Through a file, which is streamed: in memory there would be two or three copies.
-        with tempfile.NamedTemporaryFile(suffix=".pt") as file:
-            torch.save(state, file)
-            file.flush()
-            self.bytes += Path(file.name).stat().st_size
-            self._store.upload(key, Path(file.name))
+        with scratch_folder() as folder:
+            path = folder / "step.pt"
+            with path.open("wb") as file:  # to a path, PyTorch does not say why it could not write
+                torch.save(state, file)
+            self.bytes += path.stat().st_size
+            self._store.upload(key, path)
         self._store.put(f"{self._prefix}/{_LATEST}", json.dumps({"step": step, "key": key}).encode())
         self.latest = key
         steps = sorted(info.key for info in self._store.list(f"{self._prefix}/step-"))

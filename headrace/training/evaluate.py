@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from headrace.training.measures import Compared, Rows, measure_of
 from headrace.training.promotions import card, champion
 from headrace.training.recipe import FittedRecipe
 from headrace.training.recipes import recipe_of
+from headrace.training.scratch import scratch_folder
 from headrace.training.served_order import ServedOrder
 from headrace.training.trainer import Trained, fetch
 
@@ -108,13 +108,13 @@ def evaluate(
     (cross-fitting, ranker.py). The champion is the released version that answers now, or the packaged model if there is none.
     """
     chosen = recipe_of(recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        challenger = fetch(checkpoints, trained.weights, Path(folder) / "challenger")
+    with scratch_folder() as folder:
+        challenger = fetch(checkpoints, trained.weights, folder / "challenger")
         champion_version = champion(models, chosen.model)[0].version
         reigning: Path | None = None
         known: dict[str, Any] = {}
         if champion_version != NONE:
-            reigning = fetch(models, f"{chosen.model}/{champion_version}", Path(folder) / "champion")
+            reigning = fetch(models, f"{chosen.model}/{champion_version}", folder / "champion")
             known = card(models, chosen.model, champion_version)
         tune: Rows
         test: Rows

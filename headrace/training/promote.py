@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from headrace.training.manifest import Clock, Manifest, Plan
 from headrace.training.names import EMBEDDER, RERANKER
 from headrace.training.promotions import PROMOTE, champion, move, record_move, start_canary, version_names
 from headrace.training.recipes import recipe_of
+from headrace.training.scratch import scratch_folder
 from headrace.training.trainer import Trained
 
 
@@ -156,10 +156,10 @@ def _release(
 ) -> list[dict[str, Any]]:
     """Copy the weights to the models store, and last the card, which has what serving needs."""
     files = []
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         for info in list(checkpoints.list(f"{weights}/")):
             name = PurePosixPath(info.key).relative_to(weights).as_posix()
-            path = Path(folder) / "file"
+            path = folder / "file"
             checkpoints.download(info.key, path)
             models.upload(f"{prefix}/{name}", path)
             files.append({"name": name, "bytes": path.stat().st_size, "sha256": _sha256(path)})

@@ -10,7 +10,6 @@ therefore ends with exactly the weights of an uninterrupted one, and no item is 
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from headrace.training.interrupt import defer_sigint
 from headrace.training.position import batch_at, share_of, steps_of_epoch
 from headrace.training.recipe import FittedRecipe, GradientRecipe, Policy
 from headrace.training.recipes import recipe_of
+from headrace.training.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import torch
@@ -113,8 +113,8 @@ def train(
     left_out = {reason: count for reason, count in recipe.left_out(rows, settings).items() if count}
     if not items:
         raise _nothing(job.recipe, left_out)
-    with tempfile.TemporaryDirectory() as folder:
-        parent = fetch(models, job.parent, Path(folder)) if job.parent else None
+    with scratch_folder() as folder:
+        parent = fetch(models, job.parent, folder) if job.parent else None
         with defer_sigint():
             policy = recipe.fresh(parent, settings, job.seed)
     trained = [p for p in policy.model.parameters() if p.requires_grad]
@@ -151,10 +151,10 @@ def train(
             latest = saved.finish(step, policy.model, optimizer, {"losses": losses, "figures": figures})
     finally:
         saved.close()
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         if peers.rank == 0:
-            recipe.save(policy, Path(folder))
-        weights = _kept(Path(folder), job, checkpoints)
+            recipe.save(policy, folder)
+        weights = _kept(folder, job, checkpoints)
     return Trained(
         weights=weights,
         checkpoint=latest,
@@ -221,12 +221,12 @@ def _fitted(
     rows = [row for split in (TRAIN, TUNE, TEST) for row in read(datasets, job.files, split)]
     left_out = {reason: count for reason, count in recipe.left_out(rows, settings).items() if count}
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        fit = recipe.fit(rows, settings, Path(folder))
+    with scratch_folder() as folder:
+        fit = recipe.fit(rows, settings, folder)
         if fit is None:
             raise _nothing(job.recipe, left_out)
         took = time.perf_counter() - started
-        weights = f"{job.prefix}/weights" if peers.rank else _kept(Path(folder), job, checkpoints)
+        weights = f"{job.prefix}/weights" if peers.rank else _kept(folder, job, checkpoints)
     return Trained(
         weights=weights,
         checkpoint="",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_a_program_that_fails_says_why() -> None:
         action_of(CommandAction(type="command", command=("/no/such/program",)), NO_RUNNER, lambda: False)(EVENT)
     # One that reads nothing of a large event.
     action_of(command(""), NO_RUNNER, lambda: False)({**EVENT, "data": "x" * 1_000_000})
+
+
+def test_a_program_that_says_much_fills_no_memory() -> None:
+    """A tool may write a line for each of millions of rows, and all of it was kept until it ended."""
+    says = "import sys; [sys.stderr.write('x' * 999_999 + '\\n') for _ in range(50)]; sys.exit('the last')"
+    tracemalloc.start()
+    try:
+        with pytest.raises(DeliveryFailed, match=r"exit code 1: the last$"):
+            action_of(command(says), NO_RUNNER, lambda: False)(EVENT)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 CHILD = """

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from headrace.storage.stream.cloud_events import MEDIA, CloudEventWriter
 
 _LATER = {408, 425, 429}
 _SAID = 300  # characters of what a program or a server says of a failure
+_LAST_BYTES = 1 << 16  # of what a program says, of which the last line counts
 _STOP_S = 2.0
 _LOOK_S = 0.2
 
@@ -102,9 +104,10 @@ def _run(settings: CommandAction, event: Mapping[str, Any], stopping: Callable[[
         raise DeliveryFailed("its id or type cannot be put into CE_ID or CE_TYPE", final=True) from error
     given: bytes | None = json.dumps(event).encode()
     left_s = settings.timeout_s
+    said = _LastSaid(process)
     while True:
         try:
-            _, said = process.communicate(given, timeout=min(_LOOK_S, left_s))
+            process.communicate(given, timeout=min(_LOOK_S, left_s))
             break
         except subprocess.TimeoutExpired:
             given, left_s = None, left_s - _LOOK_S
@@ -114,8 +117,29 @@ def _run(settings: CommandAction, event: Mapping[str, Any], stopping: Callable[[
                     "the service stopped meanwhile" if stopping() else f"it took longer than {settings.timeout_s:g} s"
                 ) from None
     if process.returncode:
-        lines = said.decode("utf-8", "replace").replace("\0", " ").strip().splitlines()  # PostgreSQL takes no NUL
+        lines = said.text().replace("\0", " ").strip().splitlines()  # PostgreSQL takes no NUL
         raise DeliveryFailed(f"exit code {process.returncode}{f': {lines[-1][-_SAID:]}' if lines else ''}")
+
+
+class _LastSaid:
+    """The end of what a program writes to its standard error, which may be any length; read in a thread that ends with it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        self._pipe, process.stderr = process.stderr, None  # `communicate` would keep all of it in memory
+        self._end = b""
+        self._thread = threading.Thread(target=self._read, name="trigger says", daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        """The end of it. What the program started may have it open still: that is not waited for."""
+        self._thread.join(_STOP_S)
+        return self._end.decode("utf-8", "replace")
+
+    def _read(self) -> None:
+        with self._pipe as pipe:
+            while some := os.read(pipe.fileno(), _LAST_BYTES):
+                self._end = (self._end + some)[-_LAST_BYTES:]
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
