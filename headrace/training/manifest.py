@@ -269,6 +269,14 @@ def withdraw(rounds: ObjectWriter, number: int) -> None:
     rounds.delete(f"{name(number)}.plan.json")
 
 
+def check_open(rounds: ObjectReader, number: int) -> None:
+    """Raise `LostRace` if another process has committed a round."""
+    if rounds.info(f"{name(number)}.json") is not None:
+        raise LostRace(
+            f"Round {number} was committed by another process meanwhile.", hint="Nothing is lost: `headrace models` shows it."
+        )
+
+
 def publish(rounds: ObjectWriter, manifest: Manifest) -> None:
     """Commit a round. Raises `LostRace` if another process committed it."""
     rounds.put_if_absent(f"{name(manifest.round)}.json", _bytes(manifest))

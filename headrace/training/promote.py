@@ -78,7 +78,15 @@ def promote(
         known = {"version": version, "round": plan.round, "model": model, "recipe": plan.recipe, **evaluation.card}
         if model == RERANKER:
             known["ranking"] = {**known["ranking"], "reranker": version}
-        files = _release(checkpoints, models, trained.weights, f"{model}/{version}", known)
+        # What is committed may be served, and another machine's weights differ in their last bits.
+        files = _release(
+            checkpoints,
+            models,
+            trained.weights,
+            f"{model}/{version}",
+            known,
+            before_each=lambda: manifest.check_open(rounds, plan.round),
+        )
         clock.lap("publish")
         if load is not None:
             load(model, version)
@@ -152,7 +160,12 @@ def newest(rounds: ObjectReader, models: ObjectReader, model: str, since: str) -
 
 
 def _release(
-    checkpoints: ObjectReader, models: ObjectWriter, weights: str, prefix: str, known: dict[str, Any]
+    checkpoints: ObjectReader,
+    models: ObjectWriter,
+    weights: str,
+    prefix: str,
+    known: dict[str, Any],
+    before_each: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """Copy the weights to the models store, and last the card, which has what serving needs."""
     files = []
@@ -161,10 +174,12 @@ def _release(
             name = PurePosixPath(info.key).relative_to(weights).as_posix()
             path = folder / "file"
             checkpoints.download(info.key, path)
+            before_each()
             models.upload(f"{prefix}/{name}", path)
             files.append({"name": name, "bytes": path.stat().st_size, "sha256": _sha256(path)})
     card = {**known, "files": files}
     CARDS[known["model"]].model_validate(card)
+    before_each()
     models.put(f"{prefix}/card.json", json.dumps(card, indent=1).encode())
     return files
 

@@ -104,3 +104,12 @@ def test_rounds_killed_around_their_commit_happen_once_each(endpoints: Endpoints
     cards = versions(ObjectReader(MODELS, endpoints, METER))
     assert [card["round"] for card in cards] == list(range(1, number + 1))
     assert all({file["name"] for file in card["files"]} == {"model.safetensors", "config.json"} for card in cards)
+
+    # And one that is late: it replaces nothing of what is committed, though weights of different processors differ.
+    models = ObjectReader(MODELS, endpoints, METER)
+    released = {info.key: models.get(info.key) for info in models.list(f"reranker/v{number:06d}/")}
+    ObjectWriter(CHECKPOINTS, endpoints, METER).put("reranker/d1/weights/model.safetensors", os.urandom(100_000))
+    late = ForkedProcess(promoting, endpoints, number)
+    assert late.wait() == 1
+    assert "LostRace" in late.said[-1]
+    assert {name: models.get(name) for name in released} == released
