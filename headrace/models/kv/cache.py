@@ -15,16 +15,14 @@ without them bit for bit.
 Blocks are stored behind the answer (`writes.py`), once the index has the documents of the prompt (`index.py`); a prefix is loaded
 or stored only where that is faster than computing it (`economy.py`).
 
-Stored blocks are authenticated (`format.py`). One that does not match is deleted and counts as a miss. While a block is copied,
-the next one is being read and checked (`ahead.py`).
+Stored blocks are authenticated (`format.py`). One that does not match is deleted and counts as a miss.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -32,7 +30,6 @@ from typing import Protocol
 import numpy as np
 
 from headrace.errors import HeadraceError, Unavailable
-from headrace.models.kv.ahead import ReadAhead
 from headrace.models.kv.blocks import BlockStore, tenant_prefix
 from headrace.models.kv.economy import BreakEven, KvDecision
 from headrace.models.kv.format import BLOCK, Array, Shape, Values, block_keys, pack, unpacked
@@ -44,8 +41,6 @@ _SPARE = 256
 """How many blocks at most are evicted beyond what is needed, so that the next saves need not look for any."""
 _EVICTED = 1_024
 """How many are evicted at most for one answer: where a limit was lowered by much, the directory shrinks over many answers."""
-_AHEAD = 3
-"""Blocks of a prefix in memory beside the model's own: the one that is copied, one that is ready, one that is being read."""
 
 log = logging.getLogger("headrace.models")
 
@@ -139,16 +134,15 @@ class KvCache:
             return 0
         restored = waiting = size = 0
         began = time.perf_counter()
-        with closing(self._lookups(keys)) as lookups:
-            for lookup in lookups:
-                size += lookup.read
-                if lookup.block is not None:
-                    waiting += lookup.waiting
-                    fill(into[..., restored * BLOCK : (restored + 1) * BLOCK, :], lookup.block)
-                    restored += 1
-                elif not lookup.read:
-                    self._economy.missed(lookup.seconds)
-                    self._count.add(misses=1, miss_s=lookup.seconds)
+        for lookup in self._lookups(keys):
+            size += lookup.read
+            if lookup.block is not None:
+                waiting += lookup.waiting
+                fill(into[..., restored * BLOCK : (restored + 1) * BLOCK, :], lookup.block)
+                restored += 1
+            elif not lookup.read:
+                self._economy.missed(lookup.seconds)
+                self._count.add(misses=1, miss_s=lookup.seconds)
         self._used(keys[:restored], written=restored - waiting)
         seconds = time.perf_counter() - began
         if restored > waiting:
@@ -304,18 +298,12 @@ class KvCache:
             except HeadraceError:  # evicted meanwhile, or a read-only mount
                 return
 
-    def _lookups(self, keys: Sequence[str]) -> Generator[_Lookup]:
-        """Look a prefix's blocks up until one is not there; those behind the first one are read ahead."""
-        lookups = self._one_by_one(keys)
-        first = next(lookups)
-        if first.block is None:
-            yield first
-            return
-        with ReadAhead(lookups, _AHEAD) as others:
-            yield first
-            yield from others
+    def _lookups(self, keys: Sequence[str]) -> Iterator[_Lookup]:
+        """Look a prefix's blocks up until one is not there.
 
-    def _one_by_one(self, keys: Sequence[str]) -> Iterator[_Lookup]:
+        One after the other: a thread that read ahead made loading half as fast, since reading, checking and conversion wait for
+        the same memory and the interpreter's lock.
+        """
         for position, key in enumerate(keys):
             began = time.perf_counter()
             block, read = self._behind.writes.block(self._name(position, key)) if self._behind else None, 0
