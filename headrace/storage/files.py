@@ -47,9 +47,10 @@ class FileReader(Metered):
     def _bytes(self, path: Path, most: int) -> bytes:
         # Without O_NONBLOCK, opening a pipe left under that name would block for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            return file.read(most)
+            return file.read(most if most < 0 else min(most, status.st_size))  # memory is taken for as much as is asked for
 
     def list(self, folder: str = "", *, partial: bool = False) -> Iterator[FileInfo]:
         """Every complete file of the store or of a folder in it; with `partial`, half-written ones too."""
