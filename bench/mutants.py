@@ -1089,7 +1089,7 @@ MUTANTS = (
     Mutant(
         "Z2",
         "headrace/storage/records.py",
-        "        yield \"'sha256' is not 64 hexadecimal digits\", pc.and_(put, pc.invert(hexadecimal))\n",
+        "        yield \"'sha256' is not 64 hexadecimal digits\", pc.and_(names_one, pc.invert(hexadecimal))\n",
         "",
         "The hash in a document's event may be a path.",
         ("tests/security/test_poison.py::test_poison_is_buried_and_everybody_else_goes_on",),

@@ -63,12 +63,12 @@ def _checks(store: Store, rows: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]
     if kinds := _KINDS.get(store.name):
         yield f"'kind' is none of {', '.join(kinds)}", pc.invert(pc.is_in(columns["kind"], pa.array(kinds)))
     if "sha256" in columns:
-        put = pc.equal(columns["kind"], "put")
+        put, deleted = pc.equal(columns["kind"], "put"), pc.equal(columns["kind"], "delete")
+        filled = pc.not_equal(columns["sha256"], "")
+        names_one = pc.or_(put, pc.and_(deleted, filled))  # a deletion may name the only version that it is for
         hexadecimal = pc.match_substring_regex(columns["sha256"], _SHA256)
-        yield "'sha256' is not 64 hexadecimal digits", pc.and_(put, pc.invert(hexadecimal))
-        named = pc.and_(pc.equal(columns["kind"], "delete"), hexadecimal)  # the version that is deleted, and no other
-        nameless = pc.or_(pc.equal(columns["sha256"], ""), named)
-        yield "'sha256' is given but nothing was put", pc.and_(pc.invert(put), pc.invert(nameless))
+        yield "'sha256' is not 64 hexadecimal digits", pc.and_(names_one, pc.invert(hexadecimal))
+        yield "'sha256' is given but nothing was put", pc.and_(filled, pc.invert(pc.or_(put, deleted)))
     if "bytes" in columns:
         yield "'bytes' is negative", pc.less(columns["bytes"], 0)
     if "readers" in columns:
