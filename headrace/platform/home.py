@@ -95,7 +95,7 @@ class Home:
         """
         try:
             if not self.root.exists():
-                self.root.mkdir(mode=0o700, parents=True)
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)  # another command may be as early
             if not self.root.is_dir():
                 raise HomeRefused(f"The home {self.root} is not a directory.", hint="Name another with --home DIR.")
             owner = self.root.stat().st_uid

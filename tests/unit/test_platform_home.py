@@ -3,7 +3,9 @@
 import os
 import stat
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,21 @@ def _other(tmp_path: Path) -> Home:
     other = Home(tmp_path / "other")
     other.prepare()
     return other
+
+
+def test_commands_that_make_one_home_at_once_all_get_it(tmp_path: Path) -> None:
+    """Two first commands at once: to whichever is late, the home is no file that is in its way."""
+    homes = [Home(tmp_path / str(number) / "home") for number in range(100)]
+    together = threading.Barrier(4)
+
+    def prepare(_: int) -> None:
+        for home in homes:
+            together.wait(30)
+            home.prepare()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert [*threads.map(prepare, range(4))] == [None] * 4
+    assert all(home.format.read_text() for home in homes)
 
 
 def test_damaged_keys_are_refused_rather_than_replaced(tmp_path: Path) -> None:
