@@ -102,7 +102,8 @@ def pytest_collection_finish() -> None:
 
 def _within(items: list[pytest.Item], minutes: float, longest: float, seed: str) -> list[pytest.Item]:
     """Soak tests in an order of the seed's, as many as fit: each says by `soak(minutes=…)` about how long it takes."""
-    shuffled = [item for item in items if item.get_closest_marker("soak")]
+    # By name first: the order they come in is another one each time.
+    shuffled = sorted((item for item in items if item.get_closest_marker("soak")), key=lambda item: item.nodeid)
     random.Random(seed).shuffle(shuffled)
     chosen = []
     for item in shuffled:
