@@ -44,7 +44,7 @@ def replacing(path: Path, *, mode: int = 0o600, temporary: Path | None = None, s
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write a file atomically, and missing folders above it.
 
-    What is there and no regular file stays: a rename would put a file in the place of a device such as /dev/null. Raises
+    A device or a pipe under that name is refused: a rename would replace /dev/null by a file. Raises
     `StorageFull` if the disk is full, else `Permanent` with the reason.
     """
     try:

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+from http_thread import on_thread
 
 from headrace.settings import Endpoint, ModelSettings
 
@@ -187,11 +188,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def words() -> Iterator[Words]:
     """The endpoint, served while the block runs."""
-    with Words() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with on_thread(Words()) as server:
+        yield server

@@ -12,7 +12,7 @@ from headrace.unicode import normalized
 
 URI_CHARACTERS = 1_024
 SAME_NAME = "another one has the same name, but for how its accents are written or a slash at its end: rename or remove one"
-"""Why none of them is read: each would replace the other, whoever wrote it."""
+"""Why neither is read: each would replace the other."""
 _READER_CHARACTERS = 200
 _READERS_CHARACTERS = 4_000  # of all readers of a document or a key: each service keeps those of all documents in memory
 

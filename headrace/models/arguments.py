@@ -1,7 +1,7 @@
 """What a question is about, word by word: the nouns with what describes them, and the verb.
 
 A passage about another thing may share all other words: "How much is a season ticket for the library?" has "a season ticket" of
-the pool's prices, and "Who repaired the oven?" the oven of whoever built it. So a quote has to have the words that say what the
+the pool's prices, and "Who repaired the oven?" the oven of its builder. So a quote has to have the words that say what the
 question is about. There is no tagger: a noun phrase begins behind an article, an owner, a preposition, "how many" or the
 auxiliary, and ends before the next function word; where a verb may be last in it, its last word may be that verb.
 """

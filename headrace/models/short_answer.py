@@ -1,6 +1,6 @@
 """Short answers: the words of a quote that answer a question, if it is sure enough which they are.
 
-Of a sentence they are a number, a time, or the full name of whoever did it (`spans.py` finds it), of a table row one of its cells
+Of a sentence they are a number, a time, or the full name of who did it (`spans.py` finds it), of a table row one of its cells
 with its column's name. A short
 answer must not say more than its quote, so it keeps what limits it ("up to 8 metres", "every four months", "1,240 EUR a year").
 The whole quote is the answer if

@@ -56,7 +56,7 @@ def read_page(page: pdfium.PdfPage) -> OcrPage:
 
 
 def _rows(lines: Sequence[TextLine]) -> Iterator[list[TextLine]]:
-    """Lines that stand beside each other, from top to bottom, those of a row from left to right."""
+    """Lines in reading order: rows from top to bottom, each from left to right."""
     row: list[TextLine] = []
     for line in sorted(lines, key=lambda line: line.box[1] + line.box[3]):
         if row and not _beside(row[-1].box, line.box):

@@ -26,7 +26,7 @@ class FoundFile:
     """A file to put: its uri, and the id of the folder in which it was found (`None`: the user named the file itself).
 
     `readers` are those that its permissions allow; `None` where these do not count. `root` is the folder, or that of a file.
-    With `twins` it stands for them, which have its name, too, and is refused.
+    `twins` are other files of the same name; a file that has any is refused.
     """
 
     path: Path

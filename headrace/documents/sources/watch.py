@@ -67,7 +67,7 @@ class FolderWatch:
         return self._writing
 
     def renew(self) -> None:
-        """Watch what is there by now, where that is not what is watched: to be called before each look."""
+        """Watch the folders anew if they were replaced or events were lost. Call it before each look."""
         self._writing = False
         identities = [_identity(root) for root in self._roots]
         if self._stale or identities != self._identities:
