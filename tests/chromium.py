@@ -37,6 +37,21 @@ def program() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+# Between the look at where an element is and the click, the page may move it or draw it anew. A click that would reach something
+# else reaches nothing, and `aimed.done()` says whether it reached the element.
+AIM = """(element) => {
+    let hit = false;
+    const kinds = ["pointerdown", "mousedown", "pointerup", "mouseup", "click"];
+    const guard = (event) => {
+        if (hit) return;
+        if (!element.contains(event.target)) { event.preventDefault(); event.stopImmediatePropagation(); }
+        else if (event.type === "click") hit = true;
+    };
+    kinds.forEach((kind) => window.addEventListener(kind, guard, true));
+    window.aimed = { done: () => { kinds.forEach((kind) => window.removeEventListener(kind, guard, true)); return hit; } };
+}"""
+
+
 class Tab:
     """One tab; what it logs as an error is in `errors`, what it asks for in `requests`."""
 
@@ -93,14 +108,22 @@ class Tab:
             f"[...document.querySelectorAll({json.dumps(selector)})].find((e) => e.checkVisibility() && "
             f"e.textContent.includes({json.dumps(text)}))"
         )
-        self.until(f"{find} && !{find}.disabled")
-        self.evaluate(f"{find}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
         place = f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({find}.getBoundingClientRect())"
-        box = self.evaluate(place)
-        while (now := self.evaluate(place)) != box:  # what comes in above it moves it
-            box = now
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+        for _ in range(20):
+            self.until(f"{find} && !{find}.disabled")
+            try:
+                self.evaluate(f"{find}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+                box = self.evaluate(place)
+                while (now := self.evaluate(place)) != box:  # what comes in above it moves it
+                    box = now
+                self.evaluate(f"({AIM})({find})")
+            except AssertionError:  # the page drew it anew meanwhile
+                continue
+            for kind in ("mousePressed", "mouseReleased"):
+                self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+            if self.evaluate("!window.aimed || window.aimed.done()"):  # a page that was left has none
+                return
+        raise AssertionError(f"no click reaches it: {selector} {text!r}\n{self.text()[-3000:]}")
 
     def type(self, selector: str, text: str) -> None:
         """Write into a field, in the place of what is there."""
