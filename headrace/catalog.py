@@ -483,6 +483,9 @@ STORES: tuple[Store, ...] = (
     RAY_STORAGE,
 )
 
+KV_STORES: tuple[Store, ...] = tuple(store for store in STORES if store.name == KV_CACHE.name)
+"""Where the KV cache may be, one for each of its backends."""
+
 # The table each topic lands in.
 LANDINGS: dict[Store, Store] = {
     DOCUMENT_EVENTS: DOCUMENT_EVENT_ROWS,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 
+import headrace.answering
+import headrace.documents
+import headrace.lineage
 from headrace.answering.engine import INFERENCE
 from headrace.catalog import (
     CHUNKS,
@@ -17,6 +22,7 @@ from headrace.catalog import (
     INTERACTIONS,
     KV_CACHE,
     KV_OBJECTS,
+    KV_STORES,
     LANDINGS,
     SOURCES,
     STORES,
@@ -35,6 +41,7 @@ from headrace.landing.land import land
 from headrace.landing.trim import trim
 from headrace.lineage.forget.remains import in_head
 from headrace.lineage.graph import trace_event
+from headrace.models.kv.backends import BACKENDS
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import FileReader, FileWriter
 from headrace.storage.ledger import Direction, Ledger
@@ -251,6 +258,22 @@ def test_every_stage_names_stores_of_the_catalog_by_handles_of_their_tier(declar
         assert name == "Reported" or allowed[name] == port.store.tier
     assert declared.sentence.endswith(".")
     assert declared.ports
+
+
+def test_each_stage_that_uses_the_kv_cache_names_its_stores_of_all_backends() -> None:
+    """docs/how-to/add-a-kv-backend.md: it names the stages that lack the store of a new backend."""
+    assert {make().store for make in BACKENDS.values()} == set(KV_STORES)
+    lacks: dict[str, list[str]] = {}
+    users = 0
+    for package in (headrace.answering, headrace.documents, headrace.lineage):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            for one in vars(importlib.import_module(found.name)).values():
+                used = {port.store for port in one.ports} & set(KV_STORES) if isinstance(one, Stage) else set()
+                users += bool(used)
+                if used and (missing := [store.tier.value for store in KV_STORES if store not in used]):
+                    lacks[f"{one.name} ({found.name})"] = missing
+    assert users
+    assert lacks == {}, "stages without a store of the KV cache"
 
 
 @pytest.mark.parametrize("pipeline", [TRAINING, INFERENCE], ids=lambda p: p.name)

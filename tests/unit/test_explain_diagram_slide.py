@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.catalog import CHUNKS, Tier
+from headrace.catalog import CHUNKS, KV_STORES, Tier
 from headrace.catalog import STORES as CATALOG
 from headrace.core.run import Run
 from headrace.errors import NotFound
@@ -148,6 +148,12 @@ def test_a_guest_reads_titles_and_no_internal_names() -> None:
             assert {(store.tier, store.name) for store, _ in step.flows} <= titled
             assert set(step.stages) <= {stage.name for stage in PIPELINES[name].stages}
     assert not {store.name for store in CATALOG} & {title for title in TITLES.values() if "-" in title}
+
+
+def test_the_kv_cache_of_every_backend_is_drawn_and_has_a_title() -> None:
+    (generate,) = (step for step in STORIES["inference"] if step.title == "Generate")
+    assert set(generate.flows) >= {(store, direction) for store in KV_STORES for direction in Direction}
+    assert {TITLES.get(store) for store in KV_STORES} == {"KV cache"}
 
 
 def test_every_stage_of_a_pipeline_belongs_to_one_step_of_its_story() -> None:

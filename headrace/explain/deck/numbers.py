@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from headrace.catalog import KV_CACHE, KV_OBJECTS, Store, Tier
+from headrace.catalog import KV_STORES, Store, Tier
 from headrace.errors import Permanent
 from headrace.explain.diagram.format import human_bytes, human_count, human_ms, percent
 
@@ -106,8 +106,8 @@ class Numbers:
 
     @property
     def kv_store(self) -> Store:
-        """Where the KV cache was: in objects if they moved anything of it, else on files."""
-        return KV_OBJECTS if self.bytes(tier=KV_OBJECTS.tier, store=KV_OBJECTS.name).value else KV_CACHE
+        """Where the KV cache was: where most of it was moved, on files if nothing was."""
+        return max(KV_STORES, key=lambda store: self.bytes(tier=store.tier, store=store.name).value)
 
     def p95_ms(self, *, tier: Tier, direction: str) -> Number:
         """The slowest 95th percentile of the matching rows that moved something."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from headrace.catalog import FEEDBACK, KV_CACHE, KV_OBJECTS, Store, Tier
+from headrace.catalog import FEEDBACK, KV_CACHE, KV_STORES, Store, Tier
 from headrace.errors import Permanent
 from headrace.explain.diagram.flow import Flow, FlowKey, Key, Mark, StageBox, StageTime
 from headrace.explain.diagram.headline import Headline, Moved, compared_headline, declared_headline, headline_of
@@ -118,12 +118,13 @@ def diagram_for(
             p95_ms=max(before.p95_ms, float(row["p95_ms"])),
             estimated=before.estimated or bool(row["estimated"]),
         )
-    # The KV cache is in one of two stores: the one that moved nothing is not drawn.
-    unused = KV_CACHE if any(flow.ops for flow in summed.values() if _is_of(flow, KV_OBJECTS)) else KV_OBJECTS
+    # The KV cache is in one of its stores: those that moved nothing are not drawn, unless none did.
+    used = [store for store in KV_STORES if any(flow.ops and _is_of(flow, store) for flow in summed.values())] or [KV_CACHE]
+    unused = [store for store in KV_STORES if store not in used]
     drawn: list[Flow] = []
     beside: list[Flow] = []
     for key, flow in summed.items():
-        if not flow.ops and _is_of(flow, unused):
+        if not flow.ops and any(_is_of(flow, store) for store in unused):
             continue
         of_writers = flow.tier in (Tier.TABLE, Tier.VECTOR) and flow.direction is Direction.READ and key not in declared
         (beside if of_writers or key[:3] not in shown else drawn).append(flow)

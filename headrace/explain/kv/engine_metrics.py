@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from headrace.catalog import KV_CACHE, KV_OBJECTS, Tier
+from headrace.catalog import KV_CACHE, KV_STORES, Tier
 from headrace.errors import Unavailable, WrongUsage
 from headrace.storage.ledger import Direction, Ledger
 
@@ -194,7 +194,7 @@ def since(before: Sequence[EngineTier], now: Sequence[EngineTier]) -> list[Engin
 def count_into(ledger: Ledger, tiers: Iterable[EngineTier]) -> None:
     """Count totals in a ledger, as estimated: all operations of a row have its mean duration."""
     for one in tiers:
-        store = {Tier.FILE: KV_CACHE, Tier.OBJECT: KV_OBJECTS}.get(one.tier) if one.tier else None
+        store = next((store for store in KV_STORES if store.tier == one.tier), None)
         if store is None:
             continue
         for direction, size, seconds, ops in (

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from headrace.catalog import CHECKPOINTS, CHUNKS, DIMENSIONS, KV_CACHE, KV_OBJECTS, LANDINGS, Tier
+from headrace.catalog import CHECKPOINTS, CHUNKS, DIMENSIONS, KV_STORES, LANDINGS, Tier
 from headrace.core.run import journal_of, newest_first
 from headrace.explain.sizing import formulas
 from headrace.explain.sizing.models import PRESETS, TYPE_BYTES
@@ -159,7 +159,7 @@ def _token(run: _Run) -> Measurement | None:
     tokens = run.counts.get("kv_tokens_written", 0)
     by_tier = {
         store.tier: run.total("bytes", store.tier, stages=("generate",), stores=(store.name,), direction="write")
-        for store in (KV_CACHE, KV_OBJECTS)
+        for store in KV_STORES
     }
     tier, moved = max(by_tier.items(), key=lambda item: item[1])
     if not (tokens and moved):
