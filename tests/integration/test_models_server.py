@@ -29,7 +29,7 @@ from traffic import until
 
 from headrace.answering.engine import QueryEngine
 from headrace.answering.record import Answer
-from headrace.catalog import KV_CACHE, MODELS
+from headrace.catalog import KV_CACHE, MODELS, Tier
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
@@ -461,6 +461,47 @@ def test_a_document_that_is_deleted_closed_or_changed_takes_its_blocks_along(
         *_, _ = engine.ask("Who oils the gears of the mill?", tenant=tenant, user="ann", readers=["ann"], record=False)
         engine.settle()
         assert blocks() == set(), "nothing is stored of what has just changed"
+
+
+def test_a_server_that_was_started_again_restores_an_answers_prefix_from_objects(
+    server: Server, storage: Endpoints, tmp_path: Path
+) -> None:
+    """From a question through a runner to blocks in the bucket; then from these, by another process, to the same answer."""
+    folder, manuals = tmp_path / "server", tmp_path / "manuals"
+    folder.mkdir()
+    manuals.mkdir()
+    text = "The sluice of this river is looked after by the sluice keeper, who oils its gears in spring. " * 8
+    (manuals / "sluice.md").write_text(f"# sluice\n\n{text}")
+    in_objects = storage.model_copy(update={"kv_backend": "objects"})
+    (folder / "endpoints.json").write_text(in_objects.model_dump_json())
+    settings = Inference(answer_tokens=4, least_similarity=-1.0, answers="generated", passages=2)
+    tenant = "restarted"
+    shared = {role: server.endpoint(role) for role in ("embedder", "reranker")}
+
+    def asked() -> tuple[Completion, dict[tuple[str, str], int]]:
+        """The answer of a server that is started for it and ended behind it, and the bytes of KV in its run's ledger."""
+        with started(folder, tmp_path / "cache") as own, recorded("ask", tmp_path / "home") as run:
+            wait_ready(own.endpoint("generator"), 60)
+            runner = Runner(run, in_objects.model_copy(update={**shared, "generator": own.endpoint("generator")}))
+            index_documents(runner, [manuals], tenant=tenant, settings=settings)
+            engine = QueryEngine(runner, settings)
+            *_, answer = engine.ask("Who oils the gears of the sluice?", tenant=tenant, user="ann", record=False)
+            engine.settle()
+            own.process.send_signal(signal.SIGTERM)
+            assert own.process.wait(timeout=60) == 0
+            assert isinstance(answer, Answer)
+            assert answer.completion is not None
+            rows = [row for row in run.ledger.rows() if row.store == KV_CACHE.name and row.bytes]
+        assert {(row.stage, row.tenant) for row in rows} <= {("generate", tenant)}
+        return answer.completion, {(row.tier, row.direction): row.bytes for row in rows}
+
+    first, stored = asked()
+    again, restored = asked()
+    assert (first.reused_tokens, list(stored)) == (0, [(Tier.OBJECT, "write")])
+    assert first.stored_tokens == again.reused_tokens >= 128
+    assert restored == {(Tier.OBJECT, "read"): stored[Tier.OBJECT, "write"]}, "every block that the first wrote, and no other"
+    assert (again.text, again.completion_tokens, again.logprobs) == (first.text, first.completion_tokens, first.logprobs)
+    assert not (storage.files_dir / KV_CACHE.name / tenant).exists()
 
 
 def settled(server: Server, run: str) -> dict[str, int]:
