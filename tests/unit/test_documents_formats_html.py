@@ -74,6 +74,19 @@ def test_what_stands_apart_on_a_page_is_not_one_word(tag: str) -> None:
     assert markdown("<b>pump</b><i>s</i>") == "**pump***s*"
 
 
+def test_what_only_leads_to_other_pages_is_no_text_of_a_page() -> None:
+    links = "<a href=/>Home</a> | <a href=/docs>Docs</a>"
+    page = (
+        f"<header>{links}</header><nav><b>Contents</b><ul><li><a href=a>Mounts</a></ul></nav><div role=navigation>{links}</div>"
+    )
+    page += f"<h1>Mounts</h1><p>See <a href=b>ports</a>.<footer>{links}</footer>"
+    assert markdown(page) == "# Mounts\n\nSee [ports](b)."
+    kept = "<header>Call 4711</header><aside><a href=a>Only one</a></aside><nav>x</nav>"
+    kept += "<footer>© Weir Ltd · <a href=/>Imprint</a></footer>"
+    assert [part in markdown(kept) for part in ("4711", "Only one", "Weir Ltd", "x")] == [True] * 4
+    assert markdown(f"<header>{links}</header><nav><p>Index</p>{links}</nav>").count("Home") == 2  # there is nothing else
+
+
 def test_the_title_of_a_page_is_its_first_heading_unless_it_has_one() -> None:
     assert markdown("<html><head><title>Refunds\n of the shop</title></head><body><p>In 14 days.</p></body></html>") == (
         "# Refunds of the shop\n\nIn 14 days."

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 from urllib.parse import urlparse
 
 from bs4 import BeautifulSoup, Tag
+from bs4.element import NavigableString
 from markdownify import ATX, MarkdownConverter
 
 from headrace.documents.formats.contract import DocumentFile, Output, line
@@ -17,10 +18,12 @@ from headrace.documents.formats.encoding import decoded
 _SPAN = 1_000  # rows or columns of one cell, at most
 _COPIES = 20_000  # of merged cells in a page, and
 _COPIED_CHARACTERS = 1_000_000  # the characters in them
+_LEADING = 200  # parts of a page that are looked at
 _LINKED = ("", "http", "https", "file")
 _APART = re.compile(
     "address|aside|caption|center|details|dialog|fieldset|figcaption|footer|form|header|hgroup|legend|main|menu|nav|search|summary"
 )
+_WORD = re.compile(r"\w")
 _BESIDE = re.compile("button|label|optgroup|option|output|select|textarea")  # set apart from what is on the same line
 
 
@@ -36,6 +39,7 @@ def write_page(page: str, out: Output) -> None:
     for tag in soup(["script", "style", "template", "title"]):
         tag.extract()
     body = soup.find("body") or soup
+    _without_navigation(body)
     _square(body.find_all("table"))
     titled = body.find("h1") is not None
     try:
@@ -45,6 +49,24 @@ def write_page(page: str, out: Output) -> None:
     if title and text and not titled:
         out.write(f"# {title}\n\n")
     out.write(text)
+
+
+def _without_navigation(body: Tag) -> None:
+    """Take out what leads to other pages, unless the page has nothing else.
+
+    Each page of a site has it, so as text it would be found beside the one passage that answers.
+    """
+    taken = []
+    for tag in body.select("nav, [role=navigation], header, footer, aside", limit=_LEADING):
+        texts = tag.find_all(string=_WORD)
+        linked = sum(text.find_parent("a") is not None for text in texts)
+        if linked and (tag.name == "nav" or tag.get("role") == "navigation" or linked == len(texts) > 1):
+            gap = NavigableString("")
+            tag.replace_with(gap)
+            taken.append((gap, tag))
+    if not _WORD.search(body.get_text()):
+        for gap, tag in reversed(taken):
+            gap.replace_with(tag)
 
 
 class _Converter(MarkdownConverter):
