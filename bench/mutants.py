@@ -1400,11 +1400,11 @@ MUTANTS = (
     ),
     Mutant(
         "Z41",
-        "headrace/documents/queued.py",
+        "headrace/documents/queue.py",
         'np.argsort(codes, kind="stable")',
         "np.argsort(codes)[::-1]",
         "A pass takes some events of a tenant, and not the first.",
-        ("tests/unit/test_documents_queued.py::test_a_rank_is_how_many_of_the_same_tenant_are_before",),
+        ("tests/unit/test_documents_queue.py::test_a_rank_is_how_many_of_the_same_tenant_are_before",),
     ),
     Mutant(
         "Z42",

@@ -27,13 +27,13 @@ from headrace.answering.record import Answer
 from headrace.app import App
 from headrace.core.statistics import interval, percentile
 from headrace.errors import NothingToLearn
+from headrace.models import EMBEDDER, RANKING, RERANKER
 from headrace.models.measures import exact_match, f1, unmarked
 from headrace.settings import Settings
 from headrace.simulate import DocumentNames, InProcessClient, play, user_plans
 from headrace.simulate.beir import BeirFolder, BeirQuestion, read
 from headrace.simulate.evaluate import indexed, spread
 from headrace.training.measures.passages import ndcg
-from headrace.training.names import EMBEDDER, RANKING, RERANKER
 from headrace.training.recipes import recipe_of
 
 _DEPTH = 10

@@ -19,8 +19,7 @@ from headrace.answering.retrieve import retrieve
 from headrace.answering.unrecorded import NOTE, Unrecorded
 from headrace.answering.verdicts import Verdicts
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
-from headrace.core.first import FirstAlone
-from headrace.core.runner import Runner
+from headrace.core.runner import FirstAlone, Runner
 from headrace.core.stage import Pipeline, Trigger
 from headrace.documents.chunk import chunk
 from headrace.documents.embed import embed

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 from headrace.answering.record import Answer, Verdict, feedback, repeated_id
 from headrace.answering.unrecorded import Unrecorded
 from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, INTERACTION_ROWS
-from headrace.core.first import FirstAlone
-from headrace.core.runner import Runner
+from headrace.core.runner import FirstAlone, Runner
 from headrace.storage.tables.handles import TableReader, quoted
 
 T = TypeVar("T")

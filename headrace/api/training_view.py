@@ -8,12 +8,12 @@ from typing import Any
 
 from headrace.app import App
 from headrace.catalog import FEEDBACK, MODELS, PROMOTIONS, ROUNDS
+from headrace.models import MODEL_NAMES
 from headrace.models.pointer import ChampionPointer
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.training import manifest
 from headrace.training.manifest import Manifest
-from headrace.training.names import MODEL_NAMES
 from headrace.training.promotions import champion, check_model_name, versions
 
 _VERSIONS = 20  # newest versions of each model; older ones are served by naming them

@@ -10,7 +10,7 @@ import typer
 
 from headrace.cli.common import AsJson, On, checked_on, cli, one_of, out, print_json, settings_of, user
 from headrace.errors import LostRace
-from headrace.training.names import MODEL_NAMES
+from headrace.models import MODEL_NAMES
 from headrace.training.recipes import AUTO, RECIPES
 
 if TYPE_CHECKING:

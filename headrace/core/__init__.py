@@ -7,5 +7,5 @@ launch, peers              batch work and training functions on this machine; wo
 ray_cluster, ray_runner    the same on Ray
 maintain                   the stage that maintains the tables
 progress                   progress on the terminal
-statistics, schema, first  intervals and percentiles; stored JSON; the first call of each kind
+statistics, schema         intervals and percentiles; stored JSON
 """

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from headrace.catalog import Store
@@ -95,3 +96,17 @@ class Runner:
 def _timed(timeline: Timeline, stage: Stage[Any, Any], items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     with timeline.span(stage.name, stage.phase):
         return (yield from items)
+
+
+class FirstAlone:
+    """Serializes the calls of a kind until one has succeeded, so that shared resources are opened only once."""
+
+    def __init__(self) -> None:
+        self._first = threading.Lock()
+        self._succeeded: set[Hashable] = set()
+
+    @contextmanager
+    def __call__(self, kind: Hashable) -> Iterator[None]:
+        with nullcontext() if kind in self._succeeded else self._first:
+            yield
+        self._succeeded.add(kind)

@@ -17,6 +17,7 @@ Beside them:
     restrict, revoke, expire    a document that fewer may read, the KV blocks it was in, and the end of its retention
     pii                         personal data in texts
     failed                      documents that a stage cannot take in
-    parsing, ahead, splitting, embedding, unparsed, unsplit, queued, processed, claims
-                                what waits for a stage, and turns between tenants and documents
+    queue                       how far a stage is, and turns between tenants
+    parsing, splitting, embedding    what waits for each of these stages; `ahead` has workers parse it
+    claims                      sources of documents that are put and not parsed yet
 """

@@ -17,7 +17,7 @@ from headrace.core.launch import Batches
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parser import DocumentPart, Parsed, Parser
 from headrace.documents.parsing import Parsing
-from headrace.documents.processed import EventQueue, Turns
+from headrace.documents.queue import EventQueue, Turns
 from headrace.documents.versions import origin_of
 from headrace.errors import BadDocument, NotFound
 

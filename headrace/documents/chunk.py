@@ -18,15 +18,14 @@ from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.registry import by_media
 from headrace.documents.lookup import ChunkLookup, DocumentLookup
 from headrace.documents.pieces import Piece, steps
-from headrace.documents.processed import (
+from headrace.documents.queue import (
     PROCESSED_OFFSETS,
     EventQueue,
     ProcessedOffsets,
     partition_name,
     whose_turn,
 )
-from headrace.documents.splitting import Key, Splitting
-from headrace.documents.unsplit import UnsplitVersions
+from headrace.documents.splitting import Key, Splitting, UnsplitVersions
 from headrace.errors import HeadraceError
 from headrace.storage.metadata import Metadata
 from headrace.storage.records import batch

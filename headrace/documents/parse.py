@@ -19,10 +19,9 @@ from headrace.documents.claims import SourceClaims
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
-from headrace.documents.parsing import Parsing
+from headrace.documents.parsing import Parsing, UnparsedEvents
 from headrace.documents.pii import Screened, screen
-from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
-from headrace.documents.unparsed import UnparsedEvents
+from headrace.documents.queue import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
 from headrace.documents.versions import KEPT, ORIGIN, SOURCE_GONE, keep_unnamed, origin_of, row_of, text_of_before
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.settings import PiiPolicy

@@ -25,7 +25,7 @@ from headrace.documents.claims import CLAIMED, SourceClaims
 from headrace.documents.generations import active_reader, of_generation
 from headrace.documents.lookup import DocumentLookup, IndexProgress, follows
 from headrace.documents.names import document_id
-from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
+from headrace.documents.queue import PROCESSED_OFFSETS, ProcessedOffsets
 from headrace.documents.versions import describe
 from headrace.errors import Transient
 from headrace.storage.filters import NOBODY

@@ -6,11 +6,17 @@
     pointer, cards                                     which version is served, and the files of one
     ranking, served_ranking, interleaving              the order of passages
     citations, support, word_match, concepts           whether a passage supports a sentence
-    extract, quotable, asked, question_parts, fact_kinds, short_answer, spans
-                                                       the words of a passage that answer a question
+    asked, arguments, subject, question_parts, fact_kinds    what a question asks for
+    extract, quotable, short_answer, spans             the words of a passage that answer it
     measures                                           how good an answer is
     http, handshakes                                   what both HTTP servers share
     precision                                          products of matrices in bfloat16
 
 `client` and `tokens` never import torch, so commands start fast. Modules that need torch are in `server`.
 """
+
+from __future__ import annotations
+
+RANKING, RERANKER, EMBEDDER, GENERATOR = "ranking", "reranker", "embedder", "generator"
+MODEL_NAMES = (RANKING, RERANKER, EMBEDDER, GENERATOR)
+"""The models that are trained and served; here, without pydantic, because the command line's help needs them."""

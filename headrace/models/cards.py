@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from headrace.models import EMBEDDER, GENERATOR, RANKING, RERANKER
 from headrace.models.pointer import Version
 from headrace.models.ranking import RankingWeights, of_retrieval_weight
 
@@ -78,9 +79,9 @@ class GeneratorCard(Card):
 
 
 CARDS: dict[str, type[Card]] = {
-    "ranking": RankingCard,
-    "reranker": RerankerCard,
-    "embedder": EmbedderCard,
-    "generator": GeneratorCard,
+    RANKING: RankingCard,
+    RERANKER: RerankerCard,
+    EMBEDDER: EmbedderCard,
+    GENERATOR: GeneratorCard,
 }
 """What serving needs to know about a released version, by model; releases are validated against it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from headrace.catalog import Store
 from headrace.core.schema import parse
 from headrace.errors import HeadraceError, Transient
+from headrace.models import RANKING
 from headrace.models.cards import RankingCard
 from headrace.models.pointer import NONE, ChampionPointer, read_pointer
 from headrace.models.ranking import RankingWeights
@@ -16,7 +17,6 @@ from headrace.storage.meter import Meter, ReportedReader
 from headrace.storage.objects import ObjectReader
 from headrace.storage.recent import Recent
 
-RANKING = "ranking"
 _AGAIN_S = 10.0
 
 

@@ -1,7 +1,14 @@
 """The embedded platform: local servers, started on demand and ended when idle.
 
 `open_platform(settings)` gives a command the endpoints of every tier. SeaweedFS is the object store and Iceberg catalog,
-Tansu the head, and the model server serves the models; a supervisor process owns them (see supervisor.py).
+Tansu the head, and the model server serves the models; a supervisor process owns them.
+
+    platform                          the commands' side: open it, hold it, end it
+    home, keys, certificates          the directory of embedded state, and its secrets
+    supervisor, child, health         the process that owns the servers; one server; whether it answers
+    seaweedfs, tansu, model_server    how each server is started
+    address, state                    ports and endpoints; the record of what runs, and the commands' requests
+    reset                             emptying a home
 """
 
 from typing import TYPE_CHECKING, Any

@@ -25,13 +25,13 @@ import numpy as np
 from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, MODELS, PROMOTIONS
 from headrace.core.stage import stage
 from headrace.core.statistics import sign_evidence
+from headrace.models import GENERATOR, RANKING, RERANKER
 from headrace.models.interleaving import preference
 from headrace.models.pointer import NONE
 from headrace.settings import Training
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 from headrace.training.measures.passages import ndcg
-from headrace.training.names import GENERATOR, RANKING, RERANKER
 from headrace.training.promotions import CANARY_ENDED, PROMOTE, champion, end_canary, move
 
 _ORDERS = (RANKING, RERANKER)

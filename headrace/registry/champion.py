@@ -7,10 +7,10 @@ from typing import Annotated
 from headrace.catalog import MODELS, PROMOTIONS
 from headrace.core.stage import stage
 from headrace.errors import NotFound
+from headrace.models import RERANKER
 from headrace.models.pointer import ChampionPointer
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableWriter
-from headrace.training.names import RERANKER
 from headrace.training.promotions import PROMOTE, ROLLBACK, champion, end_canary, move
 
 

@@ -19,6 +19,7 @@ from headrace.documents import index as indexing
 from headrace.documents.generations import index_state, name_of, version_of
 from headrace.documents.index import Reindexed
 from headrace.errors import BadSettings, LostRace
+from headrace.models import EMBEDDER
 from headrace.models.client import Embedder
 from headrace.models.connection import wait_ready
 from headrace.models.pointer import NONE, ChampionPointer
@@ -28,7 +29,6 @@ from headrace.settings import Endpoint, Inference, Settings
 from headrace.storage.objects import ObjectReader
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.training.manifest import Manifest
-from headrace.training.names import EMBEDDER
 from headrace.training.promote import newest
 from headrace.training.promotions import card, champion
 

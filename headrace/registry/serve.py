@@ -15,6 +15,7 @@ from typing import Any
 from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.runner import Runner
 from headrace.errors import BadSettings, NothingToLearn, Permanent
+from headrace.models import EMBEDDER, GENERATOR, RANKING, RERANKER
 from headrace.models.client import Generator, Reranker
 from headrace.models.pointer import ChampionPointer
 from headrace.registry.champion import rollback, set_champion
@@ -22,7 +23,6 @@ from headrace.registry.embedder import ServedEmbedder
 from headrace.settings import EmbeddedPart, Endpoint, Settings
 from headrace.storage.metadata import SHARED, Metadata
 from headrace.training.cutoff import bound, parent_before, suppressed
-from headrace.training.names import EMBEDDER, GENERATOR, RANKING, RERANKER
 from headrace.training.recipes import AUTO, CHEAPEST_FIRST, recipe_of
 from headrace.training.round import Round, run_round
 

@@ -14,6 +14,7 @@ from headrace.catalog import LEASES, MODELS
 from headrace.core.runner import Runner
 from headrace.core.stage import P, R, Stage
 from headrace.errors import HeadraceError, LostRace, NothingToLearn
+from headrace.models import MODEL_NAMES
 from headrace.registry import canary
 from headrace.registry.serve import RoundRunner
 from headrace.retry import backoff
@@ -23,7 +24,6 @@ from headrace.scheduler.lease import LeaderLease
 from headrace.scheduler.status import Status, StatusBars
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.manifest import Manifest, Plan
-from headrace.training.names import MODEL_NAMES
 from headrace.training.promotions import champion
 from headrace.training.recipes import AUTO, RECIPES
 from headrace.training.round import Round

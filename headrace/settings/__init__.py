@@ -5,7 +5,6 @@ to replace that part; the rest stays embedded.
 """
 
 from headrace.settings.api import ApiSettings, Telemetry, TenantLimits
-from headrace.settings.automatic import AutomaticSettings
 from headrace.settings.inference import AnswerMode, Inference, PiiAction, PiiPolicy
 from headrace.settings.models import Endpoint, ModelSettings
 from headrace.settings.platform import PlatformSettings
@@ -14,7 +13,15 @@ from headrace.settings.sources import PosixPermissions, SourceNotifications, Sou
 from headrace.settings.storage import S3, Files, Kafka, LandingSettings, Maintenance, PostgreSQL, RestCatalog, Vast, Vectors
 from headrace.settings.training import CanarySettings, Gate, Preparing, Training
 from headrace.settings.tree import HIDDEN, Settings, changed_settings
-from headrace.settings.triggers import CommandAction, HttpAction, TopicAction, TopicCause, TriggerEvent, TriggerSettings
+from headrace.settings.triggers import (
+    AutomaticSettings,
+    CommandAction,
+    HttpAction,
+    TopicAction,
+    TopicCause,
+    TriggerEvent,
+    TriggerSettings,
+)
 from headrace.settings.workers import WorkerSettings
 
 __all__ = [

@@ -21,7 +21,6 @@ from pydantic_settings import (
 from headrace.errors import BadSettings
 from headrace.regular_file import read_regular
 from headrace.settings.api import ApiSettings, Telemetry, TenantLimits
-from headrace.settings.automatic import AutomaticSettings
 from headrace.settings.inference import Inference
 from headrace.settings.models import ModelSettings
 from headrace.settings.platform import PlatformSettings
@@ -29,7 +28,7 @@ from headrace.settings.section import EmbeddedPart
 from headrace.settings.sources import SourceSettings
 from headrace.settings.storage import S3, Files, Kafka, LandingSettings, Maintenance, PostgreSQL, RestCatalog, Vast, Vectors
 from headrace.settings.training import Training
-from headrace.settings.triggers import TriggerSettings
+from headrace.settings.triggers import AutomaticSettings, TriggerSettings
 from headrace.settings.workers import WorkerSettings
 from headrace.settings_file import require_trusted, settings_path
 

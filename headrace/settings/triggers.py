@@ -1,4 +1,4 @@
-"""What is done when something happens."""
+"""What is done when something happens: by triggers, and by `headrace up` without being told to."""
 
 from __future__ import annotations
 
@@ -116,3 +116,14 @@ class TriggerSettings(Section):
         if not self.on and self.every_s is None and self.lag is None and self.events is None:
             raise ValueError("set `on`, `every_s`, `lag` or `events`, or it has nothing to do")
         return self
+
+
+class AutomaticSettings(Section):
+    """Steps of `headrace up`. What is off here is for commands: by hand, from cron, or as the actions of triggers."""
+
+    rounds: bool = True
+    """The training loop: rounds when verdicts have come in, and what becomes of canaries. Off: `headrace train`."""
+    maintenance: bool = True
+    """Maintenance of tables, also by `headrace land`. Off: `headrace maintain`."""
+    retention: bool = True
+    """Deletion of documents that are older than their tenant keeps them, also by `headrace land`. Off: nothing deletes them."""

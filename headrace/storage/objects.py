@@ -223,7 +223,7 @@ class BucketReader(ObjectReader):
         return tags
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
-        """As that of any store, with those keys by which no object can be read (`s3_keys.py`), too."""
+        """As that of any store, with those keys by which no object can be read (`s3_listing.py`), too."""
         last = after
         try:
             for info in super().list(prefix, after=after):

@@ -3,7 +3,7 @@
     round                   the pipeline, and one pass through it; `plan` fixes what it learns from
     data                    the stage prepare: answers and verdicts to a dataset
     power                   how large a gain the verdicts could show
-    recipes                 how a model is trained; `recipe` is what they have in common, `names` the models they train
+    recipes                 how a model is trained; `recipe` is what they have in common
     finetune, trainer       the stage, and the training itself; `checkpoint`, `position` and `interrupt` let it be killed
     evaluate, measures      challenger against champion on held-out questions
     gate                    the decision whether to promote: `decide`
@@ -11,6 +11,7 @@
     promotions              moves of the champion pointer, each recorded
     manifest                the plan and the manifest of a round
     cutoff                  what a round may not learn from
+    scratch                 folders for files on their way to a store or from one
     served_order, ranker, crossencoder, encoder, causal    the models in training
 
 What is served and how, also a canary and a rollback: `headrace/registry/`.

@@ -81,6 +81,16 @@ class Evaluation:
     spread: float = 0.0
     alone: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def means(self) -> str:
+        """Both means in words: nDCG@10 0.851 against 0.776."""
+        return f"{self.measure} {self.challenger:.3f} against {self.champion:.3f}"
+
+    @property
+    def compared(self) -> str:
+        """The means, and on how many questions."""
+        return f"{self.means} on {self.questions:,} held-out question{'' if self.questions == 1 else 's'}"
+
     def as_dict(self) -> dict[str, Any]:
         """The evaluation as the manifest stores it."""
         return {

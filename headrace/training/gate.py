@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headrace.models import RANKING, RERANKER
 from headrace.models.pointer import NONE
 from headrace.models.ranking import RERANKER as RERANKER_LOGIT
 from headrace.settings import Gate
 from headrace.training.evaluate import Evaluation
-from headrace.training.names import RANKING, RERANKER
 from headrace.training.power import questions_for
 
 
 def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -> tuple[bool, str]:
     """Whether to promote, and why in one sentence."""
-    means = f"{evaluation.measure} {evaluation.challenger:.3f} against {evaluation.champion:.3f}"
-    shown = (
-        f"{means} on {_count(evaluation.questions, 'held-out question')}: {evaluation.difference:+.3f},"
-        f" 95 % interval {evaluation.low:+.3f} to {evaluation.high:+.3f}"
-    )
+    shown = f"{evaluation.compared}: {evaluation.difference:+.3f}, 95 % interval {evaluation.low:+.3f} to {evaluation.high:+.3f}"
     if evaluation.questions == 0:
         return False, "no held-out question can tell the two apart"
     if evaluation.confidence is None or evaluation.users < gate.least_users:
         there = f"{_count(evaluation.questions, 'held-out question')} judged by {_count(evaluation.users, 'user')}"
         needed = f"{_count(gate.least_questions, 'question')} and {_count(gate.least_users, 'user')}"
-        return False, f"not enough evidence: {there}; at least {needed} are required ({means})"
+        return False, f"not enough evidence: {there}; at least {needed} are required ({evaluation.means})"
     if evaluation.confidence < gate.confidence:
         if evaluation.champion_version == NONE and model == RERANKER and not _weight(evaluation, RERANKER_LOGIT):
             return False, f"on the tuning questions its score added nothing to retrieval's ({shown})"

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from headrace.catalog import DATASETS, ROUNDS
 from headrace.core.stage import stage
 from headrace.errors import NothingToLearn
+from headrace.models import EMBEDDER, GENERATOR, RANKING, RERANKER
 from headrace.settings import Gate, Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training import manifest
@@ -24,7 +25,6 @@ from headrace.training.data import Dataset
 from headrace.training.data.dataset import TEST, TRAIN, TUNE, by_question, fewer, passages, read, tellable
 from headrace.training.finetune import SIMULATED, left_out_simulated, require_examples
 from headrace.training.manifest import Plan, Power
-from headrace.training.names import EMBEDDER, GENERATOR, RANKING, RERANKER
 from headrace.training.recipes import recipe_of
 
 ASSUMED = 0.4

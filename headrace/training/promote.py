@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.stage import stage
 from headrace.errors import LostRace, NotFound
+from headrace.models import EMBEDDER, RERANKER
 from headrace.models.cards import CARDS
 from headrace.models.pointer import ChampionPointer
 from headrace.settings import Training
@@ -23,7 +24,6 @@ from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.gate import alarms, decide
 from headrace.training.manifest import Clock, Manifest, Plan
-from headrace.training.names import EMBEDDER, RERANKER
 from headrace.training.promotions import PROMOTE, champion, move, record_move, start_canary, version_names
 from headrace.training.recipes import recipe_of
 from headrace.training.scratch import scratch_folder

@@ -12,11 +12,11 @@ from typing import Any
 
 from headrace.catalog import PROMOTIONS
 from headrace.errors import LostRace, NotFound
+from headrace.models import MODEL_NAMES, RERANKER
 from headrace.models.pointer import NONE, Canary, ChampionPointer, read_pointer, swap_pointer
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableWriter
-from headrace.training.names import MODEL_NAMES, RERANKER
 
 PROMOTE, ROLLBACK, CANARY, CANARY_ENDED = "promote", "rollback", "canary", "canary_ended"
 _HISTORY = 50

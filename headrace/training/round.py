@@ -27,6 +27,7 @@ from headrace.core.stage import Pipeline, Trigger, stage
 from headrace.errors import NothingToLearn, Permanent, StorageFull
 from headrace.landing.land import Landed, land
 from headrace.landing.positions import positions
+from headrace.models import GENERATOR, MODEL_NAMES, RANKING, RERANKER
 from headrace.models.pointer import NONE
 from headrace.settings import Training
 from headrace.storage.objects import ObjectWriter
@@ -38,7 +39,6 @@ from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation, evaluate
 from headrace.training.finetune import finetune
 from headrace.training.manifest import Clock, Manifest, Plan, Power
-from headrace.training.names import GENERATOR, MODEL_NAMES, RANKING, RERANKER
 from headrace.training.power import power
 from headrace.training.promote import Decision, promote, serve_promoted
 from headrace.training.promotions import champion

@@ -8,11 +8,11 @@ from typing import Any
 
 from headrace.catalog import MODELS
 from headrace.core.schema import parse
+from headrace.models import RANKING, RERANKER
 from headrace.models.cards import RerankerCard
 from headrace.models.pointer import NONE
 from headrace.models.ranking import RETRIEVAL_ORDER, RankingWeights
 from headrace.storage.objects import ObjectReader
-from headrace.training.names import RANKING, RERANKER
 from headrace.training.promotions import champion
 from headrace.training.ranker import FILE, LearnedRanking, candidates, unit_of
 

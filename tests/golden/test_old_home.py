@@ -36,7 +36,7 @@ from headrace.catalog import (
 from headrace.core.maintain import record
 from headrace.core.run import Run, runs
 from headrace.core.runner import Runner
-from headrace.documents.processed import PROCESSED_OFFSETS
+from headrace.documents.queue import PROCESSED_OFFSETS
 from headrace.errors import HomeRefused
 from headrace.landing.land import Landed, land
 from headrace.lineage.forget import Subject, forget

@@ -22,13 +22,11 @@ from headrace.documents import processed, queued, unparsed, unsplit
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
-from headrace.documents.parsing import Parsing
+from headrace.documents.parsing import Parsing, UnparsedEvents
 from headrace.documents.pieces import pieces
-from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets, Turns
 from headrace.documents.put import announce, event, put_document
-from headrace.documents.splitting import Splitting
-from headrace.documents.unparsed import UnparsedEvents
-from headrace.documents.unsplit import UnsplitVersions
+from headrace.documents.queue import PROCESSED_OFFSETS, ProcessedOffsets, Turns
+from headrace.documents.splitting import Splitting, UnsplitVersions
 from headrace.documents.view import Document, DocumentView
 from headrace.landing.land import land
 from headrace.platform import open_platform

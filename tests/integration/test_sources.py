@@ -29,15 +29,15 @@ from headrace.documents.expire import Retention
 from headrace.documents.index import Indexed, index_documents, put_documents, take_in
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id, object_key
-from headrace.documents.processed import ProcessedOffsets
 from headrace.documents.put import Put
+from headrace.documents.queue import ProcessedOffsets
 from headrace.documents.sources.bucket import find_objects
 from headrace.documents.sources.folder import find_files
 from headrace.documents.sources.follow import Follower, SourceChanges
 from headrace.documents.sources.hashes import SourceHashes
 from headrace.documents.sources.listing import SourceListing, find
 from headrace.documents.sources.notified import NotifiedBucket
-from headrace.documents.unsplit import UnsplitVersions
+from headrace.documents.splitting import UnsplitVersions
 from headrace.documents.versions import ROWS_IN_ORDER, event_address
 from headrace.documents.view import Document, DocumentView
 from headrace.errors import BadSettings, NotFound, Unavailable, WrongUsage

@@ -17,7 +17,7 @@ from httpx_sse import ServerSentEvent, connect_sse
 from traffic import until
 
 from headrace.api.page import FILES
-from headrace.training.names import MODEL_NAMES
+from headrace.models import MODEL_NAMES
 
 TENANT = "page-test"
 DOCUMENTS = {

@@ -43,11 +43,13 @@ from headrace.documents.put import FailedBefore, Put
 from headrace.landing.backlog import Backlog
 from headrace.landing.land import Commit, Landed
 from headrace.models.citations import Support
+from headrace.settings import Gate
 from headrace.simulate.beir import BeirFolder
 from headrace.simulate.evaluate import AnswersMeasured, RankingQuality
 from headrace.storage.vectors.search import Hit, PassageSource
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
+from headrace.training.gate import decide
 from headrace.training.promote import Decision
 from headrace.training.round import Round
 from headrace.training.trainer import Trained
@@ -368,6 +370,18 @@ def test_a_round_says_who_is_champion_and_who_challenger() -> None:
         "  challenger promoted: better",
         "  served now: v000007",
     ]
+
+
+def test_the_reason_does_not_repeat_the_figures_above_it() -> None:
+    seen = replace(EVALUATION, users=2)
+    promoted, why = decide("reranker", seen, [], Gate(least_users=1))
+    assert promoted
+    assert "nDCG@10 0.625 against 0.500 on 40 held-out questions: +0.125" in why
+    line = next(line for line in told(decision=replace(DECISION, why=why)) if "challenger promoted" in line)
+    assert line == "  challenger promoted: better with 99.0% confidence (+0.125, 95 % interval +0.050 to +0.200)"
+    few = decide("reranker", seen, [], Gate(least_users=3))[1]
+    line = next(line for line in told(decision=replace(DECISION, promoted=False, why=few)) if "challenger rejected" in line)
+    assert line.endswith("at least 30 questions and 3 users are required")
 
 
 def test_a_round_on_trial_and_one_that_was_refused_say_so() -> None:

@@ -56,22 +56,35 @@ def test_modules_that_prose_names_are_there() -> None:
 
 
 def test_what_a_package_says_of_its_modules_is_there() -> None:
-    """In the docstring of a package: lines that begin with names of modules, and `module.py` of the package or below it."""
-    lost, seen = [], 0
+    """In the docstring of a package: lines that begin with names of modules, and `module.py` of the package or below it.
+
+    A package with such lines, a map, names each of its modules.
+    """
+    lost, seen, mapped = [], 0, set()
     for path, tree in modules():
         folder, _, name = path.rpartition("/")
         if name != "__init__.py":
             continue
         text = ast.get_docstring(tree, clean=False) or ""
         for line in text.splitlines():
-            if entry := re.match(r" {4}((?:[a-z_]+, )*[a-z_]+)(?: {2,}|$)", line):
+            if entry := re.match(r"(?: {4})?((?:[a-z_0-9]+, )*[a-z_0-9]+)(?: {2,}|$)", line):
                 for one in entry[1].split(", "):
                     seen += 1
+                    mapped.add(folder)
                     if not any((PACKAGE / folder / there).exists() for there in (f"{one}.py", one)):
                         lost.append((path, one))
+        if folder in mapped:
+            lost += [(path, name) for name in _modules_of(folder) if not re.search(rf"\b{name}\b", text)]
         lost += [(path, one) for one in re.findall(r"`(\w+\.py)`", text) if not any((PACKAGE / folder).rglob(one))]
     assert lost == []
-    assert seen > 100
+    assert seen > 150
+    assert len(mapped) > 12
+
+
+def _modules_of(folder: str) -> list[str]:
+    below = (PACKAGE / folder).iterdir()
+    packages = [path.name for path in below if (path / "__init__.py").exists()]
+    return packages + [path.stem for path in (PACKAGE / folder).glob("*.py") if not path.stem.startswith("__")]
 
 
 def test_what_prose_says_a_module_holds_is_in_it() -> None:

@@ -342,7 +342,8 @@ def say_round(console: Console, done: Round) -> None:
     if "ranking" in seen.card:
         console.print(f"  weights: {weights_line(seen.card['ranking']['weights'])}", highlight=False)
     verb = ("promoted", "bold green") if done.decision.promoted else ("rejected", "bold yellow")
-    console.print(Text.assemble("  challenger ", verb, f": {done.decision.why}"))
+    why = done.decision.why.replace(f"({seen.compared}: ", "(").replace(f" ({seen.means})", "")  # said two lines above
+    console.print(Text.assemble("  challenger ", verb, f": {why}"))
     if done.decision.canary:
         console.print(f"  canary, with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
     else:

@@ -24,9 +24,8 @@ from pptx.util import Emu, Pt
 
 from headrace.explain.deck.brand import Brand, widening
 from headrace.explain.diagram import theme
-from headrace.explain.diagram.pptx import draw_on
+from headrace.explain.diagram.pptx import describe, draw_on, plain, rgb
 from headrace.explain.diagram.scene import Label, Scene, xml_text
-from headrace.explain.diagram.shapes import describe, plain, rgb
 from headrace.regular_file import read_regular
 
 WIDTH, HEIGHT = 960.0, 540.0  # 13.33 × 7.5 inches

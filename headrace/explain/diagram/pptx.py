@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pptx import Presentation
+from pptx.dml.color import RGBColor
 from pptx.enum.dml import MSO_LINE_DASH_STYLE
 from pptx.enum.shapes import MSO_CONNECTOR_TYPE, MSO_SHAPE
 from pptx.enum.text import MSO_ANCHOR, MSO_AUTO_SIZE, PP_ALIGN
@@ -19,7 +20,6 @@ from pptx.util import Emu, Pt
 
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.scene import Box, Group, Label, Line, Rect, Scene, xml_text
-from headrace.explain.diagram.shapes import describe, plain, rgb
 
 WIDTH, HEIGHT = 960.0, 540.0  # points
 FONT = "Calibri"
@@ -163,3 +163,23 @@ def _arrow(line: Any, item: Line) -> None:
 
     tail = line.makeelement(qn("a:tailEnd"), {"type": "triangle", "w": size(2 * half), "len": size(length)})
     line.append(tail)
+
+
+def plain(shape: Any) -> None:
+    """Remove the theme's style, which brings a shadow and colours of its own."""
+    style = shape._element.find(qn("p:style"))
+    if style is not None:
+        shape._element.remove(style)
+
+
+def describe(shape: Any, name: str, alt: str) -> None:
+    """Name a shape, with its number after the name, and give it alternative text unless that is empty."""
+    properties = shape._element.xpath(".//p:cNvPr")[0]
+    properties.set("name", f"{name} {properties.get('id')}")
+    if alt:
+        properties.set("descr", xml_text(alt))
+
+
+def rgb(colour: str) -> RGBColor:
+    """A colour as "#0072B2"."""
+    return RGBColor.from_string(colour.removeprefix("#"))

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from headrace.explain.diagram import theme
-from headrace.explain.diagram.drawing import Drawing
 from headrace.explain.diagram.format import human_bytes, human_count, human_s, percent
-from headrace.explain.diagram.scene import Anchor, Box, Line, Rect, Scene
+from headrace.explain.diagram.scene import Anchor, Box, Drawing, Line, Rect, Scene
 from headrace.explain.diagram.theme import BOLD, LIGHT, REGULAR, SEMIBOLD, Palette
 from headrace.explain.kv.replay import Replayed
 from headrace.explain.kv.trace import Trace

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from headrace.explain.diagram.drawing import Drawing
 from headrace.explain.diagram.format import human_count
-from headrace.explain.diagram.scene import Box, Line, Rect, Scene
+from headrace.explain.diagram.scene import Box, Drawing, Line, Rect, Scene
 from headrace.explain.diagram.theme import BOLD, LIGHT, REGULAR, SEMIBOLD, Palette
 from headrace.explain.scaling.prediction import Prediction, Throughput
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.core.progress import ProgressBars
-from headrace.training.names import EMBEDDER, GENERATOR, RANKING, RERANKER
+from headrace.models import EMBEDDER, GENERATOR, RANKING, RERANKER
 from headrace.training.served_order import ServedOrder
 
 Rows = Sequence[Mapping[str, Any]]

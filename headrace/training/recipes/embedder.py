@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from headrace.models import EMBEDDER
 from headrace.training.data.dataset import by_question, passages
-from headrace.training.names import EMBEDDER
 from headrace.training.recipe import GradientRecipe, GradientSettings, Policy
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from headrace.models import GENERATOR
 from headrace.models.measures import unmarked
 from headrace.models.prompt import encode, messages
-from headrace.training.names import GENERATOR
 from headrace.training.recipe import GradientRecipe, GradientSettings, Policy
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import Field
 
+from headrace.models import RANKING
 from headrace.models.pointer import NONE
 from headrace.training import ranker
 from headrace.training.data.dataset import fewer
-from headrace.training.names import RANKING
 from headrace.training.recipe import Fit, FittedRecipe, RecipeSettings
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from headrace.models import RERANKER
 from headrace.training.data.dataset import by_question, passages
-from headrace.training.names import RERANKER
 from headrace.training.recipe import GradientRecipe, GradientSettings, Policy
 
 if TYPE_CHECKING:

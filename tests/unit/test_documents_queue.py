@@ -1,7 +1,8 @@
-"""Offsets of tenants that take turns: nothing that waits is ever taken for processed, whatever the order."""
+"""Offsets of tenants that take turns, and rows that wait: nothing that waits is ever taken for processed, whatever the order."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids, expression_to_p
 from pyiceberg.schema import assign_fresh_schema_ids
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS
-from headrace.documents.processed import EventQueue, ProcessedOffsets, not_before
+from headrace.documents.queue import EventQueue, ProcessedOffsets, not_before, not_processed, ranks
 
 
 def event(offset: int, tenant: str = "acme", partition: int = 0, topic: str = "document-events") -> dict[str, Any]:
@@ -83,3 +84,33 @@ def test_rows_below_the_offset_of_their_partition_are_left_out(
     condition = expression_to_pyarrow(bind(iceberg, where, case_sensitive=True))
     found = pa.Table.from_batches([rows]).filter(condition).to_pylist()
     assert [tuple(row.values()) for row in found] == [origin for origin in origins if origin[2] >= floors.get(origin[:2], 0)]
+
+
+_SCHEMA = pa.schema([("topic", pa.string()), ("partition", pa.int32()), ("tenant", pa.string()), ("offset", pa.int64())])
+_TOPICS, _TENANTS = st.sampled_from(["t", "t@02"]), st.sampled_from(["a", "b", "c"])
+
+
+def _includes(recorded: dict[str, int], row: dict[str, Any]) -> bool:
+    return ProcessedOffsets(recorded).includes(row)
+
+
+@given(
+    st.lists(st.tuples(_TOPICS, st.integers(0, 1), _TENANTS, st.integers(0, 9)), max_size=40, unique=True),
+    st.dictionaries(st.sampled_from(["t/0", "t/1", "t@02/0", "t/0/a", "t@02/1/b"]), st.integers(0, 9)),
+)
+def test_what_waits_is_what_is_not_processed_in_its_order(drawn: list[tuple[Any, ...]], recorded: dict[str, int]) -> None:
+    rows = [dict(zip(_SCHEMA.names, row, strict=True)) for row in drawn]
+    found = not_processed(pa.Table.from_pylist(rows, _SCHEMA), ProcessedOffsets(recorded))
+    origins = [(row["topic"], row["partition"], row["offset"]) for row in found.to_pylist()]
+    assert origins == sorted(origins)
+    wanted = [row for row in rows if not _includes(recorded, row)]
+    assert sorted(found.to_pylist(), key=str) == sorted(wanted, key=str)
+
+
+@given(st.lists(_TENANTS))
+def test_a_rank_is_how_many_of_the_same_tenant_are_before(tenants: list[str]) -> None:
+    before, wanted = Counter[str](), []
+    for tenant in tenants:
+        wanted.append(before[tenant])
+        before[tenant] += 1
+    assert ranks(pa.chunked_array([pa.array(tenants, pa.string())])).tolist() == wanted
