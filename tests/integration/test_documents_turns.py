@@ -18,7 +18,8 @@ from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents import chunk as splits
 from headrace.documents import parse as parsing
-from headrace.documents import processed, queued, unparsed, unsplit
+from headrace.documents import parsing as waiting
+from headrace.documents import queue, splitting
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
@@ -135,9 +136,9 @@ def test_a_tenant_waits_for_no_more_than_a_document_of_each_other(runner: Runner
 def test_slow_documents_hold_up_their_own_tenant() -> None:
     """A thousand files that each take a parser's minute, and another tenant's thousand of a moment: not a minute each."""
     turns, seconds = Turns(), {"slow": 60.0, "quick": 0.1}
-    waiting, parsed, waited = ["slow", "quick"], Counter[str](), 0.0
+    names, parsed, waited = ["slow", "quick"], Counter[str](), 0.0
     while parsed["quick"] < 1000:
-        tenant = turns.next(waiting)
+        tenant = turns.next(names)
         turns.took(tenant, seconds[tenant])
         waited += seconds[tenant]
         parsed[tenant] += 1
@@ -212,9 +213,9 @@ def test_a_slow_document_that_another_process_parsed_is_stopped(runner: Runner, 
 def few_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass takes two events of each tenant, and reads no others whole."""
     for name, value in {"_TOGETHER": 1, "_LEAST": 2}.items():
-        monkeypatch.setattr(queued, name, value)
+        monkeypatch.setattr(queue, name, value)
     for name, value in {"_FEW": 3, "_GAP": 0}.items():
-        monkeypatch.setattr(unparsed, name, value)
+        monkeypatch.setattr(waiting, name, value)
 
 
 @pytest.mark.usefixtures("few_in_a_pass")
@@ -290,7 +291,7 @@ def test_a_long_document_is_split_a_slice_at_a_time_between_those_of_others(
 
 
 def test_the_texts_of_few_waiting_documents_are_in_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unsplit, "_TEXT_CHARS", 150)
+    monkeypatch.setattr(splitting, "_TEXT_CHARS", 150)
     names = [f"w{n}.md" for n in range(7)]
     put(runner, waiting=names, patient=names)
     runner.run(parsing.parse, limits=LIMITS)
@@ -308,7 +309,7 @@ def test_the_texts_of_few_waiting_documents_are_in_memory(runner: Runner, monkey
 
 
 def test_a_pass_splits_few_of_the_documents_that_wait(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    for where, name, value in ((queued, "_TOGETHER", 1), (queued, "_LEAST", 2), (unsplit, "_FEW", 3)):
+    for where, name, value in ((queue, "_TOGETHER", 1), (queue, "_LEAST", 2), (splitting, "_FEW", 3)):
         monkeypatch.setattr(where, name, value)
     put(runner, crowd=[f"k{n}.md" for n in range(5)], alone=["l.md"], held=["m.md"])
     runner.run(parsing.parse, limits=LIMITS)
@@ -327,7 +328,7 @@ def test_a_pass_splits_few_of_the_documents_that_wait(runner: Runner, monkeypatc
 
 @pytest.mark.soak(minutes=0.3)
 def test_few_tenants_are_ahead_at_a_time_and_all_are_parsed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processed, "_AHEAD", 2)
+    monkeypatch.setattr(queue, "_AHEAD", 2)
     others, turns = {f"ahead-{n}": [f"d{n}.md"] for n in range(5)}, EachTakesASecond()
     put(runner, behind=["e0.md", "e1.md", "e2.md"], **others)
     assert passes(runner, 3, turns) == 5
