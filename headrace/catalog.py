@@ -403,7 +403,7 @@ AUDIT = Store(
 )
 
 # object
-SOURCES = Store("sources", Tier.OBJECT, "documents where their owners keep them, in other buckets", "its owner's")
+SOURCES = Store("sources", Tier.OBJECT, "documents where their owners keep them: other buckets, Git repositories", "its owner's")
 DOCUMENTS = Store("documents", Tier.OBJECT, "source files as given", "until deleted by its owner")
 DATASETS = Store("datasets", Tier.OBJECT, "Parquet shards and their index", "by policy")
 CHECKPOINTS = Store("checkpoints", Tier.OBJECT, "optimizer, weights, RNG, data position", "by policy")

@@ -13,6 +13,7 @@ from headrace.catalog import SOURCES
 from headrace.core.runner import Runner
 from headrace.documents.index import put_documents
 from headrace.documents.sources.follow import Follower, SourceChanges
+from headrace.documents.sources.git import Repositories
 from headrace.documents.sources.notified import NotifiedBucket
 from headrace.errors import HeadraceError
 from headrace.settings import Inference, SourceSettings
@@ -166,7 +167,7 @@ class FollowThread:
     def _opened(self) -> Follower:
         buckets = self._runner.open(BucketReader, SOURCES, stage="follow")
         notified = NotifiedBucket(self._source, buckets) if self._source.notifications else None
-        return Follower([self._source.place], buckets.of, self._source.every_s, [self._source], notified)
+        return Follower([self._source.place], buckets.of, self._source.every_s, [self._source], notified, Repositories(buckets))
 
     def _look(self, follower: Follower) -> None:
         looked = time.monotonic()

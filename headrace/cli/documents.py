@@ -26,8 +26,8 @@ def index(
     places: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="PATH|s3://BUCKET/PREFIX...",
-            help="Files, folders and prefixes of a bucket. A document is named by its folder and its path in it"
+            metavar="PATH|s3://BUCKET/PREFIX|git+URL...",
+            help="Files, folders, prefixes of a bucket and Git repositories. A document is named by its folder and its path in it"
             " (handbook/pump.md), a file that is named alone by its name (pump.md): as a document of its own.",
         ),
     ] = None,
@@ -53,7 +53,10 @@ def index(
     follow: Annotated[
         bool, typer.Option("--follow", help="Stay, and index what changes there, is added and is deleted, until Ctrl-C.")
     ] = False,
-    every: Annotated[float, typer.Option(help="With --follow: polling interval in seconds.", min=0.1)] = 1.0,
+    every: Annotated[
+        float | None,
+        typer.Option(help="With --follow: polling interval in seconds. Default: 1, or 30 beside a Git server.", min=0.1),
+    ] = None,
     accept_deletions: Annotated[
         bool,
         typer.Option(
@@ -78,7 +81,8 @@ def index(
     from headrace.app import App
     from headrace.cli.follow import follow_sources
     from headrace.cli.render.results import say_indexed
-    from headrace.documents.sources.bucket import is_address
+    from headrace.documents.sources.places import is_path
+    from headrace.settings import usual_every_s
 
     if reader and everybody:
         raise WrongUsage("Give --reader or --everybody, not both.")
@@ -88,7 +92,7 @@ def index(
         raise WrongUsage("There is nothing to index.", hint="Name files, folders or prefixes: headrace index PATH...")
     settings = settings_of(tenant)
     for place in places or ():
-        if not is_address(place) and not Path(place).exists():
+        if is_path(place) and not Path(place).exists():
             raise NotFound(f"{place} does not exist.", hint="Name a file or a folder.")
     with App(settings, "index", on=checked_on(on), quiet=as_json) as app:
         check_tenant(app, tenant)
@@ -113,6 +117,7 @@ def index(
 
         if follow:
             rules_of_all = [*rules, *app.documents.rules]
+            every = every or max(map(usual_every_s, places or []))
             follow_sources(app, places or [], indexed, every_s=every, rules=rules_of_all, as_json=as_json)
             return
         done = indexed()
@@ -131,10 +136,12 @@ def index(
 
 def _by_permissions(place: str, readers: list[str] | None) -> SourceSettings:
     """A source whose permissions count; objects without the tag have the readers named."""
-    from headrace.documents.sources.bucket import is_address
+    from headrace.documents.sources.places import is_bucket, is_repository
     from headrace.settings import PosixPermissions, SourceSettings, TagPermissions
 
-    if is_address(place):
+    if is_repository(place):
+        raise WrongUsage("The files of a Git repository have no permissions.", hint="Name the readers: --reader NAME.")
+    if is_bucket(place):
         return SourceSettings(
             place=place, permissions=TagPermissions(type="tags"), readers=None if readers is None else tuple(readers)
         )

@@ -1,4 +1,4 @@
-"""Following sources: index what changes in folders and buckets, until Ctrl-C."""
+"""Following sources: index what changes in folders, buckets and repositories, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ def follow_sources(
     """
     from headrace.catalog import SOURCES
     from headrace.documents.sources.follow import Follower
+    from headrace.documents.sources.git import Repositories
     from headrace.storage.objects import BucketReader
 
     buckets = app.runner.open(BucketReader, SOURCES, stage="follow")
-    follower, first = Follower(places, buckets.of, every_s, rules), True
+    follower, first = Follower(places, buckets.of, every_s, rules, repositories=Repositories(buckets)), True
     while True:
         try:
             looked = time.monotonic()

@@ -20,6 +20,7 @@ from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import check_principals, document_id, object_key
 from headrace.documents.restrict import narrowed
 from headrace.documents.sources.follow import SourceChanges
+from headrace.documents.sources.git import Repositories
 from headrace.documents.sources.hashes import SourceHashes, Stamped
 from headrace.documents.sources.listing import FoundDocument, SourceListing, find
 from headrace.documents.versions import EXPIRED, SOURCE_GONE, StoredVersion
@@ -92,7 +93,7 @@ def put(
 ) -> Put:
     """Put every document at `places` that is new or changed, by its hash; with `retry` also those that failed.
 
-    A place is a path, or `s3://BUCKET/PREFIX` on the object tier's S3.
+    A place is a path, `s3://BUCKET/PREFIX` on the object tier's S3, or a Git repository, `git+URL`.
 
     - `readers` may read the files from now on; an empty sequence opens them to everybody of the tenant. With `None` a document
       keeps the readers it has, a renamed file those of its old name, and a new file is open to everybody of the tenant. The same
@@ -113,7 +114,9 @@ def put(
     check_principals(readers or ())
     check_attributes(attributes or ())
     lookup = DocumentLookup(metadata, known)
-    listing = find(places, buckets.of, rules) if changes is None else changes.listing.metered(buckets.meter)
+    listing = (
+        find(places, buckets.of, rules, Repositories(buckets)) if changes is None else changes.listing.metered(buckets.meter)
+    )
     every, whole = listing.documents, listing.whole
     seen = {file.uri for file in every}
     # Of a source that is followed only what changed is compared with the index.

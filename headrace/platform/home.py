@@ -2,7 +2,7 @@
 
 <home>/
   objects/            SeaweedFS: every embedded bucket, among them the head's
-  files/              the file tier, unless settings name a directory
+  files/              the file tier, unless settings name a directory; in git-copies/ the newest commits of repositories
   logs/NAME.log       one per process; NAME.log.1 is the previous one, renamed at 10 MB
   models-cache/       converted weights
   demo/               the demo's documents

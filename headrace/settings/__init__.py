@@ -9,7 +9,16 @@ from headrace.settings.inference import AnswerMode, Inference, PiiAction, PiiPol
 from headrace.settings.models import Endpoint, ModelSettings
 from headrace.settings.platform import PlatformSettings
 from headrace.settings.section import EmbeddedPart, Section, descriptions
-from headrace.settings.sources import PosixPermissions, SourceNotifications, SourceS3, SourceSettings, TagPermissions
+from headrace.settings.sources import (
+    PosixPermissions,
+    SourceGit,
+    SourceNotifications,
+    SourceS3,
+    SourceSettings,
+    TagPermissions,
+    repository_url,
+    usual_every_s,
+)
 from headrace.settings.storage import S3, Files, Kafka, LandingSettings, Maintenance, PostgreSQL, RestCatalog, Vast, Vectors
 from headrace.settings.training import CanarySettings, Gate, Preparing, Training
 from headrace.settings.tree import HIDDEN, Settings, changed_settings
@@ -51,6 +60,7 @@ __all__ = [
     "RestCatalog",
     "Section",
     "Settings",
+    "SourceGit",
     "SourceNotifications",
     "SourceS3",
     "SourceSettings",
@@ -67,4 +77,6 @@ __all__ = [
     "WorkerSettings",
     "changed_settings",
     "descriptions",
+    "repository_url",
+    "usual_every_s",
 ]

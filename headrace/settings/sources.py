@@ -1,15 +1,38 @@
-"""Folders and prefixes that are followed."""
+"""Folders, prefixes and repositories that are followed."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from headrace.settings.references import read_reference, read_references
 from headrace.settings.section import Section
+
+_REPOSITORY = re.compile(r"git\+(https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/[^\s?#@]+|file:///[^\s?#]+)")
+_NO_BRANCH = re.compile(r"^[-/.]|\.\.|//|@\{|/\.|\.lock(/|$)|[/.]$|[\x00-\x20\x7f~^:?*\[\\]")  # git-check-ref-format(1)
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_SERVER_S = 30.0
+_ADDRESSES = ("s3://", "git+")
+
+
+def repository_url(place: str) -> str:
+    """The URL of a Git repository that a place names (`git+URL`). Raises `ValueError` where it names none that is read."""
+    found = _REPOSITORY.fullmatch(place)
+    if found is None or not place.isprintable():
+        raise ValueError(
+            "a Git repository is git+https://HOST/PATH, git+http://HOST/PATH or git+file:///PATH, and holds no secret"
+        )
+    return found[1]
+
+
+def usual_every_s(place: str) -> float:
+    """Seconds between two looks at a place where nothing says how many: a Git server is asked less often."""
+    return _SERVER_S if place.startswith("git+http") else 1.0
 
 
 class PosixPermissions(Section):
@@ -77,11 +100,48 @@ class SourceNotifications(Section):
         return {"bootstrap.servers": self.bootstrap, **read_references(self.properties)}
 
 
+class SourceGit(Section):
+    """What of a Git repository is read, and as whom. The newest commit of one branch counts, and no other."""
+
+    branch: str = ""
+    """The branch; empty: the one that the repository names as its own (`HEAD`)."""
+    folder: str = ""
+    """The folder of the repository whose files are documents, e.g. `manual/en`; empty: all of it."""
+    user: str = Field(default="git", pattern=r"^[^\s:]+$")
+    """The user that a server asks for beside the token; most take any."""
+    token: str = Field(default="", pattern=r"^((env|file):.+)?$")
+    """Where the token or password is: `env:NAME` for an environment variable of the service, or `file:PATH`. Empty: none."""
+    most_bytes: int = Field(default=10_000_000_000, ge=1_000_000)
+    """A commit that is packed into more is not fetched."""
+
+    @field_validator("branch")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if _NO_BRANCH.search(value):
+            raise ValueError(f"{value!r} cannot be the name of a branch")
+        return value
+
+    @field_validator("folder")
+    @classmethod
+    def _below(cls, value: str) -> str:
+        folder = value.strip("/")
+        if folder and ({"", ".", ".."}.intersection(folder.split("/")) or not folder.isprintable()):
+            raise ValueError(f"{value!r} is no folder of a repository, like docs/en")
+        return folder
+
+    def secret(self) -> str:
+        """The token. Raises `BadSettings` where it is not where it should be."""
+        return read_reference(self.token) if self.token else ""
+
+
 class SourceSettings(Section):
-    """A folder or prefix that `headrace up` follows: what changes there changes in the index."""
+    """A folder, prefix or repository that `headrace up` follows: what changes there changes in the index."""
 
     place: str = Field(min_length=1)
-    """A path, or `s3://BUCKET/PREFIX` on the object tier's S3 or on that of `s3`."""
+    """A path, `s3://BUCKET/PREFIX` on the object tier's S3 or on that of `s3`, or a Git repository: `git+https://HOST/PATH` or
+    `git+file:///PATH`."""
+    git: SourceGit | None = None
+    """What of a Git repository is read, and as whom. Unset: all of its own branch, as nobody."""
     s3: SourceS3 | None = None
     """Another S3 that has the bucket. Unset: the object tier's."""
     notifications: SourceNotifications | None = None
@@ -96,11 +156,26 @@ class SourceSettings(Section):
     """`key=value` for each of its documents. Unset: a document keeps those that it was given otherwise."""
     every_s: float = Field(default=1.0, ge=0.1)
     """Seconds between two listings; listing takes at most a sixth of the time. A folder on a disk of this machine is listed when
-    something changes in it, and otherwise every 30 s."""
+    something changes in it, and otherwise every 30 s. A Git server is asked every 30 s, unless this says otherwise."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _patient(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(place := given.get("place"), str) and "every_s" not in given:
+            return {**given, "every_s": usual_every_s(place)}
+        return given
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         bucket = self.place.startswith("s3://")
+        if self.place.startswith("git+"):
+            url = urlsplit(repository_url(self.place))
+            if self.permissions is not None:
+                raise ValueError("a Git repository has no permissions of its files: name the `readers`")
+            if self.git is not None and self.git.token and url.scheme != "https" and url.hostname not in _LOOPBACK:
+                raise ValueError("a token is sent over https alone")
+        elif self.git is not None:
+            raise ValueError("`git` is for a place like git+https://HOST/PATH")
         if isinstance(self.permissions, PosixPermissions) and (bucket or self.readers is not None):
             raise ValueError("permissions of type posix are for a folder, and beside them there are no `readers`")
         if isinstance(self.permissions, TagPermissions) and not bucket:
@@ -110,7 +185,7 @@ class SourceSettings(Section):
         return self
 
     def is_at(self, place: str | Path) -> bool:
-        """Whether it is this folder or prefix, however it is written."""
-        if self.place.startswith("s3://") or str(place).startswith("s3://"):
+        """Whether it is this folder, prefix or repository, however it is written."""
+        if self.place.startswith(_ADDRESSES) or str(place).startswith(_ADDRESSES):
             return self.place.rstrip("/") == str(place).rstrip("/")
         return os.path.realpath(self.place) == os.path.realpath(place)

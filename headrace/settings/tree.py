@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     inference: Inference = Inference()
     """The inference pipeline."""
     sources: tuple[SourceSettings, ...] = ()
-    """Folders and prefixes that `headrace up` follows, each a `[[sources]]`."""
+    """Folders, prefixes and Git repositories that `headrace up` follows, each a `[[sources]]`."""
     triggers: tuple[TriggerSettings, ...] = ()
     """What `headrace up` does when something happens, each a `[[triggers]]`. None: nothing."""
     automatic: AutomaticSettings = AutomaticSettings()

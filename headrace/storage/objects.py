@@ -214,6 +214,11 @@ class BucketReader(ObjectReader):
         """Its address: the endpoint's, and its name."""
         return self._where
 
+    @property
+    def copies_dir(self) -> Path:
+        """Where copies of sources that are not buckets may be kept: a directory beside the stores of the file tier."""
+        return self._endpoints.files_dir / "git-copies"
+
     def tags(self, key: str) -> dict[str, str]:
         """An object's tags. Raises `NotFound`, `AccessDenied`, `WrongUsage` where the store has none, and `Unavailable`."""
         from headrace.storage.tagging import tagging_at  # it imports an HTTP client, which other commands need not wait for

@@ -16,6 +16,7 @@ from urllib.parse import quote_plus, urlsplit
 import obstore
 import pytest
 from child import as_another_user
+from git_repository import GitRepository, needs_git
 from obstore.store import S3Store
 from servers import serving
 from traffic import until
@@ -34,6 +35,7 @@ from headrace.documents.queue import ProcessedOffsets
 from headrace.documents.sources.bucket import find_objects
 from headrace.documents.sources.folder import find_files
 from headrace.documents.sources.follow import Follower, SourceChanges
+from headrace.documents.sources.git import Repositories
 from headrace.documents.sources.hashes import SourceHashes
 from headrace.documents.sources.listing import SourceListing, find
 from headrace.documents.sources.notified import NotifiedBucket
@@ -823,3 +825,59 @@ def test_follow_indexes_what_changes_until_ctrl_c(home: Home, tmp_path: Path) ->
         listed = home.json("documents", "list")["documents"]
         assert [one["uri"] for one in listed] == ["followed/2.md", "followed/3.md"]
         assert [one["readers"] for one in listed] == [["hr"], ["hr"]], "also of the one that came later"
+
+
+@needs_git
+def test_a_git_repository_is_indexed_and_followed(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    """Additions, changes, renames and deletions of a commit; many deletions at once are held back."""
+    repository = GitRepository(tmp_path / "handbook")
+    repository.commit(**{f"docs/{number}.md": f"The number is {number}." for number in range(20)})
+    first = index(runner, tenant, repository.place, readers=["hydro"])
+    assert (first.put.put, first.put.refused) == (20, 0)
+    before = moved(runner)
+    again = index(runner, tenant, repository.place)
+    assert (again.put.put, again.put.unchanged) == (0, 20)
+    assert moved(runner) - before < 500, "a commit that is there is neither fetched nor read again"
+    repository.git("mv", "docs/1.md", "docs/one.md")
+    repository.commit(**{"docs/2.md": "The number has changed.", "docs/3.md": None, "new.md": "A new number."})
+    changed = index(runner, tenant, repository.place)
+    assert (changed.put.put, changed.put.unchanged, changed.put.deleted) == (3, 17, 2)
+    open_to(runner, tenant, "handbook/docs/one.md", "hydro")  # a renamed one keeps its readers
+    assert readers_in_index(runner, tenant, "handbook/docs/1.md") == []
+    repository.commit(**{f"docs/{number}.md": None for number in range(4, 16)})
+    held = index(runner, tenant, repository.place).put
+    assert (held.deleted, held.held_back) == (0, 12)
+    repository.git("rm", "-rq", ".")
+    repository.git("commit", "-qm", "nothing is left")
+    assert index(runner, tenant, repository.place, accept_deletions=True).put.deleted == 0, "an empty commit deletes nothing"
+    repository.git("reset", "--quiet", "--hard", "HEAD~1")
+    accepted = index(runner, tenant, repository.place, accept_deletions=True).put
+    assert (accepted.deleted, accepted.held_back) == (12, 0)
+
+
+@needs_git
+def test_what_follows_a_repository_loses_no_commit_when_it_fails(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    """Its place is not a commit that was seen, but what is in the index: one that was seen and not put is put the next time."""
+    repository = GitRepository(tmp_path / "handbook")
+    repository.commit(**{"pump.md": "The pump."})
+    buckets = runner.open(BucketReader, SOURCES, stage="follow")
+
+    def follower() -> Follower:
+        return Follower([repository.place], buckets.of, 0.0, repositories=Repositories(buckets))
+
+    following = follower()
+    changes = following.changed()
+    assert changes is not None
+    assert index(runner, tenant, repository.place, changes=changes).put.put == 1
+    following.followed(changes)
+    repository.commit(**{"weir.md": "The weir."})
+    assert following.changed() is not None  # and whoever looked was killed
+    following.close()
+    following = follower()
+    changes = following.changed()
+    assert changes is not None
+    assert index(runner, tenant, repository.place, changes=changes).put.put == 1
+    following.followed(changes)
+    assert following.changed() is None
+    following.close()
+    assert readers_in_index(runner, tenant, "handbook/weir.md") == [set()]

@@ -1,1 +1,1 @@
-"""Where documents are before they are put: folders, and prefixes of a bucket."""
+"""Where documents are before they are put: folders, prefixes of a bucket, and Git repositories."""

@@ -8,11 +8,11 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from headrace.documents.names import SAME_NAME, composed
 from headrace.documents.sources.permissions import tag_labels
+from headrace.documents.sources.places import BUCKET_SCHEME
 from headrace.errors import AccessDenied, BadDocument, NotFound, Unavailable, WrongUsage
 from headrace.settings import SourceS3, SourceSettings, TagPermissions
 from headrace.storage.endpoints import S3Location
@@ -20,7 +20,6 @@ from headrace.storage.filters import NOBODY
 from headrace.storage.objects import BucketReader, ObjectInfo
 from headrace.storage.records import NAME_BYTES
 
-_SCHEME = "s3://"
 _ASKED_AT_ONCE = 16  # objects of which the tags are asked for
 _UNREADABLE = "its key has an empty part, . or .., or a control character, and cannot be read: rename it"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no character that would mean something else in a URL
@@ -81,11 +80,6 @@ class FoundObject:
         return data
 
 
-def is_address(place: str | Path) -> bool:
-    """Whether a place is in a bucket, and not a path."""
-    return isinstance(place, str) and place.startswith(_SCHEME)
-
-
 class OpensBucket(Protocol):
     """Opens a bucket by its name, on the object tier's S3 or at another one, as `BucketReader.of` does."""
 
@@ -109,7 +103,7 @@ class SourceBucket:
         A prefix that does not end in a slash means the folder of that name. Raises `WrongUsage` where the address names no
         bucket, no prefix, or one that Headrace writes to, and `BadSettings` where the keys are not where they should be.
         """
-        name, _, prefix = address.removeprefix(_SCHEME).partition("/")
+        name, _, prefix = address.removeprefix(BUCKET_SCHEME).partition("/")
         if not _BUCKET.fullmatch(name):
             raise WrongUsage(f"{address} names no bucket.", hint="s3://BUCKET or s3://BUCKET/PREFIX")
         prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""

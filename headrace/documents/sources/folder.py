@@ -121,7 +121,7 @@ def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
         if not path.exists():
             raise NotFound(f"{path} does not exist.", hint="Name a file or a folder: headrace index PATH...")
         root = path.resolve()
-        _refuse_homes(root)
+        refuse_homes(root)
         if root.is_dir():
             closed: list[OSError] = []
             for folder, folders, names in os.walk(root, onerror=closed.append):
@@ -187,7 +187,7 @@ def _home_of(path: Path, root: Path) -> Path | None:
     return next((root / parent for parent in below if is_home(root / parent)), None)
 
 
-def _refuse_homes(root: Path) -> None:
+def refuse_homes(root: Path) -> None:
     """Raise `WrongUsage` where a path is a home or lies in one: it holds keys, and documents of all tenants.
 
     The documents that the demo writes into its home may be indexed.

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.documents.sources.bucket import OpensBucket, is_address
+from headrace.documents.sources.bucket import OpensBucket
+from headrace.documents.sources.git import Repositories
 from headrace.documents.sources.listing import SourceListing, find, stamp_of
 from headrace.documents.sources.notified import NotifiedBucket
+from headrace.documents.sources.places import is_path
 from headrace.documents.sources.watch import FolderWatch
 from headrace.retry import backoff
 from headrace.settings import SourceSettings
@@ -38,7 +40,8 @@ class SourceChanges:
 class Follower:
     """Compares listings of some paths and addresses; `bucket_of` opens a bucket by its name, `rules` are the sources' settings.
 
-    With `notified`, the only place's, it is listed only where notifications do not say what changed.
+    `repositories` opens those of Git. With `notified`, the only place's, it is listed only where notifications do not say what
+    changed.
 
     Between two looks are `every_s` seconds, or five times as long as a listing takes; after failures longer, 30 s at most. In
     folders that the kernel watches a change is looked at as soon as it is over, and where it notices every change there are 30 s
@@ -52,11 +55,13 @@ class Follower:
         every_s: float,
         rules: Sequence[SourceSettings] = (),
         notified: NotifiedBucket | None = None,
+        repositories: Repositories | None = None,
     ) -> None:
         self._places = places
         self._bucket_of = bucket_of
         self._every_s = every_s
         self._rules = rules
+        self._repositories = repositories
         self._followed: SourceChanges | None = None
         self._again: frozenset[str] = frozenset()
         self._compared = 0.0  # when all documents were last compared with the index, and how long that took
@@ -64,7 +69,7 @@ class Follower:
         self._held = self._unread = False
         self._notified = notified
         self._failures = 0
-        folders = [Path(place) for place in places if not is_address(place)]
+        folders = [Path(place) for place in places if is_path(place)]
         self._watch = FolderWatch(folders)
         self._folders_only = len(folders) == len(places)
         self._rest_s = 0.0  # before the next look, whatever changes
@@ -165,7 +170,7 @@ class Follower:
     def _look(self) -> SourceListing | None:
         """What is there; `None` where notifications say that nothing changed."""
         if self._notified is None:
-            return find(self._places, self._bucket_of, self._rules)
+            return find(self._places, self._bucket_of, self._rules, self._repositories)
         before = None if self._followed is None else self._followed.listing
         listing = self._notified.look(before)
         return before if listing is None and (self._held or self._unread) else listing

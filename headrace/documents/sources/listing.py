@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from headrace.documents.sources.bucket import FoundObject, OpensBucket, find_objects, is_address
+from headrace.documents.sources.bucket import FoundObject, OpensBucket, find_objects
 from headrace.documents.sources.folder import find_files
+from headrace.documents.sources.git import Repositories, SourceRepository
+from headrace.documents.sources.places import is_bucket, is_path, is_repository
 from headrace.errors import WrongUsage
 from headrace.settings import PosixPermissions, SourceSettings
 from headrace.storage.meter import Meter
@@ -93,8 +95,15 @@ def stamp_of(document: FoundDocument, stamp: str) -> str:
     return stamp if document.readers is None else f"{stamp} {json.dumps(document.readers)}"
 
 
-def find(places: Sequence[str | Path], bucket_of: OpensBucket, rules: Sequence[SourceSettings] = ()) -> SourceListing:
-    """What is at some paths and addresses (`s3://BUCKET/PREFIX`); `bucket_of` opens a bucket by its name.
+def find(
+    places: Sequence[str | Path],
+    bucket_of: OpensBucket,
+    rules: Sequence[SourceSettings] = (),
+    repositories: Repositories | None = None,
+) -> SourceListing:
+    """What is at some paths and addresses (`s3://BUCKET/PREFIX`, `git+URL`); `bucket_of` opens a bucket by its name.
+
+    `repositories` opens those of Git; without it a place that is one is refused.
 
     `rules` are the settings of those sources that have any. Raises `NotFound` where one does not exist, `WrongUsage` where two
     documents would have the same uri or a file is a home's, and the object store's errors.
@@ -107,8 +116,8 @@ def find(places: Sequence[str | Path], bucket_of: OpensBucket, rules: Sequence[S
         rule = rule_of(path)
         return rule.permissions if rule is not None and isinstance(rule.permissions, PosixPermissions) else None
 
-    addresses = [str(place) for place in places if is_address(place)]
-    files = find_files([Path(place) for place in places if not is_address(place)], posix)
+    addresses = [str(place) for place in places if is_bucket(place)]
+    files = find_files([Path(place) for place in places if is_path(place)], posix)
     found: list[FoundDocument] = list(files.files)
     whole, sources = files.whole, {file.source for file in files.files if file.source is not None}
     for address in addresses:
@@ -117,11 +126,20 @@ def find(places: Sequence[str | Path], bucket_of: OpensBucket, rules: Sequence[S
         sources.add(source)
         if objects:
             whole.add(source)
+    for place in filter(is_repository, places):
+        if repositories is None:
+            raise WrongUsage(f"{place} is a Git repository, which is not read here.", hint="headrace index git+URL reads it.")
+        repository = SourceRepository.at(str(place), repositories, rule_of(place))
+        blobs = repository.files()
+        found += blobs
+        sources.add(repository.id)
+        if blobs:
+            whole.add(repository.id)
     named: dict[str, FoundDocument] = {}
     for document in found:
         if named.setdefault(document.uri, document) is not document:
             raise WrongUsage(
                 f"Two documents would be called {document.uri}, and one would replace the other.",
-                hint="Index the folders or prefixes apart, for different tenants, or rename one.",
+                hint="Index the folders, prefixes or repositories apart, for different tenants, or rename one.",
             )
     return SourceListing(found, frozenset(whole), frozenset(sources), files.closed)
