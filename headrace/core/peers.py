@@ -14,8 +14,6 @@ from datetime import timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
-import psutil
-
 if TYPE_CHECKING:  # torch takes seconds to import
     import torch
 
@@ -150,6 +148,8 @@ def join(address: str, port: int, wait_s: float) -> Any:
 
 def _interface_of(address: str) -> str:
     """The network interface that has this address."""
+    import psutil  # only workers that train together need it
+
     for name, known in psutil.net_if_addrs().items():
         if any(one.address.partition("%")[0] == address for one in known):
             return str(name)

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 import numpy as np
-from httpx_sse import EventSource, SSEError
 
 from headrace.errors import RequestRefused, Unavailable
 from headrace.models.connection import BoundedBody, EndpointConnection, EndpointRefusal, ErrorReply, extras_of
@@ -359,6 +358,8 @@ class Generator(_Client):
         return extras_of(answer).entries
 
     def _chunks(self, body: Mapping[str, Any]) -> Iterator[ChatChunk]:
+        from httpx_sse import EventSource, SSEError  # only a stream needs it
+
         path, seconds = "/chat/completions", self.endpoint.timeout_s
         optional = ("stream_options", "headrace", "cache_salt", "seed", *_PENALTIES)
         with self._connection.open(path, body, optional=optional) as response, self._connection.faults(path):

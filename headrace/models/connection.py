@@ -16,9 +16,8 @@ from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlparse
 
-import httpx
-
 from headrace.errors import HeadraceError, MissingPart, Overloaded, RequestRefused, Unavailable
+from headrace.lean_httpx import httpx
 from headrace.models.wire import MISSING_PART, UNAVAILABLE, ResponseExtras
 from headrace.retry import backoff
 from headrace.storage.endpoints import ModelEndpoint

@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
 
 from headrace.errors import BadSettings
+from headrace.imports import when_used
 from headrace.regular_file import read_regular
 from headrace.settings.api import ApiSettings, Telemetry, TenantLimits
 from headrace.settings.inference import Inference
@@ -31,6 +25,15 @@ from headrace.settings.training import Training
 from headrace.settings.triggers import AutomaticSettings, TriggerSettings
 from headrace.settings.workers import WorkerSettings
 from headrace.settings_file import require_trusted, settings_path
+
+with when_used("asyncio"):  # for commands that pydantic runs, as none is here
+    from pydantic_settings import (
+        BaseSettings,
+        PydanticBaseSettingsSource,
+        SettingsConfigDict,
+        SettingsError,
+        TomlConfigSettingsSource,
+    )
 
 # Each batch that Tansu keeps slows it down, and keeping more protects nothing: table and head share one object store.
 _EMBEDDED_KEPT_S, _KEPT_S = 60.0, 86_400.0

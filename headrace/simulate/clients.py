@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import httpx
-
 from headrace.answering.engine import QueryEngine
 from headrace.answering.record import Answer, Verdict
 from headrace.errors import Forbidden, HeadraceError, NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
+from headrace.lean_httpx import httpx
 from headrace.simulate.beir import DocumentNames
 from headrace.simulate.users import GivenAnswer, Judgement, ShownPassage
 

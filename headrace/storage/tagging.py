@@ -8,9 +8,8 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-import httpx
-
 from headrace.errors import AccessDenied, NotFound, Unavailable, WrongUsage
+from headrace.lean_httpx import httpx
 from headrace.retry import backoff
 from headrace.storage.endpoints import S3Location
 from headrace.storage.signed_request import signed_get

@@ -81,6 +81,7 @@ def test_indexing_a_text_imports_no_reader_of_other_formats_and_nothing_that_ser
         "boto3",
         "jinja2",
     }
+    never |= {"pyparsing", "strictyaml", "click", "overrides", "psutil", "httpx_sse"}
     never |= {
         "reportlab",
         "fontTools",

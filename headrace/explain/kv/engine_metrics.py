@@ -118,7 +118,7 @@ def metrics_url(address: str) -> str:
 
 def fetch_metrics(url: str) -> str:
     """The text at `url`. Raises `Unavailable` if there is no answer, an error, or more than any engine says."""
-    import httpx
+    from headrace.lean_httpx import httpx
 
     data = bytearray()
     try:

@@ -10,10 +10,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import httpx
-
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError
+from headrace.lean_httpx import httpx
 from headrace.settings import CommandAction, HttpAction, TopicAction
 from headrace.storage.meter import Meter
 from headrace.storage.reason import reason

@@ -36,7 +36,6 @@ from pyiceberg.expressions import (
     SetPredicate,
 )
 from pyiceberg.expressions.literals import DecimalLiteral, Literal, StringLiteral, TimestampLiteral, UUIDLiteral
-from pyiceberg.expressions.parser import parse
 from pyiceberg.expressions.visitors import bind, rewrite_not
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 
@@ -92,6 +91,8 @@ def parsed(where: str | BooleanExpression) -> BooleanExpression:
 @lru_cache(maxsize=256)
 def _parsed(where: str) -> BooleanExpression:
     """pyiceberg's parser takes milliseconds; most conditions are asked again and again."""
+    from pyiceberg.expressions.parser import parse  # it loads pyparsing
+
     strings: dict[str, str] = {}
 
     def held(match: re.Match[str]) -> str:

@@ -2,6 +2,9 @@
 
 `lance_namespace_urllib3_client` has some hundred pydantic models; building them takes more than a second of processor time in
 every command. While LanceDB is imported, empty classes stand for them.
+
+Before Python 3.12, LanceDB takes `override` from `overrides`, which compares the signatures of all methods that say so with those
+that they override: half of the rest of the import. From 3.12 on it takes Python's own, which compares nothing, as here.
 """
 
 from __future__ import annotations
@@ -11,6 +14,10 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from typing_extensions import override
+
+from headrace.imports import replaced
 
 _CLIENT = "lance_namespace_urllib3_client"
 
@@ -37,11 +44,22 @@ class _Without(MetaPathFinder, Loader):
         """Nothing to execute."""
 
 
+class _Unchecked(ModuleType):
+    """Stands for `overrides`."""
+
+    override = staticmethod(override)
+
+    class EnforceOverrides:
+        """A base class that enforces nothing."""
+
+
 _without = _Without()
-sys.meta_path.insert(0, _without)
+# New lists, since another thread may be going through this one, and would pass over a finder: that of all files.
+sys.meta_path = [_without, *sys.meta_path]
 try:
-    import lancedb
+    with replaced(overrides=_Unchecked("overrides")):
+        import lancedb
 finally:
-    sys.meta_path.remove(_without)
+    sys.meta_path = [finder for finder in sys.meta_path if finder is not _without]
 
 __all__ = ["lancedb"]
