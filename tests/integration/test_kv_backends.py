@@ -281,6 +281,22 @@ def test_objects_that_do_not_answer_cost_a_deadline_or_two_and_are_then_left_alo
         servers.thaw("objects")
 
 
+def test_a_put_that_a_deletion_crosses_is_counted_until_the_listing_comes_by(endpoints: Endpoints, store: Store) -> None:
+    class Crossed(ObjectWriter):
+        def delete(self, key: str) -> None:
+            opened(endpoints, store).put(key, b"123")
+            super().delete(key)
+
+    crossed = ObjectBlocks(Crossed(store, endpoints, Meter(Ledger(), "test")), ObjectIndex(Metadata(endpoints), store.name))
+    opened(endpoints, store).put("acme/aa/a", b"123")
+    crossed.delete("acme/aa/a")
+    later = opened(endpoints, store, grace_s=-60.0)
+    assert (in_bucket(endpoints, store), ObjectIndex(Metadata(endpoints), store.name).bytes("acme")) == (0, (3, 3))
+    assert later.get("acme/aa/a") is None
+    later.bytes("acme")  # compares
+    assert later.bytes("acme") == (0, 0)
+
+
 def test_many_threads_count_right(endpoints: Endpoints, store: Store) -> None:
     blocks = opened(endpoints, store)
 
@@ -295,7 +311,11 @@ def test_many_threads_count_right(endpoints: Endpoints, store: Store) -> None:
     for thread in threads:
         thread.join()
     assert blocks.bytes("acme")[0] == sum(info.bytes for info in held(blocks))
-    assert in_bucket(endpoints, store) == blocks.bytes("acme")[0]
+    # A deletion may take the object that a put has just written: its row stays, and counts too much, not too little.
+    assert in_bucket(endpoints, store) <= blocks.bytes("acme")[0]
+    later = opened(endpoints, store, grace_s=-60.0)
+    later.bytes("acme")  # compares
+    assert in_bucket(endpoints, store) == later.bytes("acme")[0]
 
 
 # A network file system: SeaweedFS's filer, mounted twice by FUSE, as two hosts would.
