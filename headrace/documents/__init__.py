@@ -2,7 +2,7 @@
 
 In the order in which a document passes them:
 
-    sources          what a folder or the prefix of a bucket has, what changed there, and who may read it
+    sources          what a folder, the prefix of a bucket or a Git repository has, what changed there, and who may read it
     names            what a document is called; the key of its source in the object store
     put              its bytes to the object store and an event to the head: `put` for files, `put_document` for the API
     parse, parser    the bytes to text, in a process of its own; `formats` has the formats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 
 from headrace.errors import WrongUsage
@@ -11,10 +12,21 @@ from headrace.storage.records import NAME_BYTES
 from headrace.unicode import normalized
 
 URI_CHARACTERS = 1_024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 SAME_NAME = "another one has the same name, but for how its accents are written or a slash at its end: rename or remove one"
 """Why neither is read: each would replace the other."""
 _READER_CHARACTERS = 200
 _READERS_CHARACTERS = 4_000  # of all readers of a document or a key: each service keeps those of all documents in memory
+
+
+def is_readable(key: str) -> bool:
+    """Whether an object can be read by its key: not if a part of it is empty, . or .., or it has a control character."""
+    return not (_CONTROL.search(key) or {"", ".", ".."}.intersection(key.split("/")))
+
+
+def printable(key: str) -> str:
+    """The key, with its control characters escaped."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", key)
 
 
 def composed(name: str) -> str:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from headrace.documents.names import SAME_NAME, composed
+from headrace.documents.names import SAME_NAME, composed, is_readable, printable
 from headrace.documents.sources.permissions import tag_labels
 from headrace.documents.sources.places import BUCKET_SCHEME
 from headrace.errors import AccessDenied, BadDocument, NotFound, Unavailable, WrongUsage
@@ -23,7 +23,6 @@ from headrace.storage.records import NAME_BYTES
 _ASKED_AT_ONCE = 16  # objects of which the tags are asked for
 _UNREADABLE = "its key has an empty part, . or .., or a control character, and cannot be read: rename it"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no character that would mean something else in a URL
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass
@@ -147,16 +146,16 @@ class SourceBucket:
 
     def may_look_at(self, key: str) -> bool:
         """Whether an object can be looked at by its key alone: it can be read, and no other key is the same name."""
-        return _is_readable(key.removesuffix("/")) and composed(key) == key
+        return is_readable(key.removesuffix("/")) and composed(key) == key
 
     def _found(self, info: ObjectInfo) -> FoundObject:
-        refused = "" if _is_readable(info.key) else _UNREADABLE
+        refused = "" if is_readable(info.key) else _UNREADABLE
         return FoundObject(
             self.bucket, info.key, self._uri(info.key), self.id, info.etag, info.bytes, rule=self.rule, refused=refused
         )
 
     def _uri(self, key: str) -> str:
-        uri = composed(f"{self.name}/{_printable(key)}")
+        uri = composed(f"{self.name}/{printable(key)}")
         if len(uri.encode()) <= NAME_BYTES:
             return uri
         return f"{uri[:200]}…{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
@@ -204,13 +203,3 @@ def _readers(bucket: BucketReader, key: str, rule: SourceSettings | None) -> tup
         return tag_labels(bucket.tags(key), rule.permissions, rule.readers)
     except (AccessDenied, NotFound):
         return (NOBODY,)
-
-
-def _is_readable(key: str) -> bool:
-    """Whether an object can be read by its key: not if a part of it is empty, . or .., or it has a control character."""
-    return not (_CONTROL.search(key) or {"", ".", ".."}.intersection(key.split("/")))
-
-
-def _printable(key: str) -> str:
-    """The key, with its control characters escaped."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", key)

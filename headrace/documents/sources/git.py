@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from headrace.documents.names import SAME_NAME, composed
+from headrace.documents.names import SAME_NAME, composed, is_readable, printable
 from headrace.documents.sources.folder import refuse_homes
 from headrace.documents.sources.git_program import Git, Remote
 from headrace.errors import BadDocument, NotFound, Unavailable, WrongUsage
@@ -24,7 +24,6 @@ from headrace.settings import SourceGit, SourceSettings, repository_url
 from headrace.storage.ledger import Direction
 from headrace.storage.objects import BucketReader
 from headrace.storage.records import NAME_BYTES
-from headrace.storage.s3_keys import is_readable_key, printable_key
 
 _TIP = "refs/headrace/tip"
 _REGULAR = ("100644", "100755", "100664")
@@ -316,12 +315,12 @@ class SourceRepository:
         return _each_once([self._found(commit, entry) for entry in known[1] if not _is_hidden(entry.path)])
 
     def _found(self, commit: str, entry: _Entry) -> FoundBlob:
-        refused = "" if is_readable_key(entry.path) else _UNREADABLE
+        refused = "" if is_readable(entry.path) else _UNREADABLE
         return FoundBlob(self.copy, commit, entry.blob, self._uri(entry.path), self.id, refused)
 
     def _uri(self, path: str) -> str:
         whole = "/".join(filter(None, (self.name, self.folder, path)))
-        uri = composed(printable_key(whole.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")))
+        uri = composed(printable(whole.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")))
         return uri if len(uri.encode()) <= NAME_BYTES else f"{uri[:200]}…{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
 
 
