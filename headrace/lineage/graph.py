@@ -12,6 +12,8 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import Annotated, Any, NewType, TypedDict
 
 import pyarrow as pa
@@ -46,6 +48,8 @@ from headrace.training.manifest import Manifest
 
 RANKING, RERANKER, EMBEDDER, GENERATOR = "ranking", "reranker", "embedder", "generator"
 _ROLES = (RANKING, RERANKER, EMBEDDER, GENERATOR)
+MOST_PARENTS = 20
+"""Versions that an answer's model is followed back to, each with its examples and verdicts: rounds go on for ever."""
 _ORIGIN = ("topic", "partition", "offset")
 _EXAMPLE = ("example_id", "split", "kind", "tenant", "question", "chunk_id", "label", "answer_id", "user", "simulated", "origins")
 _VERDICT = ("verdict_id", "answer_id", "tenant", "user", "simulated", "up", "chunk_id", "reason", "correction", "at", *_ORIGIN)
@@ -135,7 +139,8 @@ def trace_answer(
 ) -> AnswerTrace:
     """Keys: answer, index, passages, verdicts (on this answer), models (each: round, dataset, examples, verdicts, parent).
 
-    Raises `NotFound` if no such answer has landed.
+    `parent` is the same for the version that a model began from, which `began_from` names. At most `MOST_PARENTS` are followed:
+    the last one then has a `began_from` and no `parent`. Raises `NotFound` if no such answer has landed.
     """
     columns = ("answer_id", "kind", "tenant", "user", "simulated", "question", "asked_as", "passages", "at", *_ORIGIN)
     versions = ("model_version", "ranking_version", "generator_version", "index_version")
@@ -149,7 +154,7 @@ def trace_answer(
     if row["asked_as"] is None:
         del row["asked_as"]
     verdicts = feedback.read(_VERDICT, f"answer_id = {quoted(answer_id)}").to_pylist()
-    followed = _Followed(rounds, models, examples, datasets, feedback, _forgotten(suppressions))
+    followed = _Followed(rounds, models, examples, datasets, feedback, suppressions)
     generation = _generation(indexes.state()[0], row["index_version"])
     row["ranking_version"] = row["ranking_version"] or NONE  # answers from before rankings have none
     named = {
@@ -246,23 +251,35 @@ class _Followed:
         examples: TableReader,
         datasets: ObjectReader,
         feedback: TableReader,
-        forgotten: Mapping[str, str],
+        suppressions: TableReader,
     ) -> None:
         self._rounds, self._examples, self._datasets = rounds, examples, datasets
-        self._feedback, self._forgotten = feedback, forgotten
+        self._feedback, self._suppressions = feedback, suppressions
         self._pointers = {model: read_pointer(models, model)[0] for model in _ROLES}
 
     def model(self, role: str, version: str) -> dict[str, Any]:
         """One model: its round, training data and verdicts, and the same for the weights it began from."""
+        first, parent = self._one(role, version)
+        last = first
+        for _ in range(MOST_PARENTS):
+            if parent is None:
+                break
+            last["parent"], parent = self._one(*parent)
+            last = last["parent"]
+        return first
+
+    def _one(self, role: str, version: str) -> tuple[dict[str, Any], tuple[str, str] | None]:
+        """One model, its `parent` not looked at yet, and which that is: role and version."""
         found = self._released(role, version)
         share = self._pointers[role].share(version)
         named: dict[str, Any] = {"model": role, "version": version, "share": share, "served": share > 0}
         if found is None:
-            return {**named, "round": None, "dataset": None, "examples": [], "verdicts": [], "parent": None}
+            nothing: dict[str, Any] = {"round": None, "dataset": None, "examples": [], "verdicts": []}
+            return {**named, **nothing, "began_from": None, "parent": None}, None
         dataset = found.dataset
         rows = self._examples.read(_EXAMPLE, f"dataset = {quoted(dataset.version)}").to_pylist()
         parent = _parent(found)
-        return {
+        made = {
             **named,
             "round": _round(found.round, found),
             "dataset": {
@@ -272,8 +289,10 @@ class _Followed:
             },
             "examples": [{**_plain(row), "learned": row["split"] in learned_splits(role)} for row in rows],
             "verdicts": self._behind(rows),
-            "parent": self.model(*parent) if parent else None,
+            "began_from": "/".join(parent) if parent else None,
+            "parent": None,
         }
+        return made, parent
 
     def _released(self, role: str, version: str) -> Manifest | None:
         """The manifest of the round that released a version, which is named by that round."""
@@ -294,20 +313,29 @@ class _Followed:
 
     def _behind(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The verdicts behind examples, in head order; for a removed one, only its address and the reason."""
-        addresses = {Event.parse(origin) for row in rows for origin in row["origins"] if origin.startswith(FEEDBACK.name)}
-        wanted = pa.array([str(address) for address in addresses], pa.string())
-        verdicts = {
-            _address(row): row
-            for rows in (self._feedback.scan(_VERDICT) if addresses else ())
-            for row in rows.filter(pc.is_in(_addresses(rows), value_set=wanted)).to_pylist()
-        }
+        addresses = sorted({Event.parse(origin) for row in rows for origin in row["origins"] if origin.startswith(FEEDBACK.name)})
+        verdicts: dict[str, Mapping[str, Any]] = {}
+        for (topic, partition), own in groupby(addresses, key=lambda address: (address.topic, address.partition)):
+            offsets = [address.offset for address in own]
+            # Between the first and the last of them, so that files of other verdicts are not read.
+            here = f"topic = {quoted(topic)} AND partition = {partition}"
+            where = f"{here} AND offset >= {offsets[0]} AND offset <= {offsets[-1]}"
+            for batch in self._feedback.scan(_VERDICT, where):
+                wanted = batch.filter(pc.is_in(batch.column("offset"), value_set=pa.array(offsets, pa.int64())))
+                verdicts.update((_address(row), row) for row in wanted.to_pylist())
         behind = []
-        for address in map(str, sorted(addresses)):
+        for address in map(str, addresses):
             if (verdict := verdicts.get(address)) is not None:
                 behind.append(_verdict(verdict))
             else:
                 behind.append({"event": address, "gone": self._forgotten.get(address, "not in the table")})
         return behind
+
+    @cached_property
+    def _forgotten(self) -> dict[str, str]:
+        """When and by whom each event was forgotten."""
+        rows = self._suppressions.read(("origins", "who", "at")).to_pylist()
+        return {origin: f"forgotten {row['at']:%Y-%m-%d} by {row['who']}" for row in rows for origin in row["origins"]}
 
 
 def _round(number: int, found: Manifest) -> dict[str, Any]:
@@ -411,12 +439,6 @@ def _answer_counts(interactions: TableReader, indexes: Indexes) -> Counter[tuple
     return counts
 
 
-def _forgotten(suppressions: TableReader) -> dict[str, str]:
-    """When and by whom each event was forgotten."""
-    rows = suppressions.read(("origins", "who", "at")).to_pylist()
-    return {origin: f"forgotten {row['at']:%Y-%m-%d} by {row['who']}" for row in rows for origin in row["origins"]}
-
-
 def _learned_by_proof(proofs: ObjectReader, suppressions: Iterable[str]) -> set[tuple[str, str]]:
     """The (model, version) pairs that had learned from the suppressed data, according to the proofs."""
     keys = [info.key for one in sorted(suppressions) for info in proofs.list(f"{one}/") if not info.key.endswith("/open.json")]
@@ -427,11 +449,6 @@ def _parent(made: Manifest) -> tuple[str, str] | None:
     """(model, version) of the weights a round began from; `None` for the packaged ones."""
     model, _, version = made.start.partition("/")
     return (model, version) if version else None
-
-
-def _addresses(rows: pa.RecordBatch) -> pa.Array:
-    """The address of each row's event, as `_address`."""
-    return pc.binary_join_element_wise(*(rows.column(name).cast(pa.string()) for name in _ORIGIN), "/")
 
 
 def _address(row: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.errors import NotFound, WrongUsage
 from headrace.landing.land import land
-from headrace.lineage.graph import trace_answer, trace_event
+from headrace.lineage.graph import MOST_PARENTS, trace_answer, trace_event
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexWriter
 from headrace.training.cutoff import bound, parent_before, suppressed
 
@@ -71,11 +71,11 @@ def story(world: World) -> dict[str, Any]:
     return {"asked": asked, "judged": judged, "last": last, "chunk": chunk_id, "versions": (reranker, generator, grown)}
 
 
-def shown(tree: Any) -> str:
-    console = Console(file=io.StringIO(), width=100)
+def shown(tree: Any, *, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(tree, highlight=False)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= width
     return text
 
 
@@ -102,6 +102,28 @@ def test_an_answer_is_followed_to_the_verdicts_behind_it(world: World, story: di
     text = shown(answer_tree(found))
     for said in ("answer q-2", "re-ranker v000001  made by round 1", "began from", story["judged"][0], "pump.md"):
         assert said in text, text
+
+
+def test_a_model_of_many_rounds_is_followed_back_so_many_of_them(world: World, story: dict[str, Any]) -> None:
+    first, last = 101, 101 + MOST_PARENTS + 5
+    start = ""
+    for number in range(first, last + 1):
+        start = f"generator/{world.round(number, f'aaaa{number:08d}', [], model='generator', start=start)}"
+    try:
+        world.say(INTERACTIONS, [interaction("q-many", "eve", "valves", tenant=TENANT, minute=90, generator_version=start[10:])])
+        world.runner.run(land)
+        found = world.runner.run(trace_answer, answer_id="q-many")
+    finally:  # the story has three rounds
+        for number in range(first, last + 1):
+            world.objects(ROUNDS).delete(f"{number:06d}.json")
+    model, numbers = found["models"][2], []
+    while model is not None:
+        numbers.append(model["round"]["round"])
+        oldest, model = model, model["parent"]
+    assert numbers == list(range(last, last - MOST_PARENTS - 1, -1))
+    assert oldest["began_from"] == f"generator/v{last - MOST_PARENTS - 1:06d}"
+    json.dumps(found)  # not nested deeper than readers of JSON accept
+    assert f"{oldest['began_from']}, and so on" in " ".join(shown(answer_tree(found), width=400).split())
 
 
 def test_an_answer_of_before_any_round_has_no_teacher(world: World, story: dict[str, Any]) -> None:

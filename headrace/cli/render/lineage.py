@@ -82,6 +82,8 @@ def _model(tree: Tree, model: Mapping[str, Any]) -> None:
     _listed(node.add(_line(f"{_count(model['verdicts'], 'verdict')} behind it")), model["verdicts"], _verdict_line)
     if model["parent"] is not None:
         _model(node.add(_line("began from")), model["parent"])
+    elif model["began_from"] is not None:
+        node.add(_line("began from", f"{model['began_from']}, and so on"))
 
 
 def _listed(node: Tree, items: Sequence[Any], line: Callable[[Any], str], *, most: int = _FIRST) -> None:
