@@ -1476,6 +1476,14 @@ MUTANTS = (
         "A pass that is killed behind its commit leaves a claim for thirty days: sources that nobody has stay.",
         ("tests/security/test_races.py::test_what_a_pass_that_was_killed_had_processed_claims_nothing",),
     ),
+    Mutant(
+        "Z50",
+        "headrace/documents/pii.py",
+        r"|\d{1,5}+)){0,7}",
+        r"|\d{1,5})){0,7}",
+        "A run of digits is split in every way: a small document stops the service for minutes.",
+        ("tests/unit/test_documents_pii.py::test_the_time_grows_with_the_text_and_no_faster",),
+    ),
 )
 
 

@@ -36,6 +36,7 @@ RESULT = pa.schema(
         *(pa.field(name, pa.large_string()) for name in ("text", "title", "media", "note", "remark")),
         pa.field("parts", pa.list_(_PART)),
         pa.field("ocr_confidence", pa.float64()),
+        pa.field("pii", pa.map_(pa.string(), pa.int64())),
     ]
 )
 
@@ -75,6 +76,7 @@ def _result(parser: Parser, row: Mapping[str, Any]) -> dict[str, Any]:
         "remark": parsed.remark,
         "parts": parts,
         "ocr_confidence": parsed.ocr_confidence,
+        "pii": list(parsed.pii.items()),
     }
 
 
@@ -132,7 +134,8 @@ class ParsingAhead(Parsing):
         if state != _PARSED:
             raise BadDocument(event["uri"], result["reason"])
         parts = tuple(DocumentPart(part["start"], part["place"]) for part in result["parts"] or ())
-        return Parsed(result["text"], result["title"], result["media"], parts, **{name: result[name] for name in _ABOUT})
+        about = {name: result[name] for name in _ABOUT}
+        return Parsed(result["text"], result["title"], result["media"], parts, **about, pii=dict(result["pii"] or ()))
 
     def _result_of(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         """The result of this event. Those of events before it are kept, since many tenants may take turns in another order."""

@@ -151,7 +151,7 @@ def put_documents(
 
     def settle() -> None:
         runner.run(land, only=(DOCUMENT_EVENTS,)).require(DOCUMENT_EVENTS)
-        before.append(_beside_others(lambda: runner.run(parse, limits=ParseLimits.from_settings(settings), policy=settings.pii)))
+        before.append(_beside_others(lambda: runner.run(parse, limits=ParseLimits.from_settings(settings))))
 
     def restrict_now(readers: Mapping[str, Sequence[str]]) -> None:
         try:
@@ -210,9 +210,7 @@ def take_in(
     landed.require(DOCUMENT_EVENTS)
     after("land")
     limits = ParseLimits.from_settings(settings)
-    parsed = runner.run(
-        parse, limits=limits, seconds=parse_s, parsing=parsing, waits=waits, gives_way=gives_way, policy=settings.pii
-    )
+    parsed = runner.run(parse, limits=limits, seconds=parse_s, parsing=parsing, waits=waits, gives_way=gives_way)
     after("parse")
     return landed, parsed
 
@@ -317,7 +315,7 @@ def reindex(runner: Runner, settings: Inference, *, embedder: str = "") -> Reind
     """
     started = time.perf_counter()
     runner.run(land, only=(DOCUMENT_EVENTS,)).require(DOCUMENT_EVENTS)
-    runner.run(parse, limits=ParseLimits.from_settings(settings), policy=settings.pii)
+    runner.run(parse, limits=ParseLimits.from_settings(settings))
     own, served = runner.endpoints.embedder, runner.run(index_state)[0].serving
     if not embedder:
         embedder = served.embedder if served and resolve(own, served.embedder) else own.model

@@ -20,11 +20,10 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parsing import Parsing, UnparsedEvents
-from headrace.documents.pii import Screened, screen
+from headrace.documents.pii import note_of
 from headrace.documents.queue import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
 from headrace.documents.versions import KEPT, ORIGIN, SOURCE_GONE, keep_unnamed, origin_of, row_of, text_of_before
 from headrace.errors import BadDocument, HeadraceError, NotFound
-from headrace.settings import PiiPolicy
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
@@ -35,7 +34,7 @@ _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
 _SLICE_S = 2.0  # of parsing one document, while others may wait
 _SOON_S = 2.0  # of parsing others' documents, once what another tenant has is parsed, or it waits for the next pass
-_SCREENED, _LACKS = "screened", "lacks"  # keys of a row on its way, which are no columns
+_PII, _LACKS = "pii", "lacks"  # keys of a row on its way, which are no columns
 _READ_TO = "events_read"  # the snapshot property: the revision of the events table of which every event is processed
 
 log = logging.getLogger("headrace.index")
@@ -98,7 +97,6 @@ def parse(
     parsing: Parsing | None = None,
     waits: bool = True,
     gives_way: Callable[[Collection[str]], bool] | None = None,
-    policy: PiiPolicy | None = None,
 ) -> ParsedDocuments:
     """Parse every landed event that the documents table has not processed; rows and the offsets reached go in one commit.
 
@@ -109,8 +107,6 @@ def parse(
     With `parsing`, which the caller keeps for that pass and which knows whose turn it is, slow documents are parsed beside
     others. With `waits`, the pass waits for them if it has nothing else to do: nobody's rows are to be committed, and it need
     not give way.
-
-    `policy` says what is done with personal data.
 
     A pass over all that waits, without either bound, has its documents parsed by the workers of `batches` where these are other
     processes than this one.
@@ -187,7 +183,7 @@ def parse(
                 if not (known := origin_of(event) not in once or _is_known(event, newest)):
                     same = text_of_before(event, before)
                     row = {**row_of(event), "status": "parsed", **same} if same else None
-                    row = row or _row(event, sources, parsing, limits, slice_s, policy)
+                    row = row or _row(event, sources, parsing, limits, slice_s)
                 if known or row:
                     next(iter(waiting[tenant]))
                     if not waiting[tenant]:
@@ -228,7 +224,7 @@ def parse(
         for row in bars.track(in_turn(), "parse", total=len(new), of="documents"):
             if row is None:
                 continue
-            screened: Screened | None = row.pop(_SCREENED, None)
+            found: dict[str, int] = row.pop(_PII, {})
             lacks: str = row.pop(_LACKS, "")
             done.append(row)
             newest[row["document_id"]] = {**row, "text": "", "parts": None}
@@ -238,9 +234,9 @@ def parse(
                 counts["relabelled"] += 1
             else:
                 counts[row["status"]] += 1
-                if screened is not None and screened.counts:
-                    personal.append(Failure(row["uri"], screened.note))
-                    pii += screened.counts
+                if found:
+                    personal.append(Failure(row["uri"], note_of(found, limits.pii)))
+                    pii.update(found)
                 if lacks:
                     incomplete.append(Failure(row["uri"], lacks))
             if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
@@ -287,11 +283,10 @@ def _row(
     parsing: Parsing,
     limits: ParseLimits,
     seconds: float,
-    policy: PiiPolicy | None,
 ) -> dict[str, Any] | None:
     """The event's row; `None` if its document takes longer than so many seconds.
 
-    As `_SCREENED` it has what is personal in the text, as `_LACKS` what the text lacks.
+    As `_PII` it has how much of each kind of personal data is in the text, as `_LACKS` what the text lacks.
     """
     row = row_of(event)
     if event["kind"] == "delete":
@@ -301,7 +296,6 @@ def _row(
             raise BadDocument(event["uri"], event["reason"])
         key = object_key(event["tenant"], event["sha256"])
         parsed = parsing.go_on(event, limits, lambda: sources.get(key), seconds)
-        screened = screen(event["uri"], parsed.text, parsed.title, policy) if policy and parsed else None
     except BadDocument as error:
         return {**row, "status": "failed", "reason": error.reason}
     except NotFound:
@@ -315,9 +309,6 @@ def _row(
         return None
     parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None
     text: dict[str, Any] = {"media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}
-    text |= {"ocr_confidence": parsed.ocr_confidence, _LACKS: parsed.note}
-    notes = [parsed.note, parsed.remark]
-    if screened is not None and screened.counts:
-        text |= {"title": screened.title, "text": screened.text, _SCREENED: screened}
-        notes.append(screened.note)
+    text |= {"ocr_confidence": parsed.ocr_confidence, _LACKS: parsed.note, _PII: parsed.pii}
+    notes = [parsed.note, parsed.remark, note_of(parsed.pii, limits.pii)]
     return {**row, "status": "parsed", "reason": "; ".join(filter(None, notes)), **text}

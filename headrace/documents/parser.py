@@ -13,9 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -24,6 +24,7 @@ from typing import Any
 from headrace.documents.formats.contract import HEADER, ParseLimits, framed
 from headrace.documents.formats.markdown import outline
 from headrace.documents.formats.registry import by_media
+from headrace.documents.pii import refusal_of, screen
 from headrace.errors import BadDocument
 
 _WORKER = "headrace.documents.formats.worker"
@@ -57,6 +58,8 @@ class Parsed:
     """How the text was made, where that matters, as a clause."""
     ocr_confidence: float | None = None
     """Mean confidence over the letters that were read from scanned pages, from 0 to 1; `None` where none were."""
+    pii: Mapping[str, int] = field(default_factory=dict)
+    """How much personal data of each kind that is looked for was in its text, or in its name; some may be masked by now."""
 
 
 class Parser:
@@ -109,7 +112,7 @@ class Parser:
             return None
         if answer.get("spent"):
             self.end()
-        return _parsed(self._uri, answer)
+        return _parsed(self._uri, answer, self._limits)
 
     def ready(self) -> bool:
         """Whether `finish` need not wait."""
@@ -179,6 +182,7 @@ class _Exchange:
         self._held = bytearray()
         self._begun = 0
         self._loading = self._end = 0.0
+        self._last = math.inf
         self._late = "its parser did not start"
 
     def send(self, *pieces: bytes | memoryview) -> None:
@@ -206,8 +210,9 @@ class _Exchange:
                 raise _Killed("its parser returned an unreadable answer")
             until = until if self._begun else time.monotonic() + seconds
             self._begun += 1
-            # Once for the document, and once for each page that is read by OCR.
-            self._end = time.monotonic() + self._limits.parse_seconds
+            # Once for the document, and once for each page that is read by OCR, which begins none after so long.
+            self._last = min(self._last, time.monotonic() + self._limits.ocr_seconds + 2 * self._limits.parse_seconds)
+            self._end = min(time.monotonic() + self._limits.parse_seconds, self._last)
             self._late = f"parsing took longer than {self._limits.parse_seconds:g} s"
         return message
 
@@ -264,7 +269,7 @@ def _reason(code: int | None, output: str, limits: ParseLimits) -> str:
     return "its parser ran out of memory or crashed"
 
 
-def _parsed(uri: str, answer: dict[str, Any]) -> Parsed:
+def _parsed(uri: str, answer: dict[str, Any], limits: ParseLimits) -> Parsed:
     reason, pieces, media = answer.get("reason"), answer.get("parts"), answer.get("media")
     if isinstance(reason, str):
         raise BadDocument(uri, reason[:300])
@@ -275,10 +280,16 @@ def _parsed(uri: str, answer: dict[str, Any]) -> Parsed:
     text, parts = _joined([(str(joined), str(place)) for joined, place in pieces])
     # The heading of a table is a sheet's name, which says less than the file's name.
     title = PurePosixPath(uri).stem if by_media(media).table else _title(text, uri)
+    title, in_title = screen(title, limits.pii)  # it may be the file's name, which the parser does not return
+    counted = answer.get("pii")
+    pii = {k: n for k, n in counted.items() if k in limits.pii and isinstance(n, int)} if isinstance(counted, dict) else {}
+    pii = pii or in_title
+    if refusal := refusal_of(pii, limits.pii):
+        raise BadDocument(uri, refusal)
     confidence = answer.get("ocr_confidence")
     confidence = min(1.0, max(0.0, confidence)) if isinstance(confidence, float) else None
     note, remark = (str(answer.get(name) or "")[:300] for name in ("note", "remark"))
-    return Parsed(text, title, media, parts, note, remark, confidence)
+    return Parsed(text, title, media, parts, note, remark, confidence, pii)
 
 
 def _joined(located: list[tuple[str, str]]) -> tuple[str, tuple[DocumentPart, ...]]:

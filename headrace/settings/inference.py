@@ -65,6 +65,8 @@ class Inference(Section):
     ocr_pages: int = Field(default=200, ge=0)
     """Scanned pages of a PDF that are read by OCR, where the `ocr` extra is installed, each in the time that a file has to be
     parsed; further ones have no text. 0 reads none."""
+    ocr_seconds: float = Field(default=1_800.0, gt=0)
+    """Seconds of reading scanned pages of one PDF, after which it begins no further page: those have no text."""
     pii: PiiPolicy = PiiPolicy()
     """Personal data in documents."""
     retrieve: int = Field(default=20, ge=1)

@@ -94,6 +94,14 @@ def test_no_more_pages_are_read_than_the_settings_say() -> None:
     assert refused.value.reason == "it has no text (scanned images?)"
 
 
+def test_no_page_is_begun_once_the_time_for_them_is_over() -> None:
+    """Each page has the time of a document; without a bound for all, 200 pages hold a slow document's place for hours."""
+    with Parser(replace(LIMITS, ocr_seconds=0.01)) as parser:
+        parsed = parser.parse("a.pdf", document(PUMP, PUMP, PUMP))
+    assert parsed.remark.startswith("page 1 was read by OCR")
+    assert parsed.note == "pages 2–3 have no text (scanned images?)"
+
+
 @pytest.mark.soak(minutes=0.5)
 def test_each_page_has_the_processor_time_of_a_document() -> None:
     with Parser(replace(LIMITS, parse_cpu_seconds=4)) as parser:

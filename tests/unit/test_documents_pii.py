@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import string
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.documents.pii import find_pii, screen
+from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.parser import Parsed, Parser
+from headrace.documents.pii import find_pii, note_of, refusal_of, screen
 from headrace.errors import BadDocument
-from headrace.settings import PiiPolicy
+from headrace.settings import Inference, PiiPolicy
 
 ALL = frozenset({"email", "phone", "card", "iban", "ssn"})
 
@@ -31,6 +34,8 @@ def found(text: str, *kinds: str) -> list[tuple[str, str]]:
         ("phone", "+1 (212) 555-0187"),
         ("phone", "(212) 555-0187"),
         ("phone", "212-555-0187"),
+        ("phone", "+12345678"),
+        ("phone", "+123456789012345"),
         ("card", "4111 1111 1111 1111"),
         ("card", "5500-0000-0000-0004"),
         ("card", "378282246310005"),
@@ -86,25 +91,39 @@ def test_what_has_a_checksum_goes_before_what_has_none() -> None:
 
 def test_the_policy_says_what_becomes_of_it() -> None:
     text = "Ask ada@example.org or bob@example.org; the card is 4111 1111 1111 1111."
-    nothing = screen("a.md", text, "T", PiiPolicy())
-    assert (nothing.text, nothing.note, nothing.counts) == (text, "", {})
-    warned = screen("a.md", text, "T", PiiPolicy(email="warn"))
-    assert (warned.text, warned.note) == (text, "it holds 2 e-mail addresses")
-    masked = screen("a.md", text, "Of ada@example.org", PiiPolicy(email="mask", card="warn"))
-    assert masked.text == "Ask ███@███████.███ or ███@███████.███; the card is 4111 1111 1111 1111."
-    assert masked.title == "Of ███@███████.███"
-    assert masked.note == "it holds 1 card number; 2 e-mail addresses masked"
-    with pytest.raises(BadDocument) as refused:
-        screen("a.md", text, "T", PiiPolicy(email="warn", card="refuse"))
-    assert refused.value.reason == "it holds 1 card number, which this service does not take in"
-    with pytest.raises(BadDocument):
-        screen("a.md", "nothing", "4111 1111 1111 1111", PiiPolicy(card="refuse"))
+    assert screen(text, PiiPolicy().actions()) == (text, {})
+    warns = PiiPolicy(email="warn").actions()
+    assert screen(text, warns) == (text, {"email": 2})
+    assert (note_of({"email": 2}, warns), refusal_of({"email": 2}, warns)) == ("it holds 2 e-mail addresses", "")
+    masks = PiiPolicy(email="mask", card="warn").actions()
+    masked, counts = screen(text, masks)
+    assert masked == "Ask ███@███████.███ or ███@███████.███; the card is 4111 1111 1111 1111."
+    assert note_of(counts, masks) == "it holds 1 card number; 2 e-mail addresses masked"
+    refuses = PiiPolicy(email="warn", card="refuse").actions()
+    assert refusal_of(screen(text, refuses)[1], refuses) == "it holds 1 card number, which this service does not take in"
+    assert note_of({}, refuses) == refusal_of({}, refuses) == ""
+
+
+def test_the_parser_searches_text_and_name() -> None:
+    def parsed(uri: str, text: str, **actions: Any) -> Parsed:
+        with Parser(ParseLimits.from_settings(Inference(pii=PiiPolicy(**actions)))) as parser:
+            return parser.parse(uri, text.encode())
+
+    text = "# Of ada@example.org\n\nAsk bob@example.org; the card is 4111 1111 1111 1111.\n"
+    masked = parsed("a.md", text, email="mask", card="warn")
+    assert (masked.title, masked.pii) == ("Of ███@███████.███", {"email": 2, "card": 1})
+    assert masked.text.startswith("# Of ███@███████.███\n\nAsk ███@███████.███; the card is 4111 1111 1111 1111.")
+    assert parsed("ada@example.org.txt", "nothing", email="mask").title.startswith("███@███████.███")
+    assert parsed("a.md", text).pii == {}
+    for uri, said in (("a.md", text), ("4111 1111 1111 1111.txt", "nothing")):
+        with pytest.raises(BadDocument, match="1 card number, which this service does not take in"):
+            parsed(uri, said, card="refuse")
 
 
 @given(st.text(alphabet=string.ascii_letters + string.digits + "@.+-() \n", max_size=300))
 def test_a_masked_text_is_as_long_and_holds_no_more_of_it(text: str) -> None:
     policy = PiiPolicy(email="mask", phone="mask", card="mask", iban="mask", ssn="mask")
-    masked = screen("a.md", text, "", policy).text
+    masked, _ = screen(text, policy.actions())
     assert len(masked) == len(text)
     assert [place for place, letter in enumerate(text) if letter == "\n"] == [
         place for place, letter in enumerate(masked) if letter == "\n"
@@ -112,7 +131,10 @@ def test_a_masked_text_is_as_long_and_holds_no_more_of_it(text: str) -> None:
     assert not find_pii(masked, ALL)
 
 
-HOSTILE = ("1 ", "1", "+1", "+1 ", "a@", "@a.", "@a.a", "a", "DE12 ", "A", "(212) ", "1-", "212-")
+HOSTILE = (
+    *("1 ", "1", "+1", "+1 ", "a@", "@a.", "@a.a", "a", "DE12 ", "A", "(212) ", "1-", "212-"),
+    *("+" + "1" * 38 + "x ", "+1(23)" + "4" * 30 + "x"),  # a run of digits that could be split in many ways
+)
 
 
 @pytest.mark.parametrize("piece", HOSTILE)

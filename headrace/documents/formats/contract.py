@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParseLimits:
-    """The limits of one file, as under `[inference]`; the settings say what each bounds."""
+    """The limits of one file, as under `[inference]`; the settings say what each bounds.
+
+    `pii` says what is done with each kind of personal data that is looked for.
+    """
 
     document_bytes: int
     document_pages: int
@@ -28,11 +31,14 @@ class ParseLimits:
     parse_cpu_seconds: int
     parse_memory_bytes: int
     ocr_pages: int
+    ocr_seconds: float
+    pii: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_settings(cls, settings: Inference) -> ParseLimits:
         """The limits in the settings."""
-        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
+        named = {name: getattr(settings, name) for name in cls.__dataclass_fields__ if name != "pii"}
+        return cls(**named, pii=settings.pii.actions())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from ctypes import byref, c_float
@@ -61,13 +62,15 @@ def write_pdf(file: DocumentFile, out: Output) -> None:
     pictured: list[int] = []  # pages whose text is in a picture
     scanned: dict[int, OcrPage] = {}  # those of them that were read
     reads = limits.ocr_pages if is_installed() else 0
+    until = math.inf
     for number in range(count):
         try:
             page = document[number]
             lines = list(_lines(page, document.formenv))
             if _is_pictured(page, lines):
-                if reads:
+                if reads and time.monotonic() < until:
                     reads -= 1
+                    until = min(until, time.monotonic() + limits.ocr_seconds)
                     out.working()
                     read = _read(page)
                     if read is not None and read.letters > sum(len(line.text) for line in lines):

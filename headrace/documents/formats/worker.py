@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import warnings
+from collections import Counter
 from types import ModuleType
 from typing import Any, BinaryIO
 
@@ -71,7 +72,17 @@ def _answer(name: str, data: bytes, limits: ParseLimits, answers: BinaryIO) -> d
         parts = out.parts()
         if sum(level > 0 for text, _ in parts for _, level, _ in outline(text)) > _MOST_HEADINGS:
             raise ParseRefused(f"it has more than the limit of {_MOST_HEADINGS:,} headings")
-        made = {"note": "; ".join(out.notes), "remark": out.remark, "ocr_confidence": out.ocr_confidence}
+        pii: Counter[str] = Counter()
+        if limits.pii:
+            from headrace.documents.pii import refusal_of, screen
+
+            for place, (text, name_of_part) in enumerate(parts):
+                masked, found_in_part = screen(text, limits.pii)
+                parts[place] = masked, name_of_part
+                pii += found_in_part
+            if reason := refusal_of(pii, limits.pii):
+                raise ParseRefused(reason)
+        made = {"note": "; ".join(out.notes), "remark": out.remark, "ocr_confidence": out.ocr_confidence, "pii": pii}
         return {"media": found.media + language, "parts": parts, **made}
     except ParseRefused as refusal:
         return {"reason": not_text(name) if refusal.reason == NOT_TEXT else refusal.reason}
