@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,76 @@ def test_a_file_of_terabytes_in_the_place_of_a_block_is_a_miss(tmp_path: Path) -
     assert restored(cache(plain(tmp_path)))[0] == 2 * BLOCK
 
 
+def test_of_an_oversized_file_no_more_is_read_than_a_block_may_have(tmp_path: Path) -> None:
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
+    os.truncate(blocks(tmp_path)[0], 1 << 30)
+    files = plain(tmp_path)
+    assert restored(cache(files))[0] == 0
+    (read,) = (row.bytes for row in files.meter.ledger.rows() if row.direction == "read" and row.bytes)
+    assert read <= SHAPE.stored_bytes + 1
+
+
+@pytest.mark.parametrize("planted", ["nothing", "a pipe", "a folder", "a file of terabytes"])
+def test_what_is_asked_for_ahead_may_be_anything(tmp_path: Path, planted: str) -> None:
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
+    count, into = restored(cache(plain(tmp_path)))
+    assert (count, np.array_equal(into, VALUES)) == (2 * BLOCK, True)
+    second = blocks(tmp_path)[1]
+    second.unlink()
+    if planted == "a pipe":
+        os.mkfifo(second)
+    elif planted == "a folder":
+        second.mkdir()
+    elif planted != "nothing":
+        second.touch()
+        os.truncate(second, 1 << 42)
+    count, into = restored(cache(plain(tmp_path)))
+    assert count == BLOCK
+    assert np.array_equal(into[..., :BLOCK, :], VALUES[..., :BLOCK, :])
+
+
+class Late(TimedFiles):
+    """Files of which the first read that is begun waits, after it has opened its file, until it is `freed`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(KV_CACHE, endpoints(folder), Meter(Ledger(), "test"), Mount())
+        self.freed, self.done = threading.Event(), threading.Event()
+        self._first = True
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[tuple[int, int]]:
+        first, self._first = self._first, False
+        with super()._opened(path) as opened:
+            if first:
+                self.freed.wait(60)
+            yield opened
+        if first:
+            self.done.set()
+
+
+def test_a_read_that_ends_too_late_writes_into_no_block_that_is_read_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is used for one read after the other, but not while a read that was given up may still write to it."""
+    monkeypatch.setattr("headrace.storage.files.READ_S", 0.2)
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
+    other = [9] * BLOCK
+    cache(plain(tmp_path)).save(other, VALUES[..., BLOCK:, :], restored=0)
+    files = Late(tmp_path)
+    store = FileBlocks(files)
+    ours = KvCache(store, identity="m", tenant="acme", shape=SHAPE, secret=b"ours", limit_bytes=1 << 30)
+    assert restored(ours)[0] == 0, "it took too long"
+    into = np.zeros(SHAPE.array(BLOCK), np.float32)
+
+    def fill(part: np.ndarray, values: np.ndarray) -> None:
+        files.freed.set()
+        assert files.done.wait(60)
+        np.copyto(part, values)
+
+    assert ours.restore(other, into, fill=fill) == BLOCK
+    assert np.array_equal(into, VALUES[..., BLOCK:, :])
+
+
 class Hanging(TimedFiles):
     """Files whose disk stops to answer once `hangs` is set."""
 
@@ -110,11 +181,13 @@ class Hanging(TimedFiles):
     freed = threading.Event()
     calls = 0
 
-    def _bytes(self, path: Path, most: int) -> bytes:
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[tuple[int, int]]:
         if self.hangs.is_set():
             type(self).calls += 1
             self.freed.wait(60)
-        return super()._bytes(path, most)
+        with super()._opened(path) as opened:
+            yield opened
 
 
 @pytest.mark.parametrize("questions", [6])

@@ -7,6 +7,7 @@ are counted. `python -m bench.kv` has the wall times.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,20 @@ class Recording:
         self._store, self._calls = store, calls
 
     def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> Any:
-            given = getattr(self._store, name)(*arguments)
-            self._calls.append((name, len(given) if isinstance(given, bytes) else given))
+        def call(*arguments: Any, **named: Any) -> Any:
+            given = getattr(self._store, name)(*arguments, **named)
+            if isinstance(given, AbstractContextManager):
+                return self._noted(name, given)
+            self._calls.append((name, given))
             return given
 
         return call
+
+    @contextmanager
+    def _noted(self, name: str, opened: AbstractContextManager[bytes | memoryview | None]) -> Iterator[bytes | memoryview | None]:
+        with opened as given:
+            self._calls.append((name, given if given is None else len(given)))
+            yield given
 
 
 class Server:
@@ -109,7 +118,7 @@ def test_looking_up_what_another_has_does_what_looking_up_what_nobody_has_does(
     nobodys = server.looked_up(UNKNOWN, tenant, readers_id)
     assert others == nobodys
     assert others[0] == 0
-    assert others[1] == [("get", None)], "one look at one name, which is not there"
+    assert others[1] == [("reading", None)], "one look at one name, which is not there"
 
 
 def test_an_answer_says_of_no_token_that_another_has_it_cached(server: Server) -> None:

@@ -144,11 +144,11 @@ def test_a_block_that_goes_during_a_restore_shortens_it_and_ends_nothing(tmp_pat
         def __getattr__(self, name: str) -> Any:
             return getattr(blocks, name)
 
-        def get(self, name: str) -> bytes | None:
+        def reading(self, name: str, most: int, *, then: str) -> Any:
             self.reads += 1
             if self.reads == 2:
                 blocks.delete(name)
-            return blocks.get(name)
+            return blocks.reading(name, most, then=then)
 
     assert cache_on(Going()).restore(TOKENS, zeros(TOKENS)) == BLOCK
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from kv_contract import CONTRACT, SHAPE, held, zeros
 
@@ -34,6 +36,10 @@ class PlainBlocks:
 
     def get(self, name: str) -> bytes | None:
         return self._held[name][0] if name in self._held else None
+
+    @contextmanager
+    def reading(self, name: str, most: int, *, then: str = "") -> Iterator[bytes | None]:
+        yield self.get(name)
 
     def put(self, name: str, data: bytes) -> None:
         self._held[name] = data, BlockInfo(name, len(data), next(self._clock))
@@ -117,6 +123,24 @@ def test_a_stage_and_the_model_server_share_blocks_and_each_is_metered(tmp_path:
     quick.put("acme/a", b"1")
     assert patient.blocks.get("acme/a") == b"1"
     assert {row["stage"] for row in ledger.export()} == {"models", "drop"}
+
+
+def test_blocks_are_read_into_memory_that_was_used_before(tmp_path: Path) -> None:
+    backend = FileBackend()
+    endpoints = Endpoints.model_construct(files_dir=tmp_path)
+    rooms = set()
+    for number in range(6):  # each prompt opens the store anew
+        store = backend.open(KV_CACHE, endpoints, Meter(Ledger(), "test"), wait=number % 2 == 0)
+        store.put("acme/a", bytes([number]) * 5_000)
+        with store.reading("acme/a", 4_000) as data:
+            assert data == bytes([number]) * 4_000
+            rooms.add(np.frombuffer(data, np.uint8).ctypes.data)
+        with store.reading("acme/none", 4_000) as nothing:
+            assert nothing is None
+    assert len(rooms) == 1
+    store.put("acme/b", b"b")
+    with store.reading("acme/a", 4_000) as one, store.reading("acme/b", 4_000) as other:  # two prompts at a time
+        assert (one, other) == (bytes([5]) * 4_000, b"b")
 
 
 class CountedBlocks(PlainBlocks):

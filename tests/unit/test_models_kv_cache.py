@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,13 @@ def model() -> Iterator[SmolLM]:
 class WithoutAccessTimes(FileWriter):
     """Files on a mount that keeps no access times, as many do: reading dates nothing."""
 
-    def read(self, key: str, most: int = -1) -> bytes | None:
-        before = (self.root / key).stat() if (self.root / key).exists() else None
-        data = super().read(key, most)
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[tuple[int, int]]:
+        before = path.stat() if path.exists() else None
+        with super()._opened(path) as opened:
+            yield opened
         if before is not None:
-            os.utime(self.root / key, ns=(before.st_atime_ns, before.st_mtime_ns))
-        return data
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 @pytest.fixture

@@ -9,14 +9,16 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from headrace.catalog import KV_CACHE, Store
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.files import FileWriter, Mount, TimedFiles
+from headrace.storage.files import FileWriter, Mount, ReadBuffer, TimedFiles
 from headrace.storage.listing import FileInfo, FolderListing
 from headrace.storage.meter import Meter
 
@@ -42,6 +44,13 @@ class BlockStore(Protocol):
 
     def get(self, name: str) -> bytes | None:
         """A block's bytes, or `None` if there is none."""
+
+    def reading(self, name: str, most: int, *, then: str = "") -> AbstractContextManager[bytes | memoryview | None]:
+        """A block's bytes, at least its first `most` if it has more, or `None` if there is none.
+
+        They are good within the context only: the store may use their memory again. `then` is the block that is read next, if
+        this one is there; storage may begin to read it.
+        """
 
     def put(self, name: str, data: bytes) -> None:
         """Store a block atomically."""
@@ -78,6 +87,8 @@ _LEFT_S = 3600.0
 """A half-written block that is so old was left by a writer that was killed, and goes."""
 
 
+_BUFFERS = 2
+"""Reads at a time whose memory is kept for the next ones."""
 _MOST_BYTES = 256 << 20
 """That are read of a file, several times a block of the largest models: somebody may leave one that says it has terabytes."""
 
@@ -85,13 +96,28 @@ _MOST_BYTES = 256 << 20
 class FileBlocks:
     """Blocks in the file tier: one file per block, one directory per tenant. What is `listed` is kept between uses."""
 
-    def __init__(self, files: FileWriter, listed: FolderListing | None = None) -> None:
+    def __init__(self, files: FileWriter, listed: FolderListing | None = None, buffers: deque[ReadBuffer] | None = None) -> None:
         self._files = files
         self._listed = listed or files.listing()
+        self._buffers = deque[ReadBuffer](maxlen=_BUFFERS) if buffers is None else buffers
 
     def get(self, name: str) -> bytes | None:
         """See `BlockStore.get`."""
         return self._files.read(name, _MOST_BYTES)
+
+    @contextmanager
+    def reading(self, name: str, most: int, *, then: str = "") -> Iterator[memoryview | None]:
+        """See `BlockStore.reading`."""
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = ReadBuffer()
+        # A read that takes too long ends in an error here and may still write to its buffer, which is not used again then.
+        data = self._files.read_into(buffer, name, most, then=then)
+        try:
+            yield data
+        finally:
+            self._buffers.append(buffer)
 
     def put(self, name: str, data: bytes) -> None:
         """See `BlockStore.put`."""
@@ -155,20 +181,24 @@ class BlockBackend(Protocol):
 
 
 class FileBackend:
-    """The file tier. Stores opened without `wait` share a circuit breaker for a mount that does not answer, and a listing."""
+    """The file tier. Stores opened without `wait` share a circuit breaker for a mount that does not answer, and a listing.
+
+    All share memory to read into.
+    """
 
     store = KV_CACHE
 
     def __init__(self) -> None:
         self._mount = Mount()
         self._listings: dict[Path, FolderListing] = {}
+        self._buffers = deque[ReadBuffer](maxlen=_BUFFERS)
 
     def open(self, store: Store, endpoints: Endpoints, meter: Meter, *, wait: bool) -> BlockStore:
         """See `BlockBackend.open`."""
         if wait:
-            return FileBlocks(FileWriter(store, endpoints, meter))
+            return FileBlocks(FileWriter(store, endpoints, meter), buffers=self._buffers)
         files = TimedFiles(store, endpoints, meter, self._mount)
-        return FileBlocks(files, self._listings.setdefault(files.root, files.listing()))
+        return FileBlocks(files, self._listings.setdefault(files.root, files.listing()), self._buffers)
 
 
 def _info(file: FileInfo) -> BlockInfo:

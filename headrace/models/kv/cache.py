@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -302,23 +303,27 @@ class KvCache:
         """Look a prefix's blocks up until one is not there.
 
         One after the other: a thread that read ahead made loading half as fast, since reading, checking and conversion wait for
-        the same memory and the interpreter's lock.
+        the same memory and the interpreter's lock. While a disk reads one, its file system is asked for the next. A block is
+        good until the next one is looked up.
         """
         for position, key in enumerate(keys):
             began = time.perf_counter()
-            block, read = self._behind.writes.block(self._name(position, key)) if self._behind else None, 0
-            waiting = block is not None
-            if block is None:
-                block, read = self._read(position, key)
-            yield _Lookup(block, waiting, read, time.perf_counter() - began)
+            name = self._name(position, key)
+            block = self._behind.writes.block(name) if self._behind else None
+            if block is not None:
+                yield _Lookup(block, True, 0, time.perf_counter() - began)
+                continue
+            then = self._name(position + 1, keys[position + 1]) if position + 1 < len(keys) else ""
+            with ExitStack() as read:
+                block, size = self._read(read, name, key, then)
+                yield _Lookup(block, False, size, time.perf_counter() - began)
             if block is None:
                 return
 
-    def _read(self, position: int, key: str) -> tuple[Values | None, int]:
-        """A block, or `None`, and the bytes that were read."""
-        name = self._name(position, key)
+    def _read(self, read: ExitStack, name: str, key: str, then: str) -> tuple[Values | None, int]:
+        """A block, which is good until `read` is closed, or `None`, and the bytes that were read."""
         try:
-            data = self._blocks.get(name)
+            data = read.enter_context(self._blocks.reading(name, self._shape.stored_bytes + 1, then=then))
             if data is None:
                 return None, 0
             block = unpacked(key, data, self._shape, self._secret)

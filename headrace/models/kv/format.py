@@ -58,6 +58,11 @@ class Shape:
         """What the values of a block take."""
         return math.prod(self.array(BLOCK)) * np.dtype(self.dtype).itemsize
 
+    @property
+    def stored_bytes(self) -> int:
+        """What a stored block may take at most; of a file, no more has to be read than one byte beyond that."""
+        return _HEADER_BYTES + self.block_bytes
+
     def rounded(self, values: Array) -> Values:
         """Values in the stored type; those beyond its range become its largest."""
         largest = np.finfo(self.dtype).max
@@ -90,13 +95,13 @@ def pack(key: str, block: Array, shape: Shape, secret: bytes) -> bytes:
     return b"".join((len(header).to_bytes(8, "little"), header, values))
 
 
-def unpack(key: str, data: bytes, shape: Shape, secret: bytes) -> Values | None:
+def unpack(key: str, data: bytes | memoryview, shape: Shape, secret: bytes) -> Values | None:
     """The block in these bytes, in the stored type, or `None` if they are damaged or of another block."""
     found = unpacked(key, data, shape, secret)
     return None if isinstance(found, str) else found
 
 
-def unpacked(key: str, data: bytes, shape: Shape, secret: bytes) -> Values | str:
+def unpacked(key: str, data: bytes | memoryview, shape: Shape, secret: bytes) -> Values | str:
     """The block in these bytes, or what is wrong with them: `torn`, `foreign` (another block, format or type) or `rotten`.
 
     The block is a view of `data`, so that nothing is copied.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from headrace.catalog import Store
@@ -123,6 +124,11 @@ class FrontedBlocks:
         if data is not None:
             self._memory.put(name, data)
         return data
+
+    @contextmanager
+    def reading(self, name: str, most: int, *, then: str = "") -> Iterator[bytes | None]:
+        """See `BlockStore.reading`."""
+        yield self.get(name)
 
     def put(self, name: str, data: bytes) -> None:
         """See `BlockStore.put`."""

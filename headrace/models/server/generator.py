@@ -179,7 +179,7 @@ class SmolLM:
                 f"of {self.window}.",
                 hint="Send a shorter prompt or a smaller max_tokens.",
             )
-        memory = torch.empty(self.shape.array(capacity))
+        memory = kv_memory(self.shape, capacity)
         past = DynamicCache(config=self._model.config)
         past.layers = [_Row(memory[layer]) for layer in range(self.shape.layers)]
         # The last token is always computed: its logits choose the first word of the answer.
@@ -233,7 +233,7 @@ class SmolLM:
     @torch.inference_mode()
     def recomputed(self, tokens: Sequence[int]) -> Iterator[Any]:
         """Keys and values of the full blocks of a prefix, each as it would be stored: (layers, 2, heads, BLOCK, width)."""
-        memory = torch.empty(self.shape.array(len(tokens)))
+        memory = kv_memory(self.shape, len(tokens))
         past = DynamicCache(config=self._model.config)
         past.layers = [_Row(memory[layer]) for layer in range(self.shape.layers)]
         for begin in range(0, len(tokens) - BLOCK + 1, BLOCK):
@@ -260,6 +260,15 @@ class SmolLM:
         answer = self._model(ids, past_key_values=past, use_cache=True, logits_to_keep=1)
         logits: torch.Tensor = answer.logits[0, -1]
         return logits
+
+
+def kv_memory(shape: Shape, tokens: int) -> torch.Tensor:
+    """Uninitialised float32 memory for so many tokens' keys and values: (layers, 2, heads, tokens, width).
+
+    NumPy asks for huge pages where it takes megabytes, torch does not, and a fault for each page of 4 KiB takes as long as
+    restoring the values.
+    """
+    return torch.from_numpy(np.empty(shape.array(tokens), np.float32))
 
 
 with warnings.catch_warnings():
