@@ -82,7 +82,7 @@ def parts(settings: Settings) -> Iterator[_Part]:
         case Vast():
             yield _Part("tables", f"{tables.endpoint}/{tables.bucket}", lambda: _reached(tables.endpoint, "tables"))
         case EmbeddedPart() if isinstance(objects, S3):
-            yield _Part("tables", f"{objects.endpoint}/{objects.bucket}/tables", lambda: _reached(objects.endpoint, "objects"))
+            yield _Part("tables", f"{objects.endpoint}/{objects.bucket}/tables", lambda: _tables(objects))
         case EmbeddedPart():
             yield _Part("tables", "", None)
     match head:
@@ -168,6 +168,11 @@ def _objects(s3: S3) -> str:
             "Headrace commits by conditional puts; enable them there. `headrace check --only object` says what depends on them.",
         )
     return "Lists, puts, gets and deletes; conditional puts work."
+
+
+def _tables(s3: S3) -> str:
+    _objects(s3)
+    return "Files as those of objects; their catalog is in the metadata store."
 
 
 def _catalog(settings: Settings, tables: RestCatalog) -> str:

@@ -111,7 +111,8 @@ def diagram(
     palette = PALETTES[_one_of("--theme", theme, [*PALETTES])]
     drawn = diagram_of(settings_of().home, pipeline, run=run, against=against)
     title = draw(drawn, output, view=chosen, detail=level, palette=palette, triggers=triggers)
-    out.print(f"Wrote {output}: {title}", highlight=False)
+    of = f" from run {drawn.run_id}" if drawn.measured else ""
+    out.print(f"Wrote {output}{of}: {title}", highlight=False)
 
 
 def _one_of(option: str, value: str, choices: Sequence[str]) -> str:

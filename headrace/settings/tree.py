@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from headrace.errors import BadSettings
 from headrace.imports import when_used
@@ -154,7 +154,8 @@ class Settings(BaseSettings):
             require_trusted()
             return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
-            faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {_fault(fault)}" for fault in error.errors()]
+            keyed = [(_key(fault["loc"]), fault) for fault in error.errors()]
+            faults = [f"  {'.'.join(key) or 'settings'}: {_fault(fault, key)}" for key, fault in keyed]
             raise BadSettings("The settings are invalid:\n" + "\n".join(faults), hint="See docs/reference/settings.md.") from None
         except SettingsError as error:
             raise BadSettings(f"The environment: {error}.", hint="A section and a list are JSON there.") from None
@@ -164,16 +165,41 @@ class Settings(BaseSettings):
             raise BadSettings(f"{settings_path()} cannot be read: {error.strerror}.", hint="Check its owner and mode.") from None
 
 
-def _fault(fault: Mapping[str, Any]) -> str:
-    """A validation fault in plain words, with the environment variables that set the value."""
+def _key(place: Sequence[int | str]) -> tuple[str, ...]:
+    """The key in `headrace.toml` of a place that pydantic names: without the types of sections that can be of several."""
+    kinds: list[type[BaseModel]] = [Settings]
+    names = []
+    for part in place:
+        if isinstance(part, str) and len(kinds) > 1:
+            kinds = [kind for kind in kinds if part in get_args(kind.model_fields["type"].annotation)]
+            continue
+        names.append(str(part))
+        if isinstance(part, str):
+            fields = (kind.model_fields.get(part) for kind in kinds)
+            kinds = [section for field in fields if field for section in _sections(field.annotation)]
+    return tuple(names)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _fault(fault: Mapping[str, Any], key: Sequence[str]) -> str:
+    """A validation fault in plain words, with the environment variables that set the value, or could."""
     place = fault["loc"]
     match fault["type"]:
         case "union_tag_not_found":
-            said = f"it has keys but no `type`, which says what it is; set {'.'.join(map(str, place))}.type"
+            said = f"it has keys but no `type`, which says what it is; set {'.'.join(key)}.type"
         case "union_tag_invalid":
             said = f"there is no type {fault['ctx']['tag']!r}; choose from {fault['ctx']['expected_tags']}"
         case "extra_forbidden":
             said = "there is no such key"
+        case "missing":
+            in_a_list = any(name.isdecimal() for name in key)  # which is JSON as a whole in the environment
+            said = "it is missing" + ("" if in_a_list else f"; set it there, or HEADRACE_{'__'.join(key).upper()}")
         case _:
             said = str(fault["msg"])
     prefix = f"HEADRACE_{str(place[0]).upper()}" if place else "HEADRACE_"

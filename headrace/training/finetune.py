@@ -20,7 +20,7 @@ from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Job, Trained, train
 
 _DONE = "trained.json"
-_MORE = "Gather more verdicts: headrace ask, then headrace feedback."
+_MORE = "Gather more verdicts: `headrace ask`, then `headrace feedback`."
 SIMULATED = "Simulated users are learned from with `headrace train --simulated`."
 
 

@@ -116,7 +116,7 @@ def lacking(recipe: str, model: str, found: Power, gate: Gate, *, simulated: boo
     what = "judged" if model == RANKING else "held-out"
     there = f"{found.questions:,} {what} question{'' if found.questions == 1 else 's'}"
     are = "is" if found.questions == 1 else "are"
-    more = "Gather more verdicts: headrace ask, then headrace feedback." + (f" {SIMULATED}" if simulated else "")
+    more = "Gather more verdicts: `headrace ask`, then `headrace feedback`." + (f" {SIMULATED}" if simulated else "")
     if found.needed is None:
         return NothingToLearn(
             f"{recipe} is not trained: retrieval has every passage of {there} in the right order, so nothing could be better.",

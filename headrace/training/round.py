@@ -84,7 +84,7 @@ def plan(
     if feedback.snapshot() is None or interactions.snapshot() is None:
         raise NothingToLearn(
             "There is no verdict to learn from yet.",
-            hint="Ask something and judge it: headrace ask, then headrace feedback ANSWER_ID --up.",
+            hint="Ask something and judge it: `headrace ask`, then `headrace feedback ANSWER_ID --up`.",
         )
     chosen = recipe_of(recipe)
     earlier = manifest.newest_of(rounds, recipe)

@@ -66,6 +66,15 @@ def test_another_file_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[inference]\nchunk_tokens = 4000", "inference.chunk_tokens"),
         ("[objects]\ntype = 'gcs'", "objects"),
         ("[objects]\ntype = 's3'\naccess_key = 'a'\nsecret_key = 'b'", "endpoint"),
+        (
+            "[objects]\ntype = 's3'\nendpoint = 'x'\naccess_key = 'a'",
+            "  objects.secret_key: it is missing; set it there, or HEADRACE_OBJECTS__SECRET_KEY",
+        ),
+        ("[objects]\ntype = 's3'\nendpoint = 'x'\naccess_key = 'a'\nsecret = 'b'", "  objects.secret: there is no such key"),
+        ("[models.generator]\ntype = 'endpoint'\nmodel = 'm'", "set it there, or HEADRACE_MODELS__GENERATOR__URL"),
+        ("[[triggers]]\nname = 'a'\nevery_s = 60\naction = {type = 'command'}", "  triggers.0.action.command: it is missing"),
+        ("[[sources]]\nplace = 'd'\npermissions = {type = 'tags', prefix = 1}", "  sources.0.permissions.prefix"),
+        ("[models]\ngenerator = {url = 'x'}", "set models.generator.type"),
         ("tenant = 'No Spaces'", "tenant"),
         ("[inference]\npassages = 9\nretrieve = 8", "inference.passages cannot exceed inference.retrieve"),
         ("[tables]\ntype = 'rest'\nuri = 'http://127.0.0.1:1'\nwarehouse = 'w'", 'set "s3.endpoint"'),
@@ -151,7 +160,7 @@ def test_a_broker_of_ones_own_has_signed_events_only_where_that_is_asked_for(mon
     [
         ({"typ": "s3"}, "it has keys but no `type`, which says what it is; set objects.type"),
         ({"type": "s4"}, "there is no type 's4'; choose from 'embedded', 's3'"),
-        ({"type": "embedded", "bukket": "x"}, "objects.embedded.bukket: there is no such key"),
+        ({"type": "embedded", "bukket": "x"}, "objects.bukket: there is no such key"),
     ],
 )
 def test_a_section_that_is_wrong_is_told_in_words(value: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,9 +102,9 @@ function tables(found) {
   const supply = table("Demand beside DGX SuperPOD's guideline", [
     { name: "level", title: "SuperPOD's guideline", value: (one) => one.read, cell: (one) => one.level },
     { name: "read", title: "Read", number: true, value: (one) => one.read, cell: (one) => speed(one.read) },
-    { name: "read_share", title: "Of it needed", number: true, value: (one) => one.read_share, cell: (one) => needed(one.read_share) },
+    { name: "read_share", title: "Needed of that", number: true, value: (one) => one.read_share, cell: (one) => needed(one.read_share) },
     { name: "write", title: "Write", number: true, value: (one) => one.write, cell: (one) => speed(one.write) },
-    { name: "write_share", title: "Of it needed", number: true, value: (one) => one.write_share, cell: (one) => needed(one.write_share) },
+    { name: "write_share", title: "Needed of that", number: true, value: (one) => one.write_share, cell: (one) => needed(one.write_share) },
     { name: "meant", title: "Meant for", cell: (one) => one.meant_for, wide: true },
   ]);
   supply.show(found.supply);

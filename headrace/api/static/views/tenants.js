@@ -74,7 +74,7 @@ export function open(section) {
     try {
       const found = (await get("/v1/audit", { tenant: whose.value, before, reads: reads.checked, limit: LINES })).data;
       if (!wanted()) return null;
-      if (!found.length && !before) return fill(audit, empty("Nothing yet", make("p", {}, "Each question, each change and each refused request is a line here, a few seconds after it happened; with the box ticked, each read is, too.")));
+      if (!found.length && !before) return fill(audit, empty("Nothing yet", make("p", {}, "Each question, change and refused request to the API and this page is a line here a few seconds later; with the box ticked, each read is, too. Of commands, those that change tenants and keys or forget something are.")));
       const lines = table("Audit, newest first", [
         { name: "at", title: "When", cell: (one) => make("time", { dateTime: one.at, title: exactly(one.at) }, ago(one.at)) },
         { name: "tenant", title: "Tenant", cell: (one) => one.tenant || "–" },
