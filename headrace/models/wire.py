@@ -122,7 +122,7 @@ class ChatExtras(ModelRequest):
     documents: Annotated[list[Annotated[str, Field(pattern=DOCUMENT)]], Field(max_length=DOCUMENTS_MAX)] | None = None
     """The ids of the documents whose passages are in the prompt: its blocks go when one of them does. Unset: not known."""
     run: str = Field(default="", max_length=ANSWER_ID_MAX)
-    """The run that asks: what is stored behind its answers is told with its next one, or at its end."""
+    """The run that asks: what is stored behind its answers is reported with its next one, or at its end."""
     cache: bool = True
     """Whether blocks of the prompt are read from and written to the KV cache."""
     kv_cache_bytes: Annotated[int, Field(ge=0)] | None = None

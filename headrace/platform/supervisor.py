@@ -272,7 +272,7 @@ class Supervisor:
                 if part == "objects" and self._ports.squatted:
                     raise PortTaken(f"{child.name} cannot create its sockets in /tmp: another user owns files with their names.")
                 if self.stopping:
-                    raise Unavailable("The platform was told to stop while starting.", hint="Run the command again.")
+                    raise Unavailable("The platform was stopped while it started.", hint="Run the command again.")
                 if fault is not None and time.monotonic() - begun > READY_SECONDS:
                     raise child.fault(f"did not get ready in {READY_SECONDS:.0f} s ({fault})")
             if part == "objects" and (fault := unguarded(self.home, self._ports)) is not None:

@@ -168,7 +168,7 @@ class RoundRunner:
     def unshared(self) -> frozenset[str]:
         """Tenants whose verdicts are not learned from, because they did not opt in to training shared models.
 
-        A tenant that the metadata store does not know (from the command line) belongs to whoever runs this home and is learned
+        A tenant that the metadata store does not know (from the command line) belongs to the owner of this home and is learned
         from. So is the settings' own tenant while it is the only one.
         """
         if self.runner.endpoints.metadata is None:

@@ -42,34 +42,36 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("headrace.scheduler").setLevel(logging.INFO)
     before = status.stored(given.home)
-    told = Status(given.home, **{name: before[name] for name in ("round", "last", "models", "recipes")}, state=status.STARTING)
-    told.flush()
+    report = Status(given.home, **{name: before[name] for name in ("round", "last", "models", "recipes")}, state=status.STARTING)
+    report.flush()
     try:
-        _train(given.home, given.name, told)
+        _train(given.home, given.name, report)
     except KeyboardInterrupt:
         pass
     except HeadraceError as error:
         log.error("%s", error)
-        told.update(trouble={"recipe": "", "why": error.message, "hint": error.hint, "times": 1, "next": ""}, state=status.ENDED)
-        told.flush()
+        report.update(
+            trouble={"recipe": "", "why": error.message, "hint": error.hint, "times": 1, "next": ""}, state=status.ENDED
+        )
+        report.flush()
         return 1
-    told.update(state=status.ENDED)
-    told.flush()
+    report.update(state=status.ENDED)
+    report.flush()
     return 0
 
 
-def _train(home: Path, name: str, told: Status) -> None:
+def _train(home: Path, name: str, report: Status) -> None:
     settings = Settings.load(home=home)
     _lower_priority(settings.training.nice)
     with (
         App(settings, "loop", quiet=True, searches=False) as app,  # it mostly waits; rounds of few recipes open the index
         contextlib.suppress(KeyboardInterrupt),  # a normal end of the run
     ):
-        loop = Scheduler(app, told, name)
+        loop = Scheduler(app, report, name)
         over = threading.Event()
         with contextlib.suppress(HeadraceError):
             loop.lease.beat()
-        beating = threading.Thread(target=_beat, args=(loop.lease, told, over), name="beat", daemon=True)
+        beating = threading.Thread(target=_beat, args=(loop.lease, report, over), name="beat", daemon=True)
         beating.start()
         try:
             loop.run()
@@ -80,7 +82,7 @@ def _train(home: Path, name: str, told: Status) -> None:
                 loop.lease.leave()
 
 
-def _beat(lease: LeaderLease, told: Status, over: threading.Event) -> None:
+def _beat(lease: LeaderLease, report: Status, over: threading.Event) -> None:
     """Keep the lease and write the status file, also while a round runs."""
     beaten = -BEAT_S
     while not over.is_set():
@@ -90,7 +92,7 @@ def _beat(lease: LeaderLease, told: Status, over: threading.Event) -> None:
             except HeadraceError as error:
                 log.warning("cannot renew the lease at present: %s", error)
             beaten = time.monotonic()
-        told.flush()
+        report.flush()
         over.wait(_FLUSH_S)
 
 

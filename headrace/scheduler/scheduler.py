@@ -73,13 +73,13 @@ class Scheduler:
     """Runs rounds for one installation while it holds the lease, and watches canaries; `go` runs a round."""
 
     def __init__(
-        self, app: App, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Round] = RoundRunner.round
+        self, app: App, report: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Round] = RoundRunner.round
     ) -> None:
         self._app = app
         self._settings = app.settings.training
         named = self._settings.recipes
         self._recipes = tuple(dict.fromkeys(one for name in named for one in (app.training.choices if name == AUTO else (name,))))
-        self._status = told
+        self._status = report
         self._pause = pause or Pause()
         self._go = go
         self._retry_at = 0.0
@@ -97,8 +97,8 @@ class Scheduler:
         self._watched_at = -_WATCH_S
         self._canaries: dict[str, str] = {}
         # The round that the previous loop process was running when it ended, if any.
-        self._ours: dict[str, Any] | None = told.get("round")
-        told.update(round=None, trouble=None)
+        self._ours: dict[str, Any] | None = report.get("round")
+        report.update(round=None, trouble=None)
 
     def run(self) -> None:
         """Run until interrupted; `KeyboardInterrupt` passes through."""
@@ -263,9 +263,9 @@ class Scheduler:
 class ReportingRunner(Runner):
     """A runner that reports its current stage to the status."""
 
-    def __init__(self, runner: Runner, told: Status) -> None:
-        super().__init__(runner.record, runner.endpoints, batches=runner.batches, bars=StatusBars(told))
-        self._status = told
+    def __init__(self, runner: Runner, report: Status) -> None:
+        super().__init__(runner.record, runner.endpoints, batches=runner.batches, bars=StatusBars(report))
+        self._status = report
 
     def run(self, stage: Stage[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See `Runner.run`."""

@@ -58,8 +58,8 @@ def reach(url: str, *, part: str) -> None:
     except OSError as error:  # ssl.SSLError and socket.gaierror are such, too
         if isinstance(error, socket.gaierror):
             raise Fault(f"The name {host} is not known on this machine.", f"Check the host name under {where}.") from None
-        told = no_answer(str(error), host, port) or (f"{host}:{port} cannot be used: {error.strerror or error}", "the address")
-        raise Fault(f"{told[0][0].upper()}{told[0][1:]}.", _hint(told[1], part)) from None
+        clause = no_answer(str(error), host, port) or (f"{host}:{port} cannot be used: {error.strerror or error}", "the address")
+        raise Fault(f"{clause[0][0].upper()}{clause[0][1:]}.", _hint(clause[1], part)) from None
 
 
 def no_answer(text: str, host: str, port: int) -> tuple[str, str] | None:
@@ -101,8 +101,8 @@ def s3_fault(error: BaseException, *, endpoint: str, bucket: str, part: str = "o
     address = urlsplit(endpoint)
     if not found and address.hostname and "error sending request" in text:
         port = address.port or _PORTS.get(address.scheme, 0)
-        if told := no_answer(text, address.hostname, port):
-            return Fault(f"The object store {endpoint} does not answer: {told[0]}.", _hint(told[1], part))
+        if clause := no_answer(text, address.hostname, port):
+            return Fault(f"The object store {endpoint} does not answer: {clause[0]}.", _hint(clause[1], part))
     return None
 
 

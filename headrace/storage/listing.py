@@ -2,7 +2,7 @@
 
 A directory's modification time changes with every entry that is made, renamed or removed in it. So the cost of a look follows the
 number of directories and what is new in them, not the number of files. Times of use (atime) are as of when a file's directory was
-read, or as `note` was told.
+read, or as `note` noted.
 """
 
 from __future__ import annotations

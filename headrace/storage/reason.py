@@ -9,6 +9,7 @@ from headrace.atomic import FULL
 # Rust's object_store: "Error performing GET URL in 687ms, after 4 retries, max_retries: 4, retry_timeout: 20s  - REASON"
 _PERFORMING = re.compile(r"^.*?Error performing \S+ \S+ in [^\n]*?  ?- (?:HTTP error: )?", re.DOTALL)
 _SOURCE_PLACE = re.compile(r",? ?/\S+\.rs(?::\d+)*|,? ?/rustc/\S*")
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _LONGEST = 300
 FULL_WORDS = ("no space", "no free volumes", "disk quota exceeded", "507 insufficient storage")
 
@@ -24,5 +25,5 @@ def reason(error: BaseException) -> str:
     text = _PERFORMING.sub("", str(error).strip())
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     # S3 errors carry the server's XML after the status.
-    first = _SOURCE_PLACE.sub("", first.split(": <", 1)[0])
+    first = _ERRNO.sub("", _SOURCE_PLACE.sub("", first.split(": <", 1)[0]))
     return first[:_LONGEST].rstrip(" .:,")

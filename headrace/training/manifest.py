@@ -87,7 +87,7 @@ class Plan(BaseModel):
     recipe_settings: dict[str, Any]
     settings: dict[str, Any]
     power: Power | None = None
-    """Of a plan that was just begun, or of before there was one, `None`."""
+    """`None` in a plan that has just begun, and in plans that had none yet."""
 
 
 class DatasetSummary(BaseModel):
@@ -118,7 +118,7 @@ class EvaluationSummary(BaseModel):
     challenger: float
     questions: int
     spread: float | None = None
-    """`None` in rounds of before it was measured."""
+    """`None` in rounds that did not measure it yet."""
 
 
 class GateDecision(BaseModel):

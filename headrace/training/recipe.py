@@ -30,7 +30,7 @@ class RecipeSettings(Section):
 
 
 class GradientSettings(RecipeSettings):
-    """What every recipe is told that trains step by step."""
+    """The parameters of every recipe that trains step by step."""
 
     epochs: int = Field(ge=1)
     """Passes over the training examples."""

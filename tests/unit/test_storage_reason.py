@@ -23,7 +23,7 @@ PERFORMING = (
             "Generic S3 error: Error performing PUT http://h/b in 1ms - Server returned non-2xx status code: 403 Forbidden: <x",
             "Server returned non-2xx status code: 403 Forbidden",
         ),
-        ("[Errno 104] Connection reset by peer.", "[Errno 104] Connection reset by peer"),
+        ("[Errno 104] Connection reset by peer.", "Connection reset by peer"),
         ("one\ntwo", "one"),
         ("", "RuntimeError"),
         ("x" * 1000, "x" * 300),

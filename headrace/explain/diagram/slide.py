@@ -216,8 +216,8 @@ def _within(kept: dict[Chosen, Flow], story: set[Chosen]) -> dict[Chosen, Flow]:
     """At most `STORES` stores: those that moved least go, the story's last."""
     weights: dict[Key, tuple[bool, int]] = {}
     for key, flow in kept.items():
-        told, moved = weights.get(flow.key, (False, 0))
-        weights[flow.key] = told or key in story, moved + _size(flow)
+        carries, moved = weights.get(flow.key, (False, 0))
+        weights[flow.key] = carries or key in story, moved + _size(flow)
     most = sorted(weights, key=lambda store: weights[store], reverse=True)[:STORES]
     return {key: flow for key, flow in kept.items() if flow.key in most}
 

@@ -389,7 +389,7 @@ def _page_cache(target: LiveTarget, options: LiveOptions, figures: Sequence[Clie
     if cached:
         return f"could not be dropped: {cached} of the first {cached + dropped} files were still in this machine's memory"
     if dropped:
-        return f"dropped before each read; seen gone for the first {dropped} files; a server's own cache still answers"
+        return f"dropped before each read; of the first {dropped} looked at, none was left; a server's own cache still answers"
     return "asked to be dropped before each read (posix_fadvise); whether it was, this file system does not say"
 
 

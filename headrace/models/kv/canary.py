@@ -51,7 +51,7 @@ class PrefixCanary:
         count: UseCounter,
         differs: Callable[[str], None],
     ) -> None:
-        """Check a share of the prefixes. `restored` are its blocks, which nobody may change; `differs` is told what differs.
+        """Check a share of the prefixes. `restored` are its blocks, which nobody may change; `differs` gets what differs.
 
         A prefix that comes while another is being checked is not.
         """

@@ -29,7 +29,7 @@ EVERY = "*"
 """Stands for all documents of a tenant, in a revocation."""
 SETTLE_S = 900.0
 """Seconds for which nothing is stored of a document after the index of passages follows its change: answers that were begun with
-the passages of before may end so much later."""
+the earlier passages may end so much later."""
 
 Stamps = dict[str, list[tuple[str, str]]]
 """Block → its notes: each a document's id and a stamp."""

@@ -103,7 +103,7 @@ class _Behind:
         return self.service.writes
 
     def store(self, tokens: Sequence[int], values: Array, *, restored: int) -> None:
-        """Store blocks and keep what that moved until the run is told."""
+        """Store blocks and keep what that moved until the run asks for it."""
         try:
             self.cache.store(tokens, values, restored=restored)
         finally:
@@ -141,7 +141,7 @@ class _Lately:
 
 
 class UnreportedWrites:
-    """What was moved after its answer, by run and tenant, until that run is told; thread-safe."""
+    """What was moved after its answer, by run and tenant, until that run asks for it; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -155,7 +155,7 @@ class UnreportedWrites:
                 self._moved.popitem(last=False)
 
     def take(self, run: str, tenant: str | None = None) -> list[dict[str, Any]]:
-        """The entries of a run (and a tenant) for `Ledger.fold`; they are told once."""
+        """The entries of a run (and a tenant) for `Ledger.fold`; each is returned once."""
         with self._lock:
             mine = [key for key in self._moved if key[0] == run and tenant in (None, key[1])]
             return [entry for key in mine for entry in self._moved.pop(key).export()]
@@ -226,7 +226,7 @@ class KvService:
     ) -> KvCache | None:
         """The cache for one prompt, or `None` where it is not used.
 
-        `ledger` counts what it reads, and what earlier prompts of this run and tenant have stored since the run was last told.
+        `ledger` counts what it reads, and what earlier prompts of this run and tenant have stored since the run last asked.
         `documents` and `readers_id` are as in `KvCache`.
         """
         count = self.use.of(tenant, model.version)

@@ -103,7 +103,7 @@ class EventFinder:
         found: list[tuple[str, dict[str, Any]]] = []
         if known is not None:
             since = (known[0] or None) if follows(known[0] or None, revision) else None
-            # Rows were removed since, or the table was made anew: its rows are told by their times, and known ones by their ids.
+            # Rows were removed since, or the table was made anew: new rows are found by time, and known ones by their ids.
             where = None if since or not known[0] else f"at >= {quoted((known[1] - _OVERLAP).isoformat())}"
             for kind, tenant, event in events_in(table, since, where):
                 found += [

@@ -64,10 +64,10 @@ def note_metadata(location: str, metadata: TableMetadata) -> None:
 
 @lru_cache(maxsize=_KEPT)
 def _table_response(body: bytes) -> TableResponse:
-    told = json.loads(body)
-    known = _metadata.get((told["metadata"].get("table-uuid"), told.get("metadata-location")))
-    if known is not None and known.last_updated_ms == told["metadata"].get("last-updated-ms"):
-        return TableResponse.model_validate({**told, "metadata": known})  # the configuration beside it may be another one
+    loaded = json.loads(body)
+    known = _metadata.get((loaded["metadata"].get("table-uuid"), loaded.get("metadata-location")))
+    if known is not None and known.last_updated_ms == loaded["metadata"].get("last-updated-ms"):
+        return TableResponse.model_validate({**loaded, "metadata": known})  # the configuration beside it may be another one
     response = TableResponse.model_validate_json(body)
     if response.metadata_location:
         note_metadata(response.metadata_location, response.metadata)
