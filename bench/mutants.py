@@ -1484,6 +1484,17 @@ MUTANTS = (
         "A run of digits is split in every way: a small document stops the service for minutes.",
         ("tests/unit/test_documents_pii.py::test_the_time_grows_with_the_text_and_no_faster",),
     ),
+    Mutant(
+        "Z51",
+        "headrace/training/measures/passages.py",
+        "if judges[i] != (user,)]",
+        "if True]",
+        "One key that judges whatever others judge has its own ranking promoted.",
+        (
+            "tests/unit/test_training_evaluate.py::test_a_question_without_a_users_verdicts_has_the_passages_that_others_judged",
+            "tests/security/test_models_cannot_be_bought.py::test_a_key_that_judges_whatever_others_judge_buys_no_model",
+        ),
+    ),
 )
 
 

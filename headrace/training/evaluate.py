@@ -27,6 +27,7 @@ from headrace.training.scratch import scratch_folder
 from headrace.training.served_order import ServedOrder
 from headrace.training.trainer import Trained, fetch
 
+_Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 _BESIDE = ("groundedness", "tokens", "wanted", "refused", "repetition")
 
 
@@ -52,10 +53,10 @@ class Evaluation:
     """Challenger and champion compared on the held-out questions, by `measure`.
 
     - `users`: how many users judged those questions; all users of one API key count as one.
-    - `alone`: for each user who is the only judge of at least half of the questions, how many those are.
+    - `alone`: for each user without whose verdicts at least half of the questions would tell nothing, how many those are.
     - `spread`: the standard deviation over questions of the difference between challenger and champion.
     - `tenants`: the comparison on each tenant's questions.
-    - `without`: for each user who judged many questions, the comparison on the others.
+    - `without`: for each user who judged many questions, the comparison by the verdicts of the others.
     - `beside`: comparisons by other properties of the answers, such as their length.
     - `card`: the part of the model card that serving needs.
     - `retrieval`: the mean of the retriever's own order, for models that reorder passages.
@@ -142,15 +143,15 @@ def evaluate(
 
 def evaluated(compared: Compared, champion_version: str, settings: Training) -> Evaluation:
     """The evaluation of a comparison."""
-    pairs = list(zip(compared.ours, compared.theirs, strict=True))
-    tenants: dict[str, list[Any]] = {}
+    pairs: list[_Pair] = list(zip(compared.ours, compared.theirs, strict=True))
+    tenants: dict[str, list[_Pair]] = {}
     users, alone = Counter[str](), Counter[str]()
     for pair in pairs:
         tenants.setdefault(pair[0]["tenant"], []).append(pair)
         users.update(pair[0]["users"])
-        if len(pair[0]["users"]) == 1:
-            alone.update(pair[0]["users"])
-    many = [u for u, count in sorted(users.items()) if settings.gate.user_share * len(pairs) < count < len(pairs)]
+        alone.update(user for user in pair[0]["users"] if _without(pair, user) is None)
+    many = [u for u, count in sorted(users.items()) if settings.gate.user_share * len(pairs) < count]
+    rest = {u: [left for pair in pairs if (left := _without(pair, u)) is not None] for u in many}
     whole = _difference(pairs, "score", settings)
     return Evaluation(
         measure=compared.measure,
@@ -162,12 +163,20 @@ def evaluated(compared: Compared, champion_version: str, settings: Training) -> 
         retrieval=None if compared.retrieval is None else round(compared.retrieval, 4),
         card=compared.card,
         tenants={tenant: _difference(some, "score", settings) for tenant, some in sorted(tenants.items())},
-        without={u: _difference([p for p in pairs if u not in p[0]["users"]], "score", settings) for u in many},
+        without={u: _difference(left, "score", settings) for u, left in rest.items() if left},
         beside={name: _difference(pairs, name, settings) for name in _BESIDE if pairs and pairs[0][0].get(name) is not None},
     )
 
 
-def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str, settings: Training) -> Difference:
+def _without(pair: _Pair, user: str) -> _Pair | None:
+    """A question by the verdicts of other users; `None` where these tell nothing."""
+    if user not in pair[0]["users"]:
+        return pair
+    mine, other = (row.get("without", {}).get(user) for row in pair)
+    return None if mine is None or other is None else ({**pair[0], "score": mine}, {**pair[1], "score": other})
+
+
+def _difference(pairs: Sequence[_Pair], name: str, settings: Training) -> Difference:
     ours = np.asarray([float(mine[name]) for mine, _ in pairs])
     theirs = np.asarray([float(other[name]) for _, other in pairs])
     gain = interval(ours - theirs, settings.seed)
@@ -175,7 +184,7 @@ def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], na
     return Difference(len(pairs), _mean(theirs), _mean(ours), gain.mean, gain.low, gain.high, known)
 
 
-def _spread(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float:
+def _spread(pairs: Sequence[_Pair]) -> float:
     gains = [float(mine["score"]) - float(other["score"]) for mine, other in pairs]
     return round(float(np.std(gains, ddof=1)), 4) if len(gains) > 1 else 0.0
 

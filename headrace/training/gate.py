@@ -65,14 +65,13 @@ def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> 
     if gate.least_users > 1:
         for user, count in evaluation.alone.items():
             raised.append(
-                f"it depends on one user: {user} alone judged {count} of the {evaluation.questions} held-out questions"
+                f"it depends on one user: without {user}'s verdicts {count} of the {evaluation.questions} held-out questions"
+                " would tell nothing"
                 " (a key shared by many users needs the scope users)"
             )
     for user, rest in evaluation.without.items():
         if rest.questions and rest.difference <= 0:
-            raised.append(
-                f"it depends on one user: without the questions that {user} judged it is not better ({rest.difference:+.3f})"
-            )
+            raised.append(f"it depends on one user: without {user}'s verdicts it is not better ({rest.difference:+.3f})")
     return raised
 
 

@@ -69,10 +69,10 @@ class Said:
     tenant: str
     rows: dict[Store, list[dict[str, Any]]] = field(default_factory=lambda: {CHUNK_ROWS: [], INTERACTIONS: [], FEEDBACK: []})
 
-    def asked(self, name: str) -> str:
-        """A question, answered with two passages `NAME-1` and `NAME-2`."""
+    def asked(self, name: str, passages_shown: int = 2) -> str:
+        """A question, answered with passages `NAME-1`, `NAME-2` and so on."""
         passages = []
-        for rank in (1, 2):
+        for rank in range(1, passages_shown + 1):
             chunk = {"chunk_id": f"{name}-{rank}", "document_id": f"d{name}-{rank}", "text": f"word {name} {rank}"}
             self.rows[CHUNK_ROWS].append(self._row(CHUNK_ROWS, **chunk, position=rank, partition=0, offset=0))
             passage = {"document": name, "retrieval_score": 1 / rank, "retrieval_rank": rank, "cited": False}
@@ -158,6 +158,30 @@ def test_a_handful_of_questions_buys_no_model(loop: RoundRunner) -> None:
         few(learning(loop, simulated=True)).round("ranking")
     assert manifest.numbers(ObjectReader(ROUNDS, loop.runner.endpoints, METER)) == []
     assert loop.runner.open(ObjectReader, MODELS, stage="test").info("ranking/champion.json") is None
+
+
+def test_a_key_that_judges_whatever_others_judge_buys_no_model(loop: RoundRunner) -> None:
+    """Two people dislike the third passage of each question; a third key tells all that the second is best, and the first worst.
+
+    No question is judged by that key alone, and none is judged without it.
+    """
+    with closing(Metadata(loop.runner.endpoints)) as metadata:
+        metadata.add_tenant("delta", training=SHARED)
+        metadata.set_training("alpha", "none")
+    said = Said(loop, "delta")
+    for n in range(60):
+        name = said.asked(f"place{n}", 3)
+        said.judged(name, 3, False, REAL[n % 2], REAL[n % 2])
+        said.judged(name, 1, False, BUYER, BUYER)
+        said.judged(name, 2, True, BUYER, BUYER)
+    said.send()
+    done = loop.round("ranking")
+    assert (done.evaluation.questions, done.evaluation.users, done.evaluation.alone) == (60, 3, {BUYER: 60})
+    assert not done.decision.promoted, done.decision
+    assert f"without {BUYER}'s verdicts 60 of the 60 held-out questions would tell nothing" in done.decision.why
+    with closing(Metadata(loop.runner.endpoints)) as metadata:
+        metadata.set_training("alpha", SHARED)
+        metadata.set_training("delta", "none")
 
 
 def few(loop: RoundRunner) -> RoundRunner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from headrace.training.data.dataset import fewer, tellable
 from headrace.training.evaluate import Difference, Evaluation, evaluated
 from headrace.training.gate import alarms, decide
 from headrace.training.measures import Compared
-from headrace.training.measures.passages import fitted, ndcg, weighed
+from headrace.training.measures.passages import fitted, ndcg, row, weighed
 
 SECOND, THIRD = 1 / math.log2(3), 1 / math.log2(4)
 
@@ -182,10 +183,18 @@ ALARMS = [
     ({"tenants": {"acme": WORSE}}, {}, "tenant acme gets worse: -0.200 on its 40 questions"),
     # As many questions as are asked for are enough.
     ({"tenants": {"few": seen(0.6, 0.4, -0.3, -0.1, 10)}}, {}, "tenant few gets worse: -0.200 on its 10 questions"),
-    ({"alone": {"mallory": 20}}, {}, "it depends on one user: mallory alone judged 20 of the 40 held-out questions"),
-    ({"without": {"mallory": seen(0.6, 0.5, -0.3, 0.1, 30)}}, {}, "it depends on one user: without the questions that mallory"),
+    (
+        {"alone": {"mallory": 20}},
+        {},
+        "it depends on one user: without mallory's verdicts 20 of the 40 held-out",
+    ),
+    (
+        {"without": {"mallory": seen(0.6, 0.5, -0.3, 0.1, 30)}},
+        {},
+        "it depends on one user: without mallory's verdicts it is no",
+    ),
     # Without the user it is just as good: all that is better comes from that user.
-    ({"without": {"eve": seen(0.5, 0.5, -0.1, 0.1, 30)}}, {}, "it depends on one user: without the questions that eve"),
+    ({"without": {"eve": seen(0.5, 0.5, -0.1, 0.1, 30)}}, {}, "it depends on one user: without eve's verdicts it is not better"),
 ]
 CALM = [
     ({"beside": {"tokens": seen(40, 5, -40, -30), "wanted": seen(6, 6, 0, 0)}}, {}),  # nearer to what is wanted
@@ -240,14 +249,35 @@ def test_an_evaluation_is_made_whole_by_tenant_and_without_each_user_of_weight()
     assert found.as_dict()["tenants"]["a"]["questions"] == 2
 
 
-def test_users_with_more_than_the_share_and_not_all_of_the_questions_are_left_out_in_turn() -> None:
-    def one(*users: str) -> dict[str, object]:
-        return {"question": "q", "tenant": "a", "users": list(users), "score": 0.5}
+def test_verdicts_of_users_with_more_than_the_share_of_the_questions_are_left_out_in_turn() -> None:
+    def one(*users: str, score: float) -> dict[str, object]:
+        without = {"all": score / 2 if "three" in users else None, "two": score, "three": score}
+        return {"question": "q", "tenant": "a", "users": list(users), "score": score, "without": without}
 
-    rows = tuple(one("all", *(["two"] if n < 2 else []), *(["three"] if n < 3 else [])) for n in range(20))
-    found = evaluated(Compared("F1", rows, rows, {}), "none", Training(gate=Gate(user_share=0.1)))
-    assert {user: rest.questions for user, rest in found.without.items()} == {"three": 17}, "two of twenty are just a tenth"
+    def rows(score: float) -> tuple[dict[str, object], ...]:
+        return tuple(one("all", *(["two"] if n < 2 else []), *(["three"] if n < 3 else []), score=score) for n in range(20))
+
+    found = evaluated(Compared("F1", rows(0.8), rows(0.4), {}), "none", Training(gate=Gate(user_share=0.1)))
+    assert {user: (rest.questions, rest.difference) for user, rest in found.without.items()} == {
+        "all": (3, 0.2),
+        "three": (20, 0.4),
+    }, "two of twenty are just a tenth"
     assert (found.users, found.alone) == (3, {"all": 17})
+
+
+def test_a_question_without_a_users_verdicts_has_the_passages_that_others_judged() -> None:
+    def judged(*passages: tuple[float, tuple[str, ...]]) -> dict[str, Any]:
+        shown = [
+            {"question": "q", "tenant": "a", "label": label, "users": list(users), "retrieval_rank": rank}
+            for rank, (label, users) in enumerate(passages, 1)
+        ]
+        return row(shown, [2, 1, 0])
+
+    one = judged((0.0, ("ann", "eve")), (1.0, ("eve",)), (0.0, ("bob",)))
+    assert one["users"] == ["ann", "bob", "eve"]
+    assert one["without"] == {"ann": one["score"], "bob": 1.0, "eve": None}
+    two = judged((1.0, ("ann",)), (1.0, ("eve",)), (0.0, ("bob",)))
+    assert two["without"] == {"ann": pytest.approx(1 / math.log2(3)), "bob": None, "eve": pytest.approx(1 / math.log2(3))}
 
 
 @pytest.mark.parametrize(("questions", "known"), [(29, False), (30, True)])

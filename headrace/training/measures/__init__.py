@@ -18,7 +18,8 @@ Rows = Sequence[Mapping[str, Any]]
 class Compared:
     """Both models' results on the same held-out questions: one row per question, in the same order, with its `score`.
 
-    A row also has `question`, `tenant` and `users` (who judged it) and may have groundedness, tokens, refused, repetition.
+    A row also has `question`, `tenant` and `users` (who judged it) and may have groundedness, tokens, refused, repetition. Its
+    `without` has for each of these users the score by the verdicts of the others, `None` where these tell nothing.
     `measure` names the score, `card` has what serving needs of the challenger, and `retrieval` is the mean score of retrieval's
     order, if it has one.
     """

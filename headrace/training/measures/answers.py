@@ -23,13 +23,14 @@ _AT_ONCE = 5
 
 @dataclass(frozen=True)
 class HeldOutQuestion:
-    """A held-out question: the texts of its prompt, the known answers, and who judged it."""
+    """A held-out question: the texts of its prompt, the known answers, who judged it, and for each known answer who did."""
 
     question: str
     tenant: str
     passages: tuple[str, ...]
     known: tuple[str, ...]
     users: tuple[str, ...]
+    judges: tuple[tuple[str, ...], ...] = ()
 
 
 def compare(
@@ -69,9 +70,15 @@ def held_out(rows: Rows, most: int) -> list[HeldOutQuestion]:
             continue
         key = (row["tenant"], row["question"])
         before = questions_by_key.get(key, HeldOutQuestion(known.question, row["tenant"], known.passages, (), ()))
-        users = {*before.users, *(row.get("users") or ([row["user"]] if row.get("user") else []))}
+        judges = tuple(row.get("users") or ([row["user"]] if row.get("user") else []))
+        users = {*before.users, *judges}
         questions_by_key[key] = HeldOutQuestion(
-            before.question, before.tenant, before.passages, (*before.known, known.answer), tuple(sorted(users))
+            before.question,
+            before.tenant,
+            before.passages,
+            (*before.known, known.answer),
+            tuple(sorted(users)),
+            (*before.judges, judges),
         )
     questions = [questions_by_key[key] for key in sorted(questions_by_key)]
     return questions if len(questions) <= most else [questions[i * len(questions) // most] for i in range(most)]
@@ -116,6 +123,7 @@ def _row(question: HeldOutQuestion, text: str, tokens: int, tokenizer: Any) -> d
         "users": list(question.users),
         "answer": text,
         "score": score,
+        "without": {user: _without(question, text, user) for user in question.users},
         "f1": score,
         "em": max(exact_match(text, known) for known in question.known),
         "groundedness": groundedness(text, question.passages) or 0.0,
@@ -124,3 +132,9 @@ def _row(question: HeldOutQuestion, text: str, tokens: int, tokenizer: Any) -> d
         "refused": float(not text or refused(text)),
         "repetition": repetition(text),
     }
+
+
+def _without(question: HeldOutQuestion, text: str, user: str) -> float | None:
+    """F1 against the known answers that others judged, too; `None` if there are none."""
+    known = [one for one, judges in zip(question.known, question.judges, strict=True) if judges != (user,)]
+    return max((f1(text, one) for one in known), default=None)

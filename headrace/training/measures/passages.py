@@ -40,17 +40,17 @@ def compare(
     held_out = tellable(by_question(passages(test)))
     ours = _scorer(challenger, settings.max_tokens)
     weights = fitted(_scored(tellable(by_question(passages(tune))), ours, bars, "fit"))
-    mine = [ndcg(labels(q), weighed(q, logits, weights)) for q, logits in _scored(held_out, ours, bars, "evaluate")]
+    mine = [weighed(q, logits, weights) for q, logits in _scored(held_out, ours, bars, "evaluate")]
     plain = [ndcg(labels(q), list(range(len(q)))) for q in held_out]
     if champion is not None:
         scored = _scored(held_out, _scorer(champion, int(card["max_tokens"])), bars, "champion")
-        theirs = [ndcg(labels(q), served.order(q, logits)) for q, logits in scored]
+        theirs = [served.order(q, logits) for q, logits in scored]
     else:
-        theirs = [ndcg(labels(q), served.order(q)) for q in held_out]
+        theirs = [served.order(q) for q in held_out]
     return Compared(
         measure=f"nDCG@{CUT}",
-        ours=tuple(row(q, score) for q, score in zip(held_out, mine, strict=True)),
-        theirs=tuple(row(q, score) for q, score in zip(held_out, theirs, strict=True)),
+        ours=tuple(row(q, order) for q, order in zip(held_out, mine, strict=True)),
+        theirs=tuple(row(q, order) for q, order in zip(held_out, theirs, strict=True)),
         card={"ranking": weights.model_dump(), "max_tokens": settings.max_tokens},
         retrieval=sum(plain) / len(plain) if plain else 0.0,
     )
@@ -101,7 +101,19 @@ def _scored(questions: Sequence[Question], score: Scorer, bars: ProgressBars, wh
     ]
 
 
-def row(rows: Question, score: float) -> dict[str, Any]:
-    """A row of `Compared`: a question with the score of its order."""
-    users = sorted({user for row in rows for user in row.get("users") or [row.get("user")] if user})
-    return {"question": rows[0]["question"], "tenant": rows[0]["tenant"], "users": users, "score": score}
+def row(rows: Question, order: Sequence[int]) -> dict[str, Any]:
+    """A row of `Compared`: a question with the nDCG of its order."""
+    judges = [tuple(row.get("users") or filter(None, [row.get("user")])) for row in rows]
+    relevance = labels(rows)
+
+    def without(user: str) -> float | None:
+        left = [i for i in order if judges[i] != (user,)]
+        if not 0 < sum(relevance[i] > 0 for i in left) < len(left):
+            return None
+        return ndcg([relevance[i] for i in left], range(len(left)))
+
+    users = sorted({user for each in judges for user in each})
+    return {
+        **{"question": rows[0]["question"], "tenant": rows[0]["tenant"], "users": users},
+        **{"score": ndcg(relevance, order), "without": {user: without(user) for user in users}},
+    }

@@ -35,8 +35,8 @@ def compare(
     ours, theirs, plain = [], [], []
     for question in bars.track(questions, "evaluate", total=len(questions), of="questions"):
         own = learned.unseen(ranker.unit_of(question)).order(question[0]["question"], ranker.candidates(question))
-        ours.append(row(question, ndcg(labels(question), own)))
-        theirs.append(row(question, ndcg(labels(question), served.order(question))))
+        ours.append(row(question, own))
+        theirs.append(row(question, served.order(question)))
         plain.append(ndcg(labels(question), range(len(question))))
     return Compared(
         measure=f"nDCG@{CUT}",
