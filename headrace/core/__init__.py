@@ -4,7 +4,7 @@ stage                      a stage: a function whose first parameters name its s
 runner                     gives a stage the handles in its signature
 run, rates                 a run, its journal in the home, and its rates
 launch, peers              batch work and training functions on this machine; workers that train together
-ray_cluster, ray_runner    the same on Ray
+ray_cluster, ray_runner    the same on Ray; `ray_watchdog` tidies up after a cluster
 maintain                   the stage that maintains the tables
 progress                   progress on the terminal
 statistics, schema         intervals and percentiles; stored JSON

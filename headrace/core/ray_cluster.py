@@ -9,18 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
-
-import psutil
 
 from headrace.errors import BadSettings, MissingPart, Unavailable
 from headrace.process import python
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from headrace.core.ray_runner import RayBatches, RayTrain
 
 _OBJECT_STORE_BYTES = 256 << 20
-_LEFT_S = 10.0
 _KNOCK_S = 5.0
 
 _ALWAYS = {
@@ -93,7 +89,7 @@ def cluster(settings: WorkerSettings | None = None) -> Iterator[tuple[RayBatches
         }
         try:
             _knock(address)
-            with warnings.catch_warnings(), _silence():
+            with warnings.catch_warnings(), _silence(), _fewer_processes():
                 # LanceDB warns in every forked child, even in those that exec another program at once.
                 warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
                 ray.init(
@@ -138,6 +134,23 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
+def _fewer_processes() -> Iterator[None]:
+    """Have Ray start without its autoscaler's monitor, since the nodes are as many as they are, and its log monitor.
+
+    What the latter would pass on to the driver is switched off. Each is a Python process that takes half a second of a processor
+    before the first work begins. `ray.init` has no argument for them, as `ray start` has; the version of Ray is pinned.
+    """
+    import ray._private.parameter as parameter
+
+    whole = parameter.RayParams
+    parameter.RayParams = partial(whole, no_monitor=True, include_log_monitor=False)
+    try:
+        yield
+    finally:
+        parameter.RayParams = whole
+
+
+@contextmanager
 def _silence() -> Iterator[None]:
     """Discard standard error, including that of C++ code: Ray's core prints there in spite of its log level."""
     sys.stderr.flush()
@@ -159,7 +172,7 @@ def _folder() -> Iterator[str]:
     The kernel ends most of a cluster with a killed driver, but Ray's agents keep looking for it for a minute.
     """
     folder = tempfile.mkdtemp(prefix="hr-ray-")
-    command, env = python(__name__)
+    command, env = python("headrace.core.ray_watchdog")
     watchdog = subprocess.Popen(
         [*command, folder],
         env=env,
@@ -186,29 +199,3 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _watch(folder: str) -> None:
-    """Wait until the driver has ended, then kill other processes with open files in its folder, and remove the folder."""
-    driver = os.getppid()
-    sys.stdin.read()
-    until = time.monotonic() + _LEFT_S
-    while (left := _users(folder, but=driver)) and time.monotonic() < until:
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=1)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _users(folder: str, *, but: int) -> list[psutil.Process]:
-    users = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.pid != but and any(file.path.startswith(f"{folder}{os.sep}") for file in process.open_files()):
-                users.append(process)
-    return users
-
-
-if __name__ == "__main__":
-    _watch(os.path.realpath(sys.argv[1]))

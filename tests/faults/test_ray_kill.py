@@ -83,6 +83,14 @@ class OnRay:
                         found.append(child)
         return found
 
+    def parsers(self) -> list[psutil.Process]:
+        """The parser processes of its actors; each is there from an actor's first document on."""
+        found = []
+        for actor in self.rays("MapWorker"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += actor.children(recursive=True)
+        return found
+
     def wait(self) -> int:
         return self.process.wait(_LONG_S)
 
@@ -145,14 +153,20 @@ def test_the_demo_passes_on_ray_and_listens_on_this_machine_alone(home: Home) ->
 
 
 @pytest.mark.soak(minutes=3)
-@pytest.mark.parametrize("victim", ["actor", "raylet", "command"])
-def test_an_index_loses_and_doubles_nothing_when_a_part_of_it_is_killed(home: Home, victim: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "victim"), [("embed", "actor"), ("embed", "raylet"), ("embed", "command"), ("parse", "actor"), ("parse", "command")]
+)
+def test_an_index_loses_and_doubles_nothing_when_a_part_of_it_is_killed(home: Home, stage: str, victim: str) -> None:
     with words() as models:
         home.env.update(models.env)
         models.gate.shut()
         with on_ray(home, "index", "--json", home.docs) as index:
-            wait_for(lambda: models.batches > 0, index)  # so an actor embeds
-            rays = index.rays()
+            if stage == "embed":
+                wait_for(lambda: models.batches > 0, index)  # so an actor embeds
+            else:
+                wait_for(lambda: index.parsers(), index)
+                assert models.batches == 0
+            rays = [*index.rays(), *index.parsers()]
             names = {"actor": "MapWorker", "raylet": "raylet"}
             for process in index.rays(names[victim]) if victim in names else [psutil.Process(index.process.pid)]:
                 process.kill()
@@ -160,7 +174,8 @@ def test_an_index_loses_and_doubles_nothing_when_a_part_of_it_is_killed(home: Ho
             code = index.wait()
             if victim == "actor":
                 assert code == 0, index.said
-                assert json.loads(index.out)["index"]["chunks"] == 72, "and nothing else: Ray says what died, but not here"
+                said = json.loads(index.out)  # and nothing else: Ray says what died, but not here
+                assert (said["parsed"]["parsed"], said["index"]["chunks"]) == (12, 72)
             elif victim == "raylet":
                 assert code != 0
             else:

@@ -577,6 +577,7 @@ def test_nothing_outlives_a_killed_driver(tmp_path: Path) -> None:
         assert up == "up"
         started = psutil.Process(driver.pid).children(recursive=True)
         assert any(p.name() == "raylet" for p in started)
+        assert not [p for p in started if "monitor.py" in " ".join(p.cmdline())], "they watch for nobody"
     finally:
         driver.kill()
         driver.communicate()
