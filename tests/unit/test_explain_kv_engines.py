@@ -71,6 +71,19 @@ def test_staging_memory_holds_the_longest_prompts_or_is_refused() -> None:
             kv_config(engine, replace(ASKED, memory_bytes=needed - 1, capacity_bytes=10 * TB))
 
 
+def test_lmcache_has_a_worker_for_each_gpu() -> None:
+    """Its default is one: a user of two GPUs had no hits (a comment on LMCache issue 4247)."""
+    for gpus in (1, 8):
+        said = words(kv_config("vllm-lmcache", replace(ASKED, gpus=gpus)), 0)
+        assert said[said.index("--max-workers") + 1] == str(gpus)
+
+
+def test_vllms_chunks_are_counted_in_blocks_of_whatever_size_a_layer_has() -> None:
+    """`block_size`, in tokens, is refused where layers differ in it (vLLM pull request 48878); the two exclude each other."""
+    settings = connector(kv_config("vllm-tiering", UNCHECKED))["kv_connector_extra_config"]
+    assert (settings["blocks_per_chunk"], "block_size" in settings) == (4, False)
+
+
 def test_lmcache_is_its_own_server_with_checksums_and_without_yaml() -> None:
     made = kv_config("vllm-lmcache", ASKED)
     said = words(made, 0)

@@ -145,8 +145,8 @@ def test_the_command_prints_figures_with_where_they_are_from(
     shape = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 8, "vocab_size": 10, "intermediate_size": 8}
     config.write_text(json.dumps(shape))
 
-    def run(*words: str) -> tuple[int, str, str]:
-        command = ["headrace", "kv", "replay", str(path), "--model", str(config), "--prefill", "1000", *words]
+    def run(*words: str, of: Path = path) -> tuple[int, str, str]:
+        command = ["headrace", "kv", "replay", str(of), "--model", str(config), "--prefill", "1000", *words]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as ended:
             main()
@@ -163,6 +163,10 @@ def test_the_command_prints_figures_with_where_they_are_from(
     code, text, _ = run("--live", str(place), "--clients", "1", "--keep-page-cache")
     assert code == 0
     assert "may come from this machine's memory" in " ".join(text.split())
+    assert "No block was read" not in text
+    once = requests_of(tmp_path / "once.jsonl", 20)
+    code, text, _ = run("--live", str(place), "--clients", "1", of=once)
+    assert (code, "No block was read" in text) == (0, True), "a measurement of nothing says so"
     code, _, said = run("--live", str(place), "--memory", "1GB")
     assert (code, "--live goes with one --capacity" in said) == (2, True)
     assert not list(place.iterdir())

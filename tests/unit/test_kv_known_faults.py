@@ -64,7 +64,7 @@ def changed(config: Any, **changes: Any) -> Iterator[None]:
 
 
 def test_new_weights_under_an_old_name_read_no_old_block(model: SmolLM, tmp_path: Path) -> None:
-    """vLLM 49261, 54779; SGLang 26792, 24758; llm-d 396; miles 2783; lmdeploy 4917."""
+    """vLLM 49261; SGLang 26792, 24758; llm-d-kv-cache 396; miles 2783; lmdeploy 4917; ds4 805."""
     adapter(model._model, tmp_path / "adapter")
     versions = [model, *(model.adapted(tmp_path / "adapter", version=model.version, digest=digest) for digest in ("r1", "r2"))]
     prompt = [(7 * n) % 200 for n in range(BLOCK + 20)]

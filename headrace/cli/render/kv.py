@@ -99,6 +99,12 @@ def say_live(console: Console, measured: LiveReplay) -> None:
         f" {counted(host['cores'], 'core')}. Evicted: {measured.evicted:,}. Damaged: {measured.damaged:,}.",
         highlight=False,
     )
+    if not measured.blocks_read:
+        console.print(
+            "! No block was read: none that was asked for again was still there. Give more --capacity, or another --sample.",
+            style="yellow",
+            highlight=False,
+        )
     if measured.failed:
         console.print(f"! Failed: {measured.failed:,} times, first: {harmless(measured.fault)}", style="yellow", highlight=False)
     facts = ", ".join(f"{name} {value}" for name, value in storage.items() if name not in ("tier", "where"))

@@ -81,7 +81,7 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
         _LMCACHE,
         4247,
         ("vllm-lmcache",),
-        "vLLM 0.26 and later with LMCache up to 0.5.2",
+        "vLLM 0.26 and later with LMCache up to 0.5.3",
         "hybrid models (Mamba, gated delta networks)",
         "prompts that share a prefix get wrong answers in multiprocess mode, without an error",
         "no KV cache for these models, or vLLM 0.25",

@@ -4,7 +4,7 @@ The syntax is that of the projects' own documentation:
 
 - LMCache 0.5, multiprocess mode: docs/source/mp/{quickstart,configuration,l2_storage}.rst; its mode inside the engine, with a
   YAML file, is deprecated
-- vLLM 0.33: docs/features/kv_offloading_usage.md
+- vLLM 0.33: docs/features/kv_offloading_usage.md; `blocks_per_chunk` came with its pull request 48878, in July 2026
 - llm-d: llm-d-kv-cache, kv_connectors/llmd_fs_backend
 - Dynamo KVBM 1.6: docs/components/kvbm/kvbm-guide.md
 
@@ -171,9 +171,10 @@ def _lmcache(request: KvRequest, memory: int) -> KvConfig:
             "Nothing checks what is read: a corrupted file of the right size becomes a wrong answer.",
             "A server counts from zero after a restart (LMCache issue 4564): set a quota on the directory too.",
         )
+    # With its default of one worker for several GPUs, users found none of their blocks (a comment on LMCache issue 4247).
     server = (
         "lmcache server --host 127.0.0.1 --port 5555 --http-host 127.0.0.1 --http-port 8080 \\\n"
-        f"  --chunk-size 256 --hash-algorithm blake3 --l1-size-gb {_gibibytes(memory)} \\\n"
+        f"  --max-workers {request.gpus} --chunk-size 256 --hash-algorithm blake3 --l1-size-gb {_gibibytes(memory)} \\\n"
         "  --eviction-policy LRU --eviction-trigger-watermark 0.8 --eviction-ratio 0.2 \\\n"
         f"  --l2-store-policy default --l2-prefetch-policy default --l2-adapter {_quoted(adapter)}"
     )
@@ -205,7 +206,7 @@ def _vllm(request: KvRequest, memory: int) -> KvConfig:
         "kv_connector_extra_config": {
             "spec_name": "TieringOffloadingSpec",
             "cpu_bytes_to_use": memory,
-            "block_size": 64,
+            "blocks_per_chunk": 4,  # `block_size` is refused for models whose layers have blocks of several sizes
             "eviction_policy": "lru",
             "secondary_tiers": [
                 {"type": "fs", "root_dir": str(request.mount), "n_read_threads": 32, "n_write_threads": 16, "locality": "REMOTE"}
