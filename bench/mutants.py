@@ -494,6 +494,14 @@ MUTANTS = (
         ("tests/unit/test_models_kv_economy.py::test_it_pays_where_bytes_over_bandwidth_and_latency_take_less_than_the_prefill",),
     ),
     Mutant(
+        "K9",
+        "headrace/models/kv/blocks.py",
+        "        data = self._files.read_into(buffer, name, most, then=then)\n        try:\n            yield data\n",
+        "        try:\n            yield self._files.read_into(buffer, name, most, then=then)\n",
+        "A KV block is read into memory that a read which was given up may still write to.",
+        ("tests/security/test_kv_blocks.py::test_a_read_that_ends_too_late_writes_into_no_block_that_is_read_by_then",),
+    ),
+    Mutant(
         "L1",
         "headrace/landing/land.py",
         "if record.offset >= upto[record.partition]]",
