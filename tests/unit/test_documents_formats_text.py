@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from headrace.documents.formats.contract import DocumentFile, Output, ParseLimits, ParseRefused, clean
+from headrace.documents.formats.detection import detect
 from headrace.documents.formats.encoding import NOT_KNOWN, NOT_TEXT, decoded
 from headrace.documents.formats.plain_text import markdown_headings, write_code
 from headrace.documents.formats.table import write_csv
@@ -181,3 +184,47 @@ def test_letters_written_as_escapes_are_letters(language: str, text: str, wanted
     write_code(DocumentFile("a", text.encode(), LIMITS, language), out)
     ((written, _),) = out.parts()
     assert written.splitlines()[3:-1] == wanted.splitlines()
+
+
+def as_records(text: str, name: str = "a.json", limits: ParseLimits = LIMITS) -> str:
+    """What is written of a JSON file; "" if it is no table."""
+    found, language = detect(name, text.encode(), limits)
+    out = Output(1_000_000)
+    if found.media != "application/json":
+        assert language == "json"
+        return ""
+    found.load()(DocumentFile(name, text.encode(), limits), out)
+    return "".join(text for text, _ in out.parts())
+
+
+def test_json_that_is_a_table_is_one() -> None:
+    rows = '{"id": 7, "by": {"name": "J\\u00fcrgen | \\ud83d"}}', '{"id": null, "tags": ["a", 2], "open": true}'
+    table = "| id | by.name | tags | open |\n|---|---|---|---|\n| 7 | Jürgen \\| |\n|  |  | a, 2 | true |"
+    assert as_records(f"[{', '.join(rows)}]") == table
+    assert as_records("\n".join(rows) + "\n\n", "a.jsonl") == table
+    assert as_records(f"\ufeff [{rows[0]}]", "export.JSON").startswith("| id | by.name |")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1}',  # settings
+        "[1, 2]",
+        "[]",
+        "[{}]",
+        '[{"a": 1}, 2]',
+        '[{"a": [{"b": 1}]}]',
+        '[{"a": {"b": {"c": {"d": 1}}}}]',
+        '[{"a": ' + "9" * 5_000 + "}]",
+        '{"a": 1}\n{"b": 2',
+        '[{"a": ' * 3_000,
+        "[" + ",".join(f'{{"n{number}": 1}}' for number in range(101)) + "]",
+        '[{"a": "' + "x" * 20_000_000 + '"}]',
+    ],
+)
+def test_json_that_is_no_table_is_source_code(text: str) -> None:
+    assert as_records(text) == ""
+
+
+def test_json_of_more_rows_than_a_table_may_have_is_source_code() -> None:
+    assert as_records('[{"a": 1}, {"a": 2}]', limits=replace(LIMITS, document_rows=1)) == ""

@@ -7,7 +7,7 @@ To add a format: its writer in a module of its own, and a record in `registry.py
     detection     which format a file has
     encoding      bytes to letters
     office        which format a zip file has, and whether it may be unpacked
-    plain_text, html, pdf, word, slides, workbook, opendocument, epub, rtf, mail, notebook    the writers
+    plain_text, html, pdf, word, slides, workbook, records, opendocument, epub, rtf, mail, notebook    the writers
     markdown, table, number_format     headings, tables and cells, as every writer puts them
     columns, form, ocr                 what the pages of a PDF need
     languages                          the language of source code

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from headrace.documents.formats.contract import ParseLimits, ParseRefused
 from headrace.documents.formats.languages import language_of
 from headrace.documents.formats.office import office_format
+from headrace.documents.formats.records import SUFFIXES, are_records
 from headrace.documents.formats.registry import FORMATS, SOURCE_CODE, TEXT, DocumentFormat, by_suffix
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -30,6 +31,8 @@ def detect(name: str, data: bytes, limits: ParseLimits) -> tuple[DocumentFormat,
         raise ParseRefused(not_text(name))
     if expected and expected.suffix_decides:
         return expected, ""
+    if suffix in SUFFIXES and are_records(data, limits):
+        return FORMATS["records"], ""
     opening = _opening(data)
     by_opening = next((one for one in FORMATS.values() if one.opening and one.opening.match(opening)), None)
     if language := language_of(name, data) or ("xml" if bare.startswith(b"<?xml") and not by_opening else ""):

@@ -89,6 +89,8 @@ FORMATS: dict[str, DocumentFormat] = {
         "text file", "text/markdown", ".plain_text:write_markdown", (".md", ".markdown", ".mdown"), suffix_decides=True
     ),
     "csv": DocumentFormat("CSV file", "text/csv", ".table:write_csv", (".csv", ".tsv", ".tab"), suffix_decides=True, table=True),
+    # JSON that is a table; other JSON is source code
+    "records": DocumentFormat("JSON file", "application/json", ".records:write_records", table=True),
     "notebook": DocumentFormat(
         "notebook", "application/x-ipynb+json", ".notebook:write_notebook", (".ipynb",), suffix_decides=True
     ),
