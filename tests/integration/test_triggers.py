@@ -404,6 +404,28 @@ def test_what_other_programs_write_to_a_topic_is_events(runner: Runner, queue: D
     ]
 
 
+def test_a_topic_that_is_not_there_holds_up_no_other_trigger(
+    runner: Runner, queue: DeliveryQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    triggers = [trigger("gone", events={"topic": "there-is-no-such-topic"}), trigger("tick", every_s=1)]
+    finder = EventFinder(triggers, runner, queue, lambda: 0)
+    found: list[dict[str, Any]] = []
+
+    def ticked() -> bool:
+        finder.find()  # raises nothing
+        found.extend(queued(queue, "tick"))
+        return len(found) >= 2
+
+    try:
+        with caplog.at_level("WARNING", "headrace.triggers"):
+            until(30, ticked, lambda: found)
+    finally:
+        finder.close()
+    said = [record.message for record in caplog.records if "there-is-no-such-topic" in record.message]
+    assert said[0].startswith("trigger gone: Topic there-is-no-such-topic cannot be read")
+    assert len(set(said)) == len(said), "each reason once"
+
+
 def test_a_topic_of_headraces_own_is_refused(runner: Runner) -> None:
     from headrace.storage.meter import Meter
 

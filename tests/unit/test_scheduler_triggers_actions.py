@@ -89,6 +89,16 @@ def test_an_address_that_does_not_answer_is_tried_again(monkeypatch: pytest.Monk
         assert not failed.value.final
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://127.0.0.1:port"])
+def test_a_proxy_that_cannot_be_used_is_said_with_each_event(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """It ended the thread that delivers to all triggers, and nobody was told."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    action = action_of(HttpAction(type="http", url="http://example.invalid/hook"), NO_RUNNER, lambda: False)
+    with pytest.raises(DeliveryFailed) as failed:
+        action(EVENT)
+    assert not failed.value.final
+
+
 def command(program: str, **more: Any) -> CommandAction:
     return CommandAction(type="command", command=(sys.executable, "-c", program), **more)
 

@@ -48,7 +48,7 @@ def test_an_event_that_could_not_be_written_again_is_none(depth: int) -> None:
             event_of(record(body, binary))
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e999"])
 def test_what_only_python_takes_for_json_is_none(number: str) -> None:
     """A receiver could not read it."""
     with pytest.raises(ValueError, match="is not JSON"):

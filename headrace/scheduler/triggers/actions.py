@@ -51,14 +51,15 @@ def action_of(settings: HttpAction | CommandAction | TopicAction, runner: Runner
 class _HttpRequest:
     def __init__(self, settings: HttpAction) -> None:
         self._settings = settings
-        self._http = httpx.Client(timeout=settings.timeout_s, follow_redirects=False)
+        self._http: httpx.Client | None = None
+        self._opening = threading.Lock()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         headers = {"content-type": f"{MEDIA}; charset=utf-8"}
         try:
             if token := self._settings.token():
                 headers["authorization"] = f"Bearer {token}"
-            with self._http.stream("POST", self._settings.url, content=json.dumps(event), headers=headers) as answer:
+            with self._client().stream("POST", self._settings.url, content=json.dumps(event), headers=headers) as answer:
                 status = answer.status_code  # what it says beside that is not read: it may be any length
         except HeadraceError as error:
             raise DeliveryFailed(error.message) from error
@@ -67,6 +68,16 @@ class _HttpRequest:
         if not httpx.codes.is_success(status):
             later = status in _LATER or status >= httpx.codes.INTERNAL_SERVER_ERROR
             raise DeliveryFailed(f"the address answered {status}", final=not later)
+
+    def _client(self) -> httpx.Client:
+        """Opened with the first event: a proxy in the environment that httpx cannot use is this delivery's failure."""
+        with self._opening:
+            if self._http is None:
+                try:
+                    self._http = httpx.Client(timeout=self._settings.timeout_s, follow_redirects=False)
+                except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+                    raise DeliveryFailed(f"no connection can be opened: {reason(error) or error}") from error
+            return self._http
 
 
 class _TopicRecord:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,11 +19,15 @@ from headrace.core.runner import Runner
 from headrace.documents.lookup import DocumentLookup, follows
 from headrace.documents.versions import ORIGIN, origin_of
 from headrace.errors import HeadraceError
+from headrace.retry import backoff
 from headrace.scheduler.triggers.queue import DeliveryQueue
 from headrace.settings import TopicCause, TriggerSettings
 from headrace.storage.meter import Meter
 from headrace.storage.stream.cloud_events import CloudEventReader
 from headrace.storage.tables.handles import TableReader, quoted
+from headrace.terminal import printable
+
+log = logging.getLogger("headrace.triggers")
 
 _TYPE = "io.headrace."
 _OVERLAP = timedelta(hours=1)  # rows are looked through again by their times where a table's revision is no longer known
@@ -30,6 +35,7 @@ _ROW = ("document_id", "status", "at", *ORIGIN)
 _PROMOTION = ("model", "version", "previous", "kind", "round", "who", "why", "at")
 _KINDS = {"promote": "model.promoted", "rollback": "model.rolled_back"}
 _LAG = "lag"
+_TOPIC_S, _TOPIC_LONGEST_S = 2.0, 60.0  # until a topic that cannot be read is looked at again
 _LAG_S = 30.0  # between looks at the head, which take requests to the broker
 _ABOVE, _BELOW = "above", "below"
 
@@ -57,6 +63,7 @@ class EventFinder:
         self._lag_looked = -_LAG_S
         self._runner = runner
         self._readers: dict[str, CloudEventReader] = {}
+        self._failing: dict[str, tuple[int, float, str]] = {}  # by trigger: how often its topic failed, until when it rests, why
 
     def close(self) -> None:
         """Close the connections to topics of other programs."""
@@ -65,7 +72,10 @@ class EventFinder:
         self._readers = {}
 
     def find(self) -> None:
-        """Look once. Raises what reading a table raises; the next look begins where this one did."""
+        """Look once. Raises what reading a table raises; the next look begins where this one did.
+
+        A topic that cannot be read is logged, and is looked at less often; it holds up nothing else.
+        """
         if self._wants("document."):
             self._follow(self._documents, "documents", self._of_documents)
         if self._wants("model."):
@@ -74,15 +84,9 @@ class EventFinder:
         if any(trigger.lag for trigger in self._triggers) and time.monotonic() - self._lag_looked > _LAG_S:
             self._lag_looked = time.monotonic()
             self._lag()
-        failed = []
         for trigger in self._triggers:
             if trigger.events is not None:
-                try:
-                    self._topic(trigger, trigger.events)
-                except HeadraceError as error:  # of this topic alone
-                    failed.append(error)
-        if failed:
-            raise failed[0]
+                self._look_at_topic(trigger, trigger.events)
 
     def _wants(self, prefix: str) -> bool:
         return any(kind.startswith(prefix) for trigger in self._triggers for kind in trigger.on)
@@ -150,6 +154,21 @@ class EventFinder:
             )
             # Several turns that were missed are one; the first is the next one.
             self._queue.add([(trigger.name, event)] if known is not None else [], name=name, position=str(turn))
+
+    def _look_at_topic(self, trigger: TriggerSettings, cause: TopicCause) -> None:
+        failures, until, before = self._failing.get(trigger.name, (0, 0.0, ""))
+        if time.monotonic() < until:
+            return
+        try:
+            self._topic(trigger, cause)
+        except HeadraceError as error:
+            why = printable(error.message)
+            if why != before:
+                log.warning("trigger %s: %s", trigger.name, why)
+            rests_s = backoff(failures + 1, first_s=_TOPIC_S, longest_s=_TOPIC_LONGEST_S)
+            self._failing[trigger.name] = failures + 1, time.monotonic() + rests_s, why
+        else:
+            self._failing.pop(trigger.name, None)
 
     def _topic(self, trigger: TriggerSettings, cause: TopicCause) -> None:
         """Queue what other programs wrote to a topic, and with it how far the topic was read."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -161,7 +162,7 @@ def event_of(message: Message) -> dict[str, Any]:
         event |= _data(body, kind)
     else:
         try:
-            event = json.loads(body, parse_constant=_refuse)
+            event = _json(body)
         except (ValueError, RecursionError):
             raise ValueError("it is not JSON, and has no header ce_specversion") from None
     if not isinstance(event, dict):
@@ -176,7 +177,17 @@ def event_of(message: Message) -> dict[str, Any]:
     return event
 
 
-def _refuse(constant: str) -> None:
+def _json(body: bytes) -> Any:
+    return json.loads(body, parse_constant=_refuse, parse_float=_finite)
+
+
+def _finite(number: str) -> float:
+    """1e400 is JSON, but Python reads it as infinity, and would write that."""
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
+
+
+def _refuse(constant: str) -> NoReturn:
     """NaN and infinities, which Python reads, are not JSON: who is sent them could not read the event."""
     raise ValueError(constant)
 
@@ -203,7 +214,7 @@ def _data(body: bytes, kind: str) -> dict[str, Any]:
         return {}
     if kind.partition(";")[0].strip() in ("", "application/json") or kind.partition(";")[0].strip().endswith("+json"):
         try:
-            return {"data": json.loads(body, parse_constant=_refuse)}
+            return {"data": _json(body)}
         except (ValueError, RecursionError):
             pass
     try:
