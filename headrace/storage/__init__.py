@@ -1,7 +1,7 @@
 """Metered storage handles, one module per tier. Every byte of a tier goes through them.
 
     stream               Kafka topics; `tansu` and `record_batch` rewrite what the embedded head stores
-    objects, tagging     objects in S3, and their tags; `s3_listing` and `signed_request`: what obstore does not ask for
+    objects, s3_requests  objects in S3; listings and tags, which obstore does not ask for
     tables               tables: the handles, and the backends Iceberg and VAST DB
     vectors              the vector index
     files, listing       a directory, local or NFS

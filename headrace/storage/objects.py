@@ -221,14 +221,14 @@ class BucketReader(ObjectReader):
 
     def tags(self, key: str) -> dict[str, str]:
         """An object's tags. Raises `NotFound`, `AccessDenied`, `WrongUsage` where the store has none, and `Unavailable`."""
-        from headrace.storage.tagging import tagging_at  # it imports an HTTP client, which other commands need not wait for
+        from headrace.storage.s3_requests import tagging_at  # it imports an HTTP client, which other commands need not wait for
 
         with self.meter.operation(self.store, Direction.READ) as operation:
             tags, operation.bytes = tagging_at(os.getpid(), self._at or self._endpoints.s3, self._bucket).of(key)
         return tags
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
-        """As that of any store, with those keys by which no object can be read (`s3_listing.py`), too."""
+        """As that of any store, with those keys by which no object can be read (`s3_requests.py`), too."""
         last = after
         try:
             for info in super().list(prefix, after=after):
@@ -236,7 +236,7 @@ class BucketReader(ObjectReader):
                 yield info
             return
         except _UnreadableKey:  # one such key ends obstore's listing
-            from headrace.storage.s3_listing import key_listing_at  # it imports an HTTP client, as above
+            from headrace.storage.s3_requests import key_listing_at  # it imports an HTTP client, as above
         pages = key_listing_at(os.getpid(), self._at or self._endpoints.s3, self._bucket).pages(prefix, last)
         while True:
             with self.meter.operation(self.store, Direction.READ):

@@ -13,7 +13,7 @@ from http_thread import on_thread
 
 from headrace.errors import AccessDenied, NotFound, Unavailable, WrongUsage
 from headrace.storage.endpoints import S3Location
-from headrace.storage.tagging import Tagging
+from headrace.storage.s3_requests import Tagging
 
 KEY = "a/köln & (b)+~=c.md"
 
