@@ -154,6 +154,13 @@ def test_llm_ds_bytes_are_those_to_and_from_shared_storage() -> None:
     assert (one.read_bytes, one.read_s, one.write_bytes, one.write_s) == (500, 0.25, 2_000, None)
 
 
+def test_llm_ds_names_beside_another_connector_are_known() -> None:
+    """vLLM's names are taken then, and its own get an ending."""
+    beside = LLM_D.replace("bytes_total", "bytes_sharedstorage_total").replace("time_total", "time_sharedstorage_total")
+    theirs = 'vllm:kv_offload_total_bytes_total{engine="0",model_name="m",transfer_type="GPU_to_CPU"} 9.0\n'
+    assert engine_tiers(theirs + beside, "here") == engine_tiers(LLM_D, "here")
+
+
 def test_lmcaches_chunks_become_bytes_only_where_their_size_is_known_and_are_marked() -> None:
     memory, files = engine_tiers(LMCACHE, "here", chunk_bytes=100.0)
     assert (memory.name, memory.tier, memory.hits, memory.lookups) == ("l1", None, 1_000, 4_000)

@@ -4,7 +4,8 @@ The names are those of the projects' own sources:
 
 - vLLM's tiered offloading (vllm/v1/kv_offload/tiering): `vllm:kv_offload_tiering_*_total`, labelled with `tier`, such as `1:fs`.
   Before 0.28 its chunks were called blocks.
-- llm-d's file system connector: `vllm:kv_offload_total_{bytes,time}_total`, labelled with `transfer_type`.
+- llm-d's file system connector: `vllm:kv_offload_total_{bytes,time}_total`, labelled with `transfer_type`; beside another
+  connector `vllm:kv_offload_total_{bytes,time}_sharedstorage_total` (its metrics.py).
 - LMCache's multiprocess mode (docs/source/mp/observability/metrics.rst): `lmcache_mp_*`. It counts requests and chunks of its
   second level, and no bytes: those are chunks times the bytes of one, where these are given, and marked as estimated.
 """
@@ -25,6 +26,7 @@ _MOST_BYTES = 64 << 20
 _ANSWER_S = 10.0
 _VLLM = "vllm:kv_offload_tiering_"
 _LLM_D = "vllm:kv_offload_total_"
+_LLM_D_SUFFIXES = ("", "_sharedstorage")
 _LMCACHE = "lmcache_mp_"
 _FILES = ("fs", "fs_native", "nixl_store", "nixl_store_dynamic", "raw_block", "dax", "hf3fs", "posix", "gds", "gds_mt")
 _OBJECTS = ("obj", "s3", "hfbucket", "sagemaker-hyperpod")
@@ -243,7 +245,8 @@ def _of_llm_d(samples: Sequence[_Sample], source: str) -> Iterator[EngineTier]:
     for (model,), some in _groups(mine, "model_name"):
 
         def total(what: str, way: str, some: Sequence[_Sample] = some) -> float | None:
-            return _sum(some, lambda one: one.name == f"{_LLM_D}{what}_total" and one.labels.get("transfer_type") == way)
+            names = {f"{_LLM_D}{what}{suffix}_total" for suffix in _LLM_D_SUFFIXES}
+            return _sum(some, lambda one: one.name in names and one.labels.get("transfer_type") == way)
 
         stored, loaded = "GPU_to_SHARED_STORAGE", "SHARED_STORAGE_to_GPU"
         if total("bytes", stored) is None and total("bytes", loaded) is None:
