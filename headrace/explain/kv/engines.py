@@ -163,10 +163,10 @@ def _lmcache(request: KvRequest, memory: int) -> KvConfig:
         adapter = {
             "type": "fs_native",
             **base,
-            "max_capacity_gb": each // _GB,
+            "max_capacity_gb": math.floor(100 * each / 2**30) / 100,  # of 2^30 bytes, as with --l1-size-gb
             "eviction": {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2},
         }
-        facts = (f"Each of {request.servers} servers counts what it wrote: {human_bytes(each)} each.",)
+        facts = (f"A server counts what it wrote itself: at most {human_bytes(each)}{_of_all(request)}.",)
         warnings = (
             "Nothing checks what is read: a corrupted file of the right size becomes a wrong answer.",
             "A server counts from zero after a restart (LMCache issue 4564): set a quota on the directory too.",
@@ -283,11 +283,13 @@ def _dynamo(request: KvRequest, memory: int) -> KvConfig:
             "DYN_KVBM_METRICS": "true",
         },
         (
-            f"Limits of each of {request.servers} servers: {human_bytes(each)} of disk, {human_bytes(memory)} of memory.",
+            f"Limits of a server{_of_all(request)}: {human_bytes(each)} of disk, {human_bytes(memory)} of memory.",
             "Only blocks that were used twice reach the disk (DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER).",
         ),
         (
             "Each server has its own part of the disk tier: servers do not share blocks through it.",
+            "It restores from disk by GPUDirect Storage alone: without nvidia-fs for this mount, restores hang or bring other"
+            " blocks (Dynamo issues 6032, 15079).",
             "Nothing checks what is read: use a file system with checksums of its own.",
             "Its metrics count blocks, not bytes.",
             *(
@@ -312,6 +314,10 @@ def _unchecked(request: KvRequest, what: str) -> None:
             f"{what} checks nothing that it reads: a corrupted file of the right size becomes a wrong answer.",
             hint="Give --no-integrity if the file system has checksums of its own; --engine vllm-lmcache has a CRC-32.",
         )
+
+
+def _of_all(request: KvRequest) -> str:
+    return f", each of {request.servers}" if request.servers > 1 else ""
 
 
 def _gibibytes(size: int) -> str:
