@@ -307,6 +307,19 @@ def test_a_few_bytes_that_name_any_number_of_files_are_refused(
         look(repositories, repository.place)
 
 
+def test_folders_without_a_file_are_not_walked_through_for_ever(
+    repository: GitRepository, repositories: Repositories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_FILES", 10_000)
+    inner = repository.git("hash-object", "-t", "tree", "-w", "--stdin", given=b"")
+    for _ in range(10):
+        raw = b"".join(f"40000 {name}\0".encode() + bytes.fromhex(inner) for name in "abcdefghij")
+        inner = repository.git("hash-object", "-t", "tree", "-w", "--stdin", given=raw)
+    repository.commit_of(inner)
+    with pytest.raises(WrongUsage, match=r"more than 10,000 files, as many folders"):
+        look(repositories, repository.place)
+
+
 def test_a_commit_that_is_too_large_is_not_kept(repository: GitRepository, repositories: Repositories) -> None:
     repository.commit(**{"large.bin": os.urandom(2_000_000).hex()})
     with pytest.raises(Unavailable, match="more than 1 MB"):

@@ -121,8 +121,8 @@ class RepositoryCopy:
     def entries(self, commit: str, folder: str) -> list[_Entry]:
         """The files below a folder of the commit that is followed, in git's order; no links and no submodules.
 
-        Raises `NotFound` where there is no such folder, and `WrongUsage` for more files than anybody commits: a few bytes of a
-        repository can name any number.
+        Raises `NotFound` where there is no such folder, and `WrongUsage` for more files and folders than anybody commits: a few
+        bytes of a repository can name any number.
         """
         tree = f"{commit}:{folder}"
         try:
@@ -135,19 +135,21 @@ class RepositoryCopy:
                 f"{self._remote.url} has no folder {folder} in its newest commit.", hint="Check `folder` under [sources.git]."
             )
         found: list[_Entry] = []
-        size, rest = 0, b""
+        size, listed, rest = 0, 0, b""
         try:
-            for piece in self._git.pieces("ls-tree", "-r", "-z", "--full-tree", tree):
+            for piece in self._git.pieces("ls-tree", "-r", "-t", "-z", "--full-tree", tree):
                 size += len(piece)
                 *lines, rest = (rest + piece).split(b"\0")
+                listed += len(lines)  # of folders, too: without a file in any, git would walk through all of them unseen
                 for line in lines:
                     about, _, path = line.partition(b"\t")
                     mode, _, blob = about.decode("ascii").split(" ")
                     if mode in _REGULAR:
                         found.append(_Entry(path.decode("utf-8", "surrogateescape"), blob))
-                if len(found) > _MOST_FILES or size > _MOST_LISTED:
+                if listed - len(found) > _MOST_FILES or len(found) > _MOST_FILES or size > _MOST_LISTED:
                     raise WrongUsage(
-                        f"{self._remote.url} has more than {_MOST_FILES:,} files, or {_MOST_LISTED >> 20} MiB of names.",
+                        f"{self._remote.url} has more than {_MOST_FILES:,} files, as many folders, or {_MOST_LISTED >> 20} MiB of"
+                        " names.",
                         hint="Name a folder of it under [sources.git].",
                     )
         except Unavailable:
