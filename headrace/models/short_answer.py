@@ -139,11 +139,13 @@ def _with_limits(asked: Asked, sentence: str, start: int, end: int) -> tuple[int
     for date in _DATE.finditer(sentence):
         if date.start() < end and date.end() > start:
             start, end = min(start, date.start()), max(end, date.end())
+    if asked.kind == "quantity" and (measured := _MEASURED.search(sentence, start, end)):
+        end = measured.end()
+    # "after 24" of "after 24 months" says nothing; a year is no number of metres.
+    unit = _UNIT.match(sentence, end) if sentence[end - 1].isdigit() else None
+    if unit and (asked.kind != "when" or facts(f"1 {unit[0]}").units & _TIMES):
+        end = unit.end()
     if asked.kind != "when":
-        if asked.kind == "quantity" and (measured := _MEASURED.search(sentence, start, end)):
-            end = measured.end()
-        if sentence[end - 1].isdigit() and (unit := _UNIT.match(sentence, end)):
-            end = unit.end()
         end = _RATE.match(sentence, end).end()  # type: ignore[union-attr]
     if limits := _WEEKDAY.search(sentence, 0, start) or _LIMITS.search(sentence, 0, start):
         start = limits.start()

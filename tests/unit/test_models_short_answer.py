@@ -39,6 +39,9 @@ def short(question: str, sentence: str) -> str | None:
         ("When are copies made?", "Copies of the register are made each Sunday at 02:00.", "each Sunday at 02:00"),
         ("Which day does dredging start?", "Dredging starts on Friday at 02:00 and takes nine hours.", "on Friday at 02:00"),
         ("When does the contract end?", "The contract ends on 30 September 2027 for both sides.", "30 September 2027"),
+        ("When is the log deleted?", "The log is deleted after 24 months.", "after 24 months"),
+        ("Wann wird das Protokoll gelöscht?", "Das Protokoll wird nach 24 Monaten gelöscht.", "nach 24 Monaten"),
+        ("When was the palm house built?", "The palm house was built in 1840 m west of the pond.", "1840"),
         ("Wie lange dauert die Wache?", "Die Wache dauert eine Woche.", "eine Woche"),
     ],
 )
