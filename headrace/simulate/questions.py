@@ -99,7 +99,8 @@ def _of_tables(lines: Sequence[str]) -> Iterator[str]:
             name, *cells = _cells(line)
             for column, cell in zip(columns[1:], cells, strict=False):
                 if re.search(r"\d", cell) and _is_name(name) and _is_name(column):
-                    yield f"What is the {_inside(column)} of {name}?"
+                    is_ = "are" if re.search(r"[^sui]s$", column) else "is"
+                    yield f"What {is_} the {_inside(column)} of {name}?"
                     break
 
 

@@ -37,6 +37,8 @@ def test_a_document_is_asked_as_a_person_would(heading: str, text: str, question
 def test_a_row_is_asked_for_its_number_and_only_where_it_has_a_name() -> None:
     assert asked(PRICES)[:2] == ["What is the price of Basic?", "What is the price of Team?"]
     assert asked("| Day | Hours |\n|---|---|\n| 1 | 8 |\n| Monday | closed |") == []
+    assert asked("| Pump | Bolts | Status |\n|---|---|---|\n| North | 8 | 1 |") == ["What are the bolts of North?"]
+    assert asked("| Pump | Status |\n|---|---|\n| North | 1 |") == ["What is the status of North?"]
 
 
 @pytest.mark.parametrize("text", ["This is a test of the sentence.", "It is a matter of taste, and that is all.", ""])

@@ -100,7 +100,7 @@ function tables(found) {
   ]);
   tiers.show(found.tiers);
   const supply = table("Demand beside DGX SuperPOD's guideline", [
-    { name: "level", title: "SuperPOD's guideline", value: (one) => one.read, cell: (one) => one.level },
+    { name: "level", title: "Guideline", value: (one) => one.read, cell: (one) => `SuperPOD, ${one.level}` },
     { name: "read", title: "Read", number: true, value: (one) => one.read, cell: (one) => speed(one.read) },
     { name: "read_share", title: "Needed of that", number: true, value: (one) => one.read_share, cell: (one) => needed(one.read_share) },
     { name: "write", title: "Write", number: true, value: (one) => one.write, cell: (one) => speed(one.write) },
@@ -109,6 +109,10 @@ function tables(found) {
   ]);
   supply.show(found.supply);
   return [tiers.element, supply.element, measured(found.measured)];
+}
+
+function off(error) {
+  return `${error < 0 ? "−" : error > 0 ? "+" : ""}${percent(Math.abs(error))}`;
 }
 
 function needed(share) {
@@ -122,7 +126,7 @@ function measured(rows) {
     { name: "label", title: "Measured here", value: (one) => one.label, cell: (one) => [one.label, make("span", { class: "reason" }, `${one.how}, ${one.run}${one.of_runs > 1 ? `, the largest sample of ${one.of_runs} runs` : ""}`)], wide: true },
     { name: "measured", title: "Measured", number: true, value: (one) => one.measured, cell: (one) => bytes(Math.round(one.measured)) },
     { name: "estimated", title: "Formula", number: true, value: (one) => one.estimated, cell: (one) => bytes(Math.round(one.estimated)) },
-    { name: "error", title: "Off", number: true, value: (one) => Math.abs(one.error), cell: (one) => `${one.error < 0 ? "−" : "+"}${percent(Number(Math.abs(one.error).toFixed(2)))}` },
+    { name: "error", title: "Off", number: true, value: (one) => Math.abs(one.error), cell: (one) => off(Number(one.error.toFixed(2))) },
   ]);
   list.show(rows);
   return list.element;
