@@ -330,11 +330,11 @@ MUTANTS = (
     Mutant(
         "G6",
         "headrace/training/evaluate.py",
-        "* len(pairs) < count < len(pairs)",
-        "* len(pairs) <= count < len(pairs)",
+        "* len(pairs) < count]",
+        "* len(pairs) <= count]",
         "A user with just the share that is allowed is left out in turn.",
         (
-            "tests/unit/test_training_evaluate.py::test_users_with_more_than_the_share_and_not_all_of_the_questions_are_left_out_in_turn",
+            "tests/unit/test_training_evaluate.py::test_verdicts_of_users_with_more_than_the_share_of_the_questions_are_left_out_in_turn",
         ),
     ),
     Mutant(
