@@ -1,10 +1,15 @@
 """spans: fit the weights of short answers, and measure them on articles they were not fitted on.
 
-`python -m bench.spans DIR... [--half dev] [-o FILE]`: folders as of `bench.reader`. For each question, the candidates of every
-sentence that holds the answer, of the three that the rule for quotes puts first, are labelled with SQuAD's F1 to the accepted
-answers. Weights maximise the log-likelihood, under softmax over a sentence's candidates, of F1 to the power of `_POWER` (which is
-nearly exact match), with an L2 penalty. Prints, cross-fitted over documents, how often a short answer is shown at several shares,
-how often it is right, and how often it is wrong though its sentence is right; `-o` writes the weights fitted on all.
+`python -m bench.spans DIR... [--half dev] [--heads N] [-o FILE]`: folders as of `bench.reader`. For each question, the
+candidates of every sentence that holds the answer, of the three that the rule for quotes puts first, are labelled with SQuAD's F1
+to the accepted answers. Weights maximise the log-likelihood, under softmax over a sentence's candidates, of F1 to the power of
+`_POWER` (which is nearly exact match), with an L2 penalty. Prints, cross-fitted over documents, how often a short answer is shown
+at several shares, how often it is right, and how often it is wrong though its sentence is right; before that, the F1 of the best
+candidate of every first sentence (`best_candidate`) and of the whole sentence. `-o` writes the weights fitted on all.
+
+`--heads N` adds, to see what a reader could gain, two features of each of N attention heads of the embedded generator: how much
+of a sentence the last token of "Text: … Question: … Answer:" attends to in a candidate. The heads are those whose favourite
+candidate is best on the articles that the weights are fitted on. Nothing of it is shipped.
 """
 
 from __future__ import annotations
@@ -12,8 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +44,8 @@ from headrace.settings import Settings
 _SENTENCES = 3
 _POWER, _L2, _LEAST_SCALE, _LEAST_WEIGHT = 4.0, 10.0, 0.1, 0.02
 _FOLDS = 4
-_SHARES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7)
+_HEAD = "head_"
+_SHARES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 Vector = npt.NDArray[np.float64]
 
@@ -47,6 +54,8 @@ Vector = npt.NDArray[np.float64]
 class Sentence:
     """A quoted sentence's candidates: features by name, F1 of each, and their places. `right`: it holds the answer."""
 
+    question: str
+    text: str
     group: str
     first: bool
     right: bool
@@ -57,7 +66,9 @@ class Sentence:
     ends: npt.NDArray[np.int64]
 
 
-def sentence_of(asked: Asked, quote: Quote, known: Sequence[str], group: str, *, first: bool, right: bool) -> Sentence | None:
+def sentence_of(
+    question: str, asked: Asked, quote: Quote, known: Sequence[str], group: str, *, first: bool, right: bool
+) -> Sentence | None:
     """The candidates of one quote, labelled; `None` if it has none."""
     tokens = Tokens(quote.said)
     starts, ends = candidates(asked, tokens)
@@ -66,7 +77,9 @@ def sentence_of(asked: Asked, quote: Quote, known: Sequence[str], group: str, *,
     texts = [quote.said[tokens.spans[a][0] : tokens.spans[b][1]] for a, b in zip(starts, ends, strict=True)]
     f1s = np.array([max(f1(text, answer) for answer in known) if right else 0.0 for text in texts])
     whole = max(f1(quote.said, answer) for answer in known)
-    return Sentence(group, first, right, span_features(asked, tokens, starts, ends), f1s, whole, starts, ends)
+    return Sentence(
+        question, quote.said, group, first, right, span_features(asked, tokens, starts, ends), f1s, whole, starts, ends
+    )
 
 
 def fit(sentences: Sequence[Sentence], names: Sequence[str]) -> dict[str, float]:
@@ -92,15 +105,57 @@ def fit(sentences: Sequence[Sentence], names: Sequence[str]) -> dict[str, float]
     return {name: round(float(weight), 3) for name, weight in zip(names, fitted, strict=True)}
 
 
-def cross_fitted(sentences: Sequence[Sentence], names: Sequence[str]) -> list[dict[str, float]]:
+def cross_fitted(sentences: Sequence[Sentence], names: Sequence[str], heads: int) -> list[dict[str, float]]:
     """What `short_answer` would say of each question's first sentence, with weights fitted without its document."""
+    plain = [name for name in names if not name.startswith(_HEAD)]
     groups = sorted({one.group for one in sentences})
     said = []
     for fold in range(_FOLDS):
         held = set(groups[fold::_FOLDS])
-        weights = fit([one for one in sentences if one.group not in held], names)
-        said += [_said(one, weights, names) for one in sentences if one.group in held and one.first]
+        others = [one for one in sentences if one.group not in held]
+        used = [*plain, *_best_heads(others, [name for name in names if name.startswith(_HEAD)], heads)]
+        weights = fit(others, used)
+        said += [_said(one, weights, used) for one in sentences if one.group in held and one.first]
     return said
+
+
+def with_attention(sentences: Sequence[Sentence]) -> list[Sentence]:
+    """The sentences with two features of each attention head of the embedded generator."""
+    import torch
+
+    from headrace.models.server.generator import packaged
+
+    model, tokenizer, _ = packaged(None)
+    model.set_attn_implementation("eager")
+    found, started = [], time.process_time()
+    for one in sentences:
+        begin = "<|im_start|>user\nAnswer in a few words of the text.\nText: "
+        text = f"{begin}{one.text}\nQuestion: {one.question}<|im_end|>\n<|im_start|>assistant\nAnswer:"
+        read = tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
+        with torch.inference_mode():
+            layers = model(read["input_ids"], output_attentions=True).attentions
+        heads = torch.stack([layer[0, :, -1] for layer in layers])  # layers, heads, tokens
+        offsets = read["offset_mapping"][0].numpy() - len(begin)
+        words = Tokens(one.text).spans
+        inside = np.array([[first < end and last > start for first, last in offsets] for start, end in words], np.float64)
+        attended = heads.flatten(0, 1).numpy() @ inside.T
+        attended /= attended.sum(1, keepdims=True) + 1e-9
+        sums = np.concatenate([np.zeros((len(attended), 1)), np.cumsum(attended, 1)], 1)
+        within = sums[:, one.ends + 1] - sums[:, one.starts]
+        mean = within / np.sqrt(one.ends - one.starts + 1)
+        named = {f"{_HEAD}{number}": row.astype(np.float32) for number, row in enumerate(mean)}
+        named |= {f"{_HEAD}{number}_sum": row.astype(np.float32) for number, row in enumerate(within)}
+        found.append(replace(one, values={**one.values, **named}))
+    print(json.dumps({"attention_ms_of_processor_time": round(1e3 * (time.process_time() - started) / len(sentences))}))
+    return found
+
+
+def _best_heads(sentences: Sequence[Sentence], names: Sequence[str], heads: int) -> list[str]:
+    """The features of the heads whose favourite candidate has the highest mean F1, of sentences that hold the answer."""
+    known = [one for one in sentences if one.f1s.max() > 0]
+    first = [name for name in names if not name.endswith("_sum")]
+    best = sorted(first, key=lambda name: -_mean([one.f1s[int(one.values[name].argmax())] for one in known]))[:heads]
+    return [*best, *(f"{name}_sum" for name in best)]
 
 
 def _said(one: Sentence, weights: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
@@ -175,7 +230,7 @@ def labelled(
             continue
         right = holds(quote.said, one.answers[0]) and documents[quote.source] in one.documents
         group = min(one.documents).partition("#")[0]
-        sentence = sentence_of(asked, quote, one.answers[0], group, first=rank == 0, right=right)
+        sentence = sentence_of(part, asked, quote, one.answers[0], group, first=rank == 0, right=right)
         if sentence is not None:
             found.append(sentence)
     return found
@@ -186,6 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.spans", description=__doc__)
     parser.add_argument("dirs", type=Path, nargs="+")
     parser.add_argument("--half", choices=("dev", "judge"))
+    parser.add_argument("--heads", type=int, default=0)
     parser.add_argument("-o", dest="file", type=Path)
     given = parser.parse_args()
     sentences: list[Sentence] = []
@@ -195,9 +251,15 @@ def main() -> None:
                 sentences += sentences_of(app, *folder_questions(app, folder, given.half))
             else:
                 sentences += sentences_of(app, *beir_questions(app, folder, given.half, Path(scratch)))
+    first = [one for one in sentences if one.first]
+    best = {"sentence_right": [one.right for one in first], "best_candidate": [one.f1s.max() for one in first]}
+    best["whole_sentence"] = [one.whole_f1 if one.right else 0.0 for one in first]
+    print(json.dumps({"sentences": len(first), **{name: round(_mean(values), 3) for name, values in best.items()}}))
+    if given.heads:
+        sentences = with_attention(sentences)
     names = names_of(sentences)
-    print(json.dumps(curve(cross_fitted(sentences, names)), indent=2))
-    if given.file:
+    print(json.dumps(curve(cross_fitted(sentences, names, given.heads)), indent=2))
+    if given.file and not given.heads:
         given.file.write_text(json.dumps(shipped(fit(sentences, names)), indent=1) + "\n")
 
 

@@ -116,7 +116,17 @@ class _Reading:
 
     def _extract(self, part: str) -> Extract:
         short = shortlist(part, self._sources, self.read)
-        return best(part, self._sources, short, self._near(part, short), self.read)
+        return best(part, self._sources, short, self._near(part, short), self.read, self._nearest)
+
+    def _nearest(self, word: str, others: Sequence[str]) -> float | None:
+        """A word's similarity to the nearest of others."""
+        if self._embedder is not None:
+            try:
+                vectors = self._embedder.embed([word, *others], kind="passage")
+                return float((vectors[1:] @ vectors[0]).max())
+            except Transient:
+                self._embedder, self.note = None, _NO_EMBEDDER
+        return None
 
     def _near(self, part: str, short: Sequence[Quote]) -> list[float] | None:
         """The quotes' similarities; `None` where the embedder does not answer."""

@@ -23,7 +23,7 @@ _BETWEEN = ADVERBS | frozenset(["to", "not", "ever", "each", "every", "other", "
 _MODAL = frozenset(["will", "would", "can", "could", "may", "might", "must", "shall", "should"])
 _DO = _MODAL | {"do", "does", "did"}  # before the verb as it is in a dictionary
 _PARTICIPLE = re.compile(
-    r"\w{2,}(?:ed|ing)|(?:tak|giv|writt|brok|chos|driv|froz|hidd|eat|fall)en|(?:thr|gr|dr|fl|bl|sh|kn)[aeo]wn|built|bought|sold|held|paid|kept|run|made|sent|lent|open|due|shut|cut|set|put|won|left|lost|found|born|led"
+    r"\w{2,}(?:ed|ing)|(?:tak|giv|writt|brok|chos|driv|froz|hidd|eat|fall)en|(?:thr|gr|dr|fl|bl|sh|kn)[aeo]wn|(?:re)?built|bought|sold|held|paid|kept|run|made|sent|lent|open|due|shut|cut|set|put|won|left|lost|found|born|led"
     r"|hung|met|begun|worn|torn|heard|done|gone|spent|burnt|hit|located|called"
 )
 
@@ -98,7 +98,7 @@ def arguments_of(question: str) -> Arguments:
     words = [found[0].lower() for found in _TOKEN.finditer(question[:_READ])]
     for at, word in enumerate(words):
         before, behind = words[at - 1] if at else "", words[at + 1] if at + 1 < len(words) else ""
-        if word in _ASKS:
+        if word in _ASKS and not (word == "was" and asks):  # German asks with it, too
             close()
             asks, is_open = asks or word, False
         elif word in AUXILIARIES:

@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -34,11 +34,13 @@ import numpy.typing as npt
 
 from headrace.models.arguments import arguments_of, language_of
 from headrace.models.asked import AUXILIARIES, CONJUNCTIONS, DETERMINERS, OWNERS, PREPOSITIONS, PRONOUNS, asked_of
+from headrace.models.clauses import BEGINS_WITH_PRONOUN, about, clauses, with_relative
 from headrace.models.concepts import concepts_of, contrasting, contrasts
 from headrace.models.fact_kinds import FactKind, fact_kind
 from headrace.models.question_parts import NAMED
 from headrace.models.quotable import PASSAGES, Quote, SourceText, is_whole
-from headrace.models.support import content_words, facts
+from headrace.models.ranges import included
+from headrace.models.support import alike, content_words, facts
 from headrace.models.word_match import has, match, terms
 
 FURTHER = 3
@@ -48,14 +50,16 @@ ENOUGH = 5.0
 LEAST_EVIDENCE = 0.72
 """The least sum of two figures of a quote: the share of the question's words that it has, with what is above and partly beside
 it, and its embedding's similarity. A number in euros is no evidence of which."""
-MORE_EVIDENCE = 0.1
+MORE_EVIDENCE = 0.06
 """What more of it is needed if there is doubt."""
-IN_DOUBT = 1.0
+IN_DOUBT = 0.5
 """The additional score required if the passage lacks a name of the question or the quote lacks the kind of fact asked for."""
 LACKING = 0.45
 """The share of the words for what a question is about, rare ones weighted higher, that a quote may lack."""
 CLOSE = 1.0
 """A second quote whose score is so near the first's is shown, too: of the development questions, one answer in four has one."""
+CLOSE_ELSEWHERE = 0.25
+"""The same of a quote from another passage."""
 WEIGHTS: Mapping[str, float] = {
     "own": 6.2,
     "over": 2.4,
@@ -82,6 +86,9 @@ _SHORT_SENTENCE = 16  # words of a sentence that says one thing; the embedding o
 # Similarities from which other words may mean the same: of short sentences and rows, and of long ones.
 _SAME_THING, _SAME_THING_LONG = 0.72, 0.4
 _SAME_ACT, _SAME_ACT_LONG = 0.6, 0.4
+# The share of the words for what a question is about that the clause with the number, date or name may lack, the similarity of
+# the sentence from which it may lack more, and that of verbs which may mean the same.
+_LACKING_CLAUSE, _SAME_STATEMENT, _SAME_VERB = 0.75, 0.6, 0.35
 _ELSEWHERE = 0.4  # how far a word lacks that is elsewhere in the passage, but not in another row
 _BESIDE_SIBLINGS = 1.0  # that a quote may score less than one about another thing of the sort that is asked for
 _ANOTHER = 6.0  # by which a quote about another thing is put behind others
@@ -134,11 +141,35 @@ _FOR = re.compile(r"\b(?:for|für|pour|para)\s+(?:the\s+|an?\s+|die\s+|den\s+|da
 _NON = re.compile(r"\b[Nn]on-(\w{3,40})")
 _READ = 400  # characters of a question in which names and their nouns are looked for
 _POSSESSED = re.compile(r"\w['’]s?\s+((?:[a-z][\w-]*\s+){0,2}[a-z][\w-]*)")
+_STATED = ("person", "date", "number")  # kinds of facts that one clause of a sentence states
+_WHO_DID = re.compile(r"\W*(?:who|wer)\s+([^\W\d_]+)", re.IGNORECASE)
+_WHEN = r"\W*(?:when|in (?:what|which) (?:year|month)|wann)\s+"
+_WHEN_DONE = re.compile(rf"{_WHEN}(?:was|were|did|does|do|is|are|wurde|wurden)\b", re.IGNORECASE)
+_WAS_DONE = re.compile(rf"{_WHEN}(?:was|were|did|wurde|wurden)\b", re.IGNORECASE)
+_NAME = re.compile(r"[A-ZÄÖÜ]")
+_SLIGHT_VERBS = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        occur occurred happen happened place take took become became get got have had be been make made go work works
+        """,
+    )
+)
+_OPENS = re.compile(r"\b(?:open|close)(?:s|d|ed|ing)?\b", re.IGNORECASE)
+_FROM_TO = re.compile(r"\b(?:to|until|till)\b|\d\s?[-–]\s?\d", re.IGNORECASE)
+# Somebody without a name.
+_ROLE_WORD = re.compile(
+    r"\b(?:by|von|durch)\s+(?:the|an?|our|its|their|de[rmn]|die|das)\b|\b(?:we|volunteers|members|owners?)\b", re.IGNORECASE
+)
 _FUNCTION = AUXILIARIES | CONJUNCTIONS | DETERMINERS | OWNERS | PREPOSITIONS | PRONOUNS
 _GERMAN = re.compile(
     r"^\W*(?:(?:ab|bis|seit|in|an|zu|von|für|auf|bei|mit)\s+)?(?:was|wer|wie|wo|wann|warum|welche[rsnm]?|wieviele?|wohin)\b",
     re.IGNORECASE,
 )
+
+
+WordSimilarity = Callable[[str, Sequence[str]], float | None]
+"""The largest similarity of a word's embedding to those of other words; `None` if the embedder does not answer."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +214,7 @@ def features(
     `similarities` are those of the quotes' embeddings. `read` are all quotes of the passages, by default those `found`: other
     rows of a table say what its rows are about.
     """
-    values = [one.values for one in _compared(question, sources, found, similarities, read)]
+    values = [one.values for one in _compared(_Question(question, sources), sources, found, similarities, read)]
     return np.array(values, np.float64).reshape(len(found), len(WEIGHTS))
 
 
@@ -208,13 +239,12 @@ class _Compared:
 
 
 def _compared(
-    question: str,
+    asked: _Question,
     sources: Sequence[SourceText],
     found: Sequence[Quote],
     similarities: Sequence[float] | None,
     read: Sequence[Quote],
 ) -> list[_Compared]:
-    asked = _Question(question, sources)
     tables = _tables(sources, read or found)
     return [
         asked.compare(quote, None if similarities is None else similarities[index], tables.get(_table(sources, quote), ()))
@@ -258,11 +288,13 @@ class _Question:
         # Other questions have verbs of their own: "On which day is the sauna heated?" of "The sauna is warm on Fridays."
         self._acts = sorted(about.verbs & told) if self._kind.kind == "person" else []
         self._language = language_of(question)
+        self.event = _event(question)
 
     def compare(self, quote: Quote, similarity: float | None, rows: Sequence[frozenset[str]]) -> _Compared:
         """`rows` are the words in the cells of each row of the quote's table."""
         source = self._sources[quote.source]
-        own, over, beside = terms(quote.own), terms(quote.over), terms(quote.beside)
+        inside = included(self._question, quote.own)
+        own, over, beside = terms(quote.own) | inside.words, terms(quote.over), terms(quote.beside)
         shares = {"own": 0.0, "over": 0.0, "beside": 0.0}
         known, in_quote = set(), set()
         for word, weight in self._weights.items():
@@ -279,7 +311,7 @@ class _Question:
         around = facts(f"{quote.over}\n{quote.own}\n{quote.beside}")
         # "oxygen-18" and "third-and-9" are read as names.
         held = [readings for readings, _ in around.numbers]
-        held += [frozenset(re.findall(r"\d+", name)) for name in around.names]
+        held += [frozenset(re.findall(r"\d+", name)) for name in around.names] + [inside.numbers]
         lacks_number = [read for read in self._numbers if not any(read & other for other in held)]
         fits, unit = self._kind.fits(quote)
         focus = self._focus_in(own | over, own | over | beside)
@@ -321,6 +353,7 @@ class _Question:
             or self._names_another(quote, missing)
         )
         another = another or self._is_of_another(quote, own | over | beside, named["embedding"])
+        another = another or self._is_in_another_clause(quote, over, named["embedding"])
         another = another or (quote.is_row and self._is_empty(quote))
         doubtful = bool(nowhere) or fits < 0 or (focus < 0 and unit <= 0) or not singled
         share = shares["own"] + shares["over"]
@@ -349,12 +382,80 @@ class _Question:
             sum(self._weights[word] * (_ELSEWHERE if not quote.is_row and match(there, word) else 1.0) for word in missing)
             / total
         )
-        if self._language and language_of(quote.said) not in ("", self._language):
-            return False  # the words are others, whatever it is about
+        if self._is_foreign(quote):
+            return False
         if lacking > LACKING and (quote.is_row or similarity < (_SAME_THING if is_short else _SAME_THING_LONG)):
             return True
         undone = not quote.is_row and any(not match(around, word) for word in self._acts)
         return undone and similarity < (_SAME_ACT if is_short else _SAME_ACT_LONG)
+
+    def _stating(self, quote: Quote) -> list[int]:
+        """The numbers of the clauses of a sentence that have the kind of fact asked for."""
+        parts = clauses(quote.said)
+        return [n for n, one in enumerate(parts) if self._kind.fits(replace(quote, text=one.of(quote.said)))[0] > 0]
+
+    def _is_in_another_clause(self, quote: Quote, over: frozenset[str], similarity: float) -> bool:
+        """Whether the clause with the number, date or name is about another thing than the question, or none has a name.
+
+        "The beech is 31 metres tall" is no answer about the ginkgo, whatever the next sentence says of it.
+        """
+        if quote.is_row or self._kind.kind not in _STATED or self._is_foreign(quote):
+            return False
+        stating = self._stating(quote)
+        if not stating:
+            return self._kind.kind == "person" and self.event != "" and _ROLE_WORD.search(quote.said) is None
+        if similarity < _SAME_THING and self._lacking(self._texts[quote.source] | over) >= _LACKING_CLAUSE:
+            return True  # the whole passage knows nothing of it
+        if similarity >= _SAME_STATEMENT:
+            return False
+        for number in stating:
+            text = f"{about(quote.said, number)} {with_relative(quote.said, number)}"
+            there = terms(text) | over | (self._texts[quote.source] if BEGINS_WITH_PRONOUN.match(text) else frozenset())
+            if self._lacking(there) < _LACKING_CLAUSE:
+                return False
+        return True
+
+    def _lacking(self, there: frozenset[str]) -> float:
+        """The share of the words for what the question is about, rare ones weighted higher, that some words lack."""
+        total = sum(self._weights[word] for word in self._things) or 1.0
+        return sum(self._weights[word] for word in self._things if not match(there, word)) / total
+
+    def _is_foreign(self, quote: Quote) -> bool:
+        """Whether a quote is in another language than the question, so that its words are others whatever it is about."""
+        return bool(self._language) and language_of(quote.said) not in ("", self._language)
+
+    def is_undone(self, quote: Quote, similarity: WordSimilarity) -> bool:
+        """Whether the clause with the date or the name says that something else was done.
+
+        Who cabled a beech is not who insured it, and when an oven was built not when it was repaired.
+        """
+        if not self.event or self._is_foreign(quote):
+            return False
+        if quote.is_row:
+            return self._is_of_another_column(quote)
+        parts = clauses(quote.said)
+        numbers = self._stating(quote) or list(range(len(parts)))
+        texts = [with_relative(quote.said, number) for number in numbers]
+        own = terms(" ".join(texts))
+        if match(own, self.event) or any(alike(self.event, word) for word in own):
+            return False
+        if _OPENS.fullmatch(self.event) and any(map(_OPENS.search, texts)):
+            return not any(map(_FROM_TO.search, texts))
+        if match(terms(quote.said), self.event):
+            return True  # another clause says it
+        over = terms(quote.over)  # "tree" below "Notable trees" is what all of it is about
+        known = self._words | over
+        others = sorted(word for word in own if word.isalpha() and not has(known, word) and not _is_name_in(word, texts))
+        near = similarity(self.event, others) if others else 0.0
+        return near is not None and near < _SAME_VERB
+
+    def _is_of_another_column(self, quote: Quote) -> bool:
+        """Whether the dates of a row are of something else that was done, or the column of what was done has no name."""
+        own = [(terms(name), cell) for name, cell in quote.cells]
+        done = [cell for name, cell in own if match(name, self.event) or any(alike(self.event, word) for word in name)]
+        if self._kind.kind == "person":
+            return bool(done) and not any(map(_NAME.search, done))
+        return self._kind.kind == "date" and not done and _WAS_DONE.match(self._question) is not None
 
     def _is_empty(self, quote: Quote) -> bool:
         """Whether the cell of a row that the question asks for is empty: the table's header has its name, the cells have not."""
@@ -404,6 +505,26 @@ class _Question:
             if name in missing and any(found.casefold() not in self._words for found in pattern.findall(quote.text)):
                 return True
         return False
+
+
+def _nothing_alike(_word: str, _others: Sequence[str]) -> float:
+    return 0.0
+
+
+def _event(question: str) -> str:
+    """The verb of a question who did something, or when something was done; empty for any other question."""
+    if (who := _WHO_DID.match(question)) and who[1].lower() not in _FUNCTION:
+        return "" if who[1].lower() in _SLIGHT_VERBS else who[1].lower()
+    verbs = arguments_of(question).verbs - _SLIGHT_VERBS if _WHEN_DONE.match(question) else ()
+    if len(verbs) != 1:
+        return ""
+    (verb,) = verbs
+    behind = question.lower().partition(verb)[2]
+    return "" if _SLIGHT_VERBS & set(re.findall(r"\w+", behind[:_READ])) else verb  # "does the course take place"
+
+
+def _is_name_in(word: str, texts: Sequence[str]) -> bool:
+    return any(re.search(rf"(?<=\w ){re.escape(word.capitalize())}\b", text) for text in texts)
 
 
 def _focus(question: str) -> frozenset[str]:
@@ -488,24 +609,37 @@ def best(
     found: Sequence[Quote],
     similarities: Sequence[float] | None,
     read: Sequence[Quote] = (),
+    similarity: WordSimilarity = lambda _word, _others: None,
 ) -> Extract:
-    """The quote that answers one part of a question best, and another that may. The arguments are as in `features`."""
+    """The quote that answers one part of a question best, and another that may. The arguments are as in `features`.
+
+    `similarity` is asked whether another verb means the same as the question's.
+    """
     if not found:
         return Extract(question, None, -math.inf, False)
-    compared = _compared(question, sources, found, similarities, read)
+    asked = _Question(question, sources)
+    compared = _compared(asked, sources, found, similarities, read)
     scores = np.array([one.values for one in compared]) @ np.array(list(WEIGHTS.values()))
     # Where the best are about others of the same sort, what is asked for would be among them.
     siblings = max((score for score, one in zip(scores, compared, strict=True) if one.of_sibling), default=-math.inf)
     scores -= [_ANOTHER * one.about_another + IN_DOUBT * one.doubtful for one in compared]
-    first, *second = (int(index) for index in np.argsort(-scores, kind="stable")[:_SECONDS])
-    enough = _enough(scores[first], compared[first]) and (
-        compared[first].is_settled or bool(scores[first] > siblings - _BESIDE_SIBLINGS)
+    undone: dict[int, bool] = {}
+    while (first := int(np.argmax(scores))) not in undone and _enough(scores[first], compared[first]):
+        # Below one that says something else the next has to have the verb itself.
+        undone[first] = asked.is_undone(found[first], _nothing_alike if any(undone.values()) else similarity)
+        scores[first] -= _ANOTHER * undone[first]
+    second = [int(index) for index in np.argsort(-scores, kind="stable")[:_SECONDS] if index != first]
+    enough = (
+        not undone.get(first, False)
+        and _enough(scores[first], compared[first])
+        and (compared[first].is_settled or bool(scores[first] > siblings - _BESIDE_SIBLINGS))
     )
     close = [
         index
         for index in second
-        if scores[first] - scores[index] <= CLOSE
+        if scores[first] - scores[index] <= (CLOSE if found[index].source == found[first].source else CLOSE_ELSEWHERE)
         and _enough(scores[index], compared[index])
+        and not asked.is_undone(found[index], similarity)
         and _is_like(compared[index], compared[first], row=found[first].is_row or found[index].is_row)
         and is_whole(found[index].text)
     ]
@@ -519,7 +653,7 @@ def _also(
 ) -> tuple[Quote, ...]:
     """The other rows of a quote's table that have all words of the question that it has."""
     rows = [quote for quote in read if first.is_row and quote != first and _table(sources, quote) == _table(sources, first)]
-    each = _compared(question, sources, rows, None, read)
+    each = _compared(_Question(question, sources), sources, rows, None, read)
     same = [quote for quote, one in zip(rows, each, strict=True) if one.words >= compared.words and not one.about_another]
     return tuple(same[:_LISTED]) if len(same) < len(rows) else ()  # of all rows, none is singled out
 

@@ -16,7 +16,7 @@ CAPITAL = re.compile(
     r"(?:(?<=[\w,;:(|&/–-] )|(?<=\())[A-ZÄÖÜÉ][\w'’-]+|^\W*[A-ZÄÖÜÉ][\w'’-]+(?=\s+(?:is|was|has|had|\w{3,}ed)\b)"
 )
 _DATE = re.compile(
-    r"\b\d{4}-\d\d-\d\d\b|\b(?:19|20)\d\d\b|\b\d{1,2}[.:]\d\d\b|\b\d{1,2}\s?(?:am|pm|h|Uhr)\b|day\b|days\b|tag\b|\b(?:January|February"
+    r"\b\d{4}-\d\d-\d\d\b|\b(?:1[0-9]|20)\d\d\b|\b\d{1,2}[.:]\d\d\b|\b\d{1,2}\s?(?:am|pm|h|Uhr)\b|day\b|days\b|tag\b|\b(?:January|February"
     r"|March|April|May|June|July|August|September|October|November|December|Januar|Februar|März|Mai|Juni|Juli|Oktober|Dezember"
     r"|(?i:lundi|mardi|mercredi|jeudi|vendredi|samedi|dimanche|lunes|martes|miércoles|jueves|viernes|sábado|domingo"
     r"|janvier|février|mars|avril|mai|juin|juillet|août|septembre|octobre|novembre|décembre"
@@ -26,6 +26,10 @@ _MONTH = "|".join(sorted(MONTHS, key=len, reverse=True))
 # A day of a month is no amount.
 _DAY_OF_MONTH = re.compile(
     rf"\b\d{{1,2}}(?:\.|st|nd|rd|th)?\s+(?:{_MONTH})\b(?:,?\s+\d{{4}}\b)?|\b\d{{4}}-\d\d-\d\d\b", re.IGNORECASE
+)
+_CLOCK = re.compile(r"\b\d{1,2}:\d\d\b")
+_AFTER = re.compile(
+    r"\b(?:days?|weeks?|months?|years?) (?:later|earlier|before|after|ago)\b|\b(?:Tage?|Wochen?|Monate?|Jahre?) später\b"
 )
 _CAUSE = re.compile(
     r"\bbecause\b|\bcaus|\bdue to\b|\bsince\b|\bafter\b|\bso that\b|\breason|\bweil\b|\bda\b|\bwegen\b|\bparce que\b|\bporque\b"
@@ -142,7 +146,9 @@ class FactKind:
                 bare = "" in there and (self.units != MONEY or _costs(quote))
                 return 1.0, (1.0 if there & self.units else 0.0 if bare else -1.0)
             case "date":
-                has = (bool(new) and _DATE.search(quote.own) is not None) or _WEEKDAY.search(quote.own) is not None
+                is_time = bool(new) or _CLOCK.search(quote.own) is not None  # "21:30" is read as a name
+                has = (is_time and _DATE.search(quote.own) is not None) or _WEEKDAY.search(quote.own) is not None
+                has = has or (bool(new) and _AFTER.search(quote.own) is not None)
             case "age":
                 has = bool(new) and _AGE.search(f"{quote.own} {quote.over}") is not None
             case "person":

@@ -21,7 +21,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from headrace.models.arguments import arguments_of
 from headrace.models.asked import Asked, asked_of
+from headrace.models.clauses import clauses, with_relative
 from headrace.models.spans import AnswerSpan, Tokens, best_span
 from headrace.models.support import MONTHS, UNITS, alike, content_words, facts
 from headrace.models.word_match import match, terms
@@ -100,10 +102,20 @@ def short_answer(question: str, sentence: str, weights: Mapping[str, float]) -> 
     else:
         start, end = _with_limits(asked, sentence, span.start, span.end)
         is_right = _is_amount(asked, question, sentence[start:end].strip())
+    if not _is_in_its_clause(question, sentence, start):
+        return None
     said = sentence[start:end].strip()
     if not is_right or _said_already(said, set(weights)):
         return None
     return said if len(said) <= _LONGEST and said != sentence.rstrip(".!") else None
+
+
+def _is_in_its_clause(question: str, sentence: str, start: int) -> bool:
+    """Whether the clause with the span has the question's verb, if one of the sentence's clauses has it."""
+    parts = clauses(sentence)
+    verbs = arguments_of(question).verbs
+    has_verb = [any(match(terms(with_relative(sentence, number)), verb) for verb in verbs) for number in range(len(parts))]
+    return not any(has_verb) or any(has_verb[number] for number, one in enumerate(parts) if one.start <= start < one.end)
 
 
 def _is_one_name(question: str, sentence: str, span: AnswerSpan) -> bool:

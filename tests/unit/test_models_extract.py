@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -471,3 +473,76 @@ def test_an_amount_whose_unit_has_a_capital_goes_on_with_its_sentence() -> None:
     first, second = quotes([SourceText(text, "halle.md")])
     assert first.said == "Die Heizung läuft mit Pellets aus Holz, und der Bunker fasst 18 Tonnen."
     assert second.said == "Für die Wartung sorgt Dieter Kampen."
+
+
+GARDEN = SourceText(
+    """History
+The glasshouse followed in 1884; its stove was replaced in 1971. The fern hall burnt down in 1953. The elm by the pond was planted
+in 1868 and is 31 metres tall; it was cabled in 2009 by the climber Bo Ek. The yew at the gate came from Lund.
+The tea room is open from May to October.""",
+    "history.md",
+    0.6,
+)
+
+
+def similar(word: str, others: Sequence[str]) -> float:
+    """Founded and begun mean the same, whatever else is asked is another thing."""
+    return 0.9 if {word, *others} >= {"founded", "begun"} else 0.2
+
+
+def asked(question: str, sources: list[SourceText], near: float = 0.5) -> Extract:
+    found = quotes(sources)
+    return best(question, sources, found, [near] * len(found), (), similar)
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("When was the elm planted?", "The elm by the pond was planted in 1868"),
+        ("Who cabled the elm?", "The elm by the pond was planted in 1868"),
+        ("When did the fern hall burn down?", "The fern hall burnt down in 1953."),
+        ("How tall is the elm?", "The elm by the pond was planted in 1868"),
+        ("Is the tea room open in July?", "The tea room is open from May to October."),
+        ("Is the tea room open in January?", "The tea room is open from May to October."),
+    ],
+)
+def test_the_clause_with_the_date_the_number_or_the_name_answers(question: str, said: str) -> None:
+    one = asked(question, [GARDEN])
+    assert one.quote is not None
+    assert one.found, one.score
+    assert one.quote.said.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who planted the elm?",  # the name is of who cabled it
+        "Who insured the elm?",
+        "When was the fern hall built?",
+        "When was the yew cabled?",
+        "How tall is the yew?",  # the sentence before says it of the elm
+        "Who opened the fern hall?",  # nobody is named
+    ],
+)
+def test_what_another_clause_says_of_another_thing_is_no_answer(question: str) -> None:
+    assert not asked(question, [GARDEN]).found
+
+
+def test_another_verb_of_the_same_meaning_answers_and_without_an_embedder_none_is_refused() -> None:
+    source = SourceText("Club\nThe club of the rowers was begun in 1911 by Jo Berg.", "club.md", 0.6)
+    assert asked("Who founded the club of the rowers?", [source], 0.8).found
+    assert not asked("Who insured the club of the rowers?", [source], 0.8).found
+    assert best("Who founded the club of the rowers?", [source], quotes([source]), [0.8]).found
+
+
+def test_when_something_takes_place_is_asked_with_no_verb_of_its_own() -> None:
+    source = SourceText("Courses\nFirst aid: 14 March in the club house, free for members.", "courses.md", 0.6)
+    assert asked("When does the first aid course take place?", [source], 0.7).found
+
+
+def test_the_column_of_what_was_done_decides_in_a_row() -> None:
+    rows = "| Lund | Ea Lind | 2025-04-08 |\n| Horn | Bo Ek | 2025-09-22 |"
+    plants = SourceText(f"Plants\n| Plant | Head | Last inspection |\n|---|---|---|\n{rows}", "p.md", 0.6)
+    assert asked("When was Lund inspected?", [plants]).found
+    assert not asked("When was Lund built?", [plants]).found
+    assert not asked("Who inspected Lund?", [plants]).found

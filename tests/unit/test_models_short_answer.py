@@ -74,6 +74,8 @@ def test_the_words_that_answer_with_their_unit_and_what_limits_them(question: st
         ("Who may enter the vault?", "Nobody except Runa Holm may enter the vault."),
         ("Who did not sign the log?", "Runa Holm signed the log."),
         ("How many boats fit into the upper lock?", "The upper lock takes several boats."),  # there is no number
+        # the date is of another clause than the verb
+        ("When was the lock painted?", "The lock was painted by Runa Holm, and the weir was opened in 1974."),
         ("When is pump P-7 replaced?", "The impeller of pump P-7 is replaced every 4,000 operating hours."),  # "P-7"
         ("When was the upper lock built?", "The upper lock was built by Runa Holm."),
         ("What is the highest water?", "HIGHEST_CM = 35  # the highest water"),
