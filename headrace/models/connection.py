@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ class EndpointConnection:
             trust_env=not _loopback(self._url),
             verify=_trusted() if self._url.startswith("https:") else False,
         )
+        # httpx leaves its sockets to the garbage collection, and a service makes a client for each pass over documents.
+        self.close = weakref.finalize(self, self._http.close)
+        """Closes the connections, which otherwise end with this object."""
 
     def post(self, path: str, body: Mapping[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
         """POST JSON, return JSON. Raises `Unavailable`, `Overloaded`, `RequestRefused` or `MissingPart`."""
@@ -87,10 +91,6 @@ class EndpointConnection:
         except httpx.TransportError:
             return False
         return response.status_code < 500
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     def _send(self, path: str, body: Mapping[str, Any], optional: Sequence[str]) -> httpx.Response:
         tries = 0

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -61,6 +62,7 @@ class KeyListing:
         self._at, self._bucket = at, bucket
         own = urlsplit(at.endpoint).hostname in _LOOPBACK
         self._http = httpx.Client(timeout=_LISTING_S, trust_env=not own)
+        weakref.finalize(self, self._http.close)  # httpx leaves its sockets to the garbage collection
 
     def pages(self, prefix: str, after: str) -> Iterator[tuple[list[tuple[str, int, str, datetime]], int]]:
         """The key, size, etag and time of each object below a prefix and behind a key, by pages, and the bytes of each page.
@@ -133,6 +135,7 @@ class Tagging:
         limits = httpx.Limits(max_connections=32, max_keepalive_connections=32)
         own = urlsplit(at.endpoint).hostname in _LOOPBACK
         self._http = httpx.Client(timeout=_TAGS_S, limits=limits, trust_env=not own)
+        weakref.finalize(self, self._http.close)  # httpx leaves its sockets to the garbage collection
 
     def of(self, key: str) -> tuple[dict[str, str], int]:
         """The tags of an object, and the bytes that were received for them.

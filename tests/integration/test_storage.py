@@ -15,8 +15,10 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -67,6 +69,8 @@ from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.tables.iceberg import avro_readers
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader, IndexWriter
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
+from headrace.storage.vectors.lance import lancedb
+from headrace.storage.vectors.table import lance_options
 from headrace.training import manifest
 from headrace.training.promotions import champion, record_move, versions
 
@@ -649,6 +653,30 @@ def towards(direction: int) -> np.ndarray[Any, Any]:
 @pytest.fixture
 def vectors(endpoints: Endpoints, meter: Meter) -> VectorWriter:
     return VectorWriter(own(CHUNKS), endpoints, meter)
+
+
+def test_lancedb_keeps_few_connections(endpoints: Endpoints) -> None:
+    """It keeps one more each time that a table is written to and opened at its version, where that is not bounded."""
+    port = urlsplit(endpoints.s3_endpoint).port
+
+    def connections() -> int:
+        return sum(bool(one.raddr) and one.raddr.port == port for one in psutil.Process().net_connections("tcp"))
+
+    options, session, name = lance_options(endpoints), lancedb.Session(), own(CHUNKS).name
+    database = lancedb.connect(endpoints.vectors_uri, storage_options=options, session=session)
+    kind = pa.list_(pa.float32(), 8)
+    table = database.create_table(name, schema=pa.schema([("id", pa.string()), ("at", kind)]))
+    try:
+        before = connections()
+        for number in range(40):
+            rows = pa.table({"id": [str(number)], "at": pa.array([[1.0] * 8], kind)})
+            table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+            reading = database.open_table(name)
+            reading.checkout(table.version)
+            assert (reading.count_rows(), reading.search([1.0] * 8).limit(1).to_arrow().num_rows) == (number + 1, 1)
+        assert connections() - before < 20
+    finally:
+        database.drop_table(name)
 
 
 def test_before_anything_is_indexed(vectors: VectorWriter) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,6 +76,7 @@ class _HttpRequest:
             if self._http is None:
                 try:
                     self._http = httpx.Client(timeout=self._settings.timeout_s, follow_redirects=False)
+                    weakref.finalize(self, self._http.close)  # httpx leaves its sockets to the garbage collection
                 except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
                     raise DeliveryFailed(f"no connection can be opened: {reason(error) or error}") from error
             return self._http

@@ -32,6 +32,7 @@ _SHOWN = ("chunk_id", "document_id", "version", "uri", "heading", "text", "posit
 _COUNTS = 4096  # cached counts of (tenant, readers) per version of the table
 _IN_MEMORY_ROWS = 20_000  # of a table without a vector index; a larger one, whose index is not built yet, is scanned by LanceDB
 _SELECTIONS = 64  # cached rows of (tenant, readers, filters) per version of a table without a vector index
+_IDLE_CONNECTIONS = "4"  # to the object store: unless that is bounded, LanceDB keeps one more with each search and each write
 _SEEN_AFTER = timedelta(milliseconds=250)  # maximum delay until another handle's writes are visible
 
 
@@ -196,6 +197,7 @@ def lance_options(endpoints: Endpoints) -> dict[str, str] | None:
         "allow_http": str(urlparse(endpoints.s3_endpoint).scheme == "http").lower(),
         "client_max_retries": "4",
         "client_retry_timeout": "20",
+        "pool_max_idle_per_host": _IDLE_CONNECTIONS,
     }
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from functools import lru_cache
 
@@ -26,6 +27,7 @@ class MeteredRestCatalog(MeteredCatalog, RestCatalog):
 
     def __init__(self, store: Store, connection: RestCatalog, meter: Meter) -> None:
         self.__dict__.update(connection.__dict__)
+        self._connection = connection  # its sockets are closed once nobody uses it
         # The same sockets and token, but headers of its own: pyiceberg puts there what a catalog gives for one table alone.
         self._session = copy.copy(connection._session)
         self._session.headers = connection._session.headers.copy()
@@ -74,13 +76,29 @@ def _table_response(body: bytes) -> TableResponse:
     return response
 
 
-@lru_cache(maxsize=4)
-def _connection(_process: int, uri: str, warehouse: str, properties: tuple[tuple[str, str], ...]) -> RestCatalog:
+_CONNECTIONS = 4
+_connections: OrderedDict[tuple[object, ...], RestCatalog] = OrderedDict()
+_connecting = threading.Lock()
+
+
+def _connection(uri: str, warehouse: str, properties: tuple[tuple[str, str], ...]) -> RestCatalog:
     """This process's connection to a catalog: it costs three requests, and each stage opens several tables.
 
     A process that was forked gets another, because it must not use its parent's sockets.
     """
-    return RestCatalog("headrace", uri=uri, warehouse=warehouse, **dict(properties))
+    name = (os.getpid(), uri, warehouse, properties)
+    with _connecting:
+        if (known := _connections.get(name)) is not None:
+            _connections.move_to_end(name)
+            return known
+    # Not within the lock: a catalog that does not answer would be waited for by one thread after another.
+    made = RestCatalog("headrace", uri=uri, warehouse=warehouse, **dict(properties))
+    weakref.finalize(made, made._session.close)
+    with _connecting:
+        known = _connections.setdefault(name, made)  # of several threads' at once, the first one's
+        while len(_connections) > _CONNECTIONS:
+            _connections.popitem(last=False)
+    return known
 
 
 def connect(store: Store, endpoints: Endpoints, meter: Meter) -> MeteredCatalog:
@@ -90,4 +108,4 @@ def connect(store: Store, endpoints: Endpoints, meter: Meter) -> MeteredCatalog:
 
         return MeteredSqlCatalog(store, endpoints, meter)
     properties = tuple(sorted(endpoints.catalog_properties.items()))
-    return MeteredRestCatalog(store, _connection(os.getpid(), endpoints.catalog_uri, endpoints.warehouse, properties), meter)
+    return MeteredRestCatalog(store, _connection(endpoints.catalog_uri, endpoints.warehouse, properties), meter)
