@@ -126,7 +126,7 @@ def completion(shell: Annotated[str, typer.Argument(help="bash, zsh, fish or pow
 
 
 def _with_only(called: list[str]) -> typer.Typer:
-    """The command line with the one command that is called, or with all where it is none of them.
+    """The command line with the one command that is called, or with all where it is not one of them.
 
     Typer builds every command that it has from its signature, at each start: fifty take 0.15 s of processor time.
     """

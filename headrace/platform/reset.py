@@ -87,7 +87,7 @@ class Reset:
 def planned(settings: Settings, endpoints: Endpoints, *, keys: bool) -> Reset:
     """What a reset would do now; with `keys` it removes those, too.
 
-    Raises `NotFound` where there is no home, `HomeRefused` for a folder that is none or belongs to another user, and
+    Raises `NotFound` where there is no home, `HomeRefused` for a folder that is not a home or belongs to another user, and
     `Unavailable` beside a running `headrace up`.
     """
     home = Home(settings.home)

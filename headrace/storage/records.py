@@ -61,7 +61,7 @@ def _checks(store: Store, rows: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]
             yield f"{name!r} is empty or longer than {NAME_BYTES:,} bytes", unfit
             yield f"{name!r} holds a NUL character", pc.match_substring(columns[name], "\0")
     if kinds := _KINDS.get(store.name):
-        yield f"'kind' is none of {', '.join(kinds)}", pc.invert(pc.is_in(columns["kind"], pa.array(kinds)))
+        yield f"'kind' is not one of {', '.join(kinds)}", pc.invert(pc.is_in(columns["kind"], pa.array(kinds)))
     if "sha256" in columns:
         put, deleted = pc.equal(columns["kind"], "put"), pc.equal(columns["kind"], "delete")
         filled = pc.not_equal(columns["sha256"], "")

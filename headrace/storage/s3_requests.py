@@ -114,8 +114,8 @@ class KeyListing:
                     found.append((key, int(named["Size"]), named.get("ETag", ""), datetime.fromisoformat(named["LastModified"])))
         except (ElementTree.ParseError, ValueError, KeyError):
             raise Unavailable(
-                f"Bucket {self._bucket} cannot be listed: it has a key that its server cannot send as XML, or the answer is none"
-                " of S3's.",
+                f"Bucket {self._bucket} cannot be listed: it has a key that its server cannot send as XML, or the response is"
+                " not S3's.",
                 hint="Name a folder without such keys.",
             ) from None
         return found, top.get("NextContinuationToken", "") if top.get("IsTruncated") == "true" else ""
@@ -174,7 +174,7 @@ def tagging_at(_process: int, at: S3Location, bucket: str) -> Tagging:
 
 
 def _tags(body: bytes, what: str) -> dict[str, str]:
-    """The tags in a response. Raises `Unavailable` where it is none."""
+    """The tags in a response. Raises `Unavailable` if it is not S3's."""
     try:
         if len(body) > _TAGS_BYTES or b"<!DOCTYPE" in body:
             raise ValueError
@@ -184,5 +184,5 @@ def _tags(body: bytes, what: str) -> dict[str, str]:
                 named = {child.tag.rpartition("}")[2]: child.text or "" for child in tag}
                 found[named["Key"]] = named["Value"]
     except (ElementTree.ParseError, ValueError, KeyError):
-        raise Unavailable(f"The tags of {what} cannot be read: the answer is none of S3's.", hint="Check the endpoint.") from None
+        raise Unavailable(f"The tags of {what} cannot be read: the response is not S3's.", hint="Check the endpoint.") from None
     return found

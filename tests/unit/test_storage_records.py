@@ -155,7 +155,7 @@ def answered() -> dict[str, Any]:
         (json.dumps(event(sha256="0" * 64 + "\n")).encode(), "'sha256' is not 64 hexadecimal digits"),
         (json.dumps(event(kind="delete", sha256="../beta")).encode(), "'sha256' is not 64 hexadecimal digits"),
         (json.dumps(event(kind="refuse")).encode(), "'sha256' is given but nothing was put"),
-        (json.dumps(event(kind="frobnicate")).encode(), "'kind' is none of put, delete, refuse"),
+        (json.dumps(event(kind="frobnicate")).encode(), "'kind' is not one of put, delete, refuse"),
         (json.dumps(event(uri="")).encode(), "'uri' is empty"),
         (json.dumps(event(uri="a" * 5000)).encode(), "'uri' is empty or longer than 4,096 bytes"),
         (json.dumps(event(uri="a\0b")).encode(), "'uri' holds a NUL character"),

@@ -77,7 +77,7 @@ class CloudEventWriter:
 
 @dataclass(frozen=True)
 class ReadEvents:
-    """Events of a topic, and the offset behind them of each partition; `refused` are records that are none, with the reason."""
+    """Events of a topic, and the offset behind them of each partition; `refused`: records that are not events, and why."""
 
     events: list[dict[str, Any]]
     refused: list[tuple[str, str]]
