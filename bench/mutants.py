@@ -1503,6 +1503,14 @@ MUTANTS = (
             "tests/security/test_models_cannot_be_bought.py::test_a_key_that_judges_whatever_others_judge_buys_no_model",
         ),
     ),
+    Mutant(
+        "Z52",
+        "headrace/models/server/__main__.py",
+        "            self.force_exit = self.should_exit\n            self.should_exit = True\n",
+        "            super().handle_exit(sig, frame)\n",
+        "A model server that is stopped stores nothing more, and leaves the metadata store in the log beside it.",
+        ("tests/integration/test_models_server.py::test_a_server_that_is_stopped_closes_the_metadata_store",),
+    ),
 )
 
 

@@ -504,6 +504,21 @@ def test_a_server_that_was_started_again_restores_an_answers_prefix_from_objects
     assert not (storage.files_dir / KV_CACHE.name / tenant).exists()
 
 
+def test_a_server_that_is_stopped_closes_the_metadata_store(storage: Endpoints, tmp_path: Path) -> None:
+    """Its signal ended it before it did: what it had noted was in no file but the log beside the store."""
+    folder, home = tmp_path / "server", tmp_path / "home"
+    folder.mkdir()
+    assert storage.metadata is not None
+    own_store = storage.metadata.model_copy(update={"file": home / "metadata.db"})
+    (folder / "endpoints.json").write_text(storage.model_copy(update={"metadata": own_store}).model_dump_json())
+    with started(folder, tmp_path / "cache") as server:
+        wait_ready(server.endpoint("generator"), 60)
+        ask(server, tenant="stopped")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=60) == 0
+    assert [path.name for path in home.iterdir()] == ["metadata.db"]
+
+
 def settled(server: Server, run: str) -> dict[str, int]:
     """Bytes of KV that a run's prompts have moved behind their answers, once they are stored."""
     with Generator(server.endpoint("generator")) as generator:

@@ -78,7 +78,9 @@ def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exac
     class ModelServer(http.QuietServer):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             models.stop()  # otherwise uvicorn would wait for answers that nobody reads
-            super().handle_exit(sig, frame)
+            # Uvicorn's own raises the signal again once it has stopped, which ends the process before what waits is stored.
+            self.force_exit = self.should_exit
+            self.should_exit = True
 
     file = os.environ.get("HEADRACE_ENDPOINTS_FILE", "")
     # Each home has its own, the same after a restart, and no further key has to be stored.
