@@ -110,6 +110,20 @@ def test_a_failure_is_due_later_and_a_dead_letter_not_at_all(queue: DeliveryQueu
     assert queue.states()["hook"].done == 1, "kept for a while, so that the same event is known"
 
 
+def test_the_last_failure_of_each_trigger_is_told(queue: DeliveryQueue) -> None:
+    queue.add([*events(1, 2, 3), *events(4, trigger="another")])
+    first, second, third = queue.take("hook", 3, lease_s=60)
+    queue.failed(second, "it is not wanted", retry_s=None)
+    queue.failed(first, "away", retry_s=60.0)
+    queue.done(third)
+    states = queue.states()
+    assert list(states) == ["another", "hook"]
+    assert (states["another"].waiting, states["another"].reason) == (1, "")
+    assert states["another"].oldest_s > 0
+    hook = states["hook"]
+    assert (hook.waiting, hook.running, hook.done, hook.dead, hook.reason) == (1, 0, 1, 1, "away"), "by when each is due"
+
+
 def test_of_many_that_take_at_once_each_event_has_one(queue: DeliveryQueue) -> None:
     queue.add(events(*range(40)))
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from headrace.errors import NotFound
+from headrace.storage.database import Statements
 from headrace.storage.metadata import Metadata
 
 WAITING, RUNNING, DONE, DEAD = "waiting", "running", "done", "dead"
-_LOOKED_AT = 1_000  # failures, for the newest of each trigger
+_LOOKED_AT = 1_000  # the newest deliveries of a trigger in a state, for the last failure
 _KEPT = timedelta(days=7)  # of what is done: so long the same event is not queued again
 DEAD_KEPT = 10_000
 """Dead letters of a trigger that are kept, the newest: another program may send any number of records that are no events."""
@@ -133,25 +134,28 @@ class DeliveryQueue:
         self._settle(delivery, DEAD if retry_s is None else WAITING, reason, retry_s or 0.0)
 
     def states(self) -> dict[str, TriggerState]:
-        """Trigger → its deliveries."""
+        """Trigger → its deliveries. Reads the index alone, and of what is done nothing else: that may be millions."""
         now = datetime.now(UTC)
+        found = {}
         with self._metadata.transaction() as run:
-            rows = run("SELECT trigger_name, state, count(*), min(at) FROM trigger_deliveries GROUP BY trigger_name, state", {})
-            failures = run(
-                "SELECT trigger_name, reason FROM trigger_deliveries WHERE reason <> ''"
-                f" AND state <> '{DONE}' ORDER BY due DESC LIMIT {_LOOKED_AT}",
-                {},
-            )
-        found: dict[str, dict[str, Any]] = {}
-        for trigger, state, count, oldest in rows:
-            own = found.setdefault(trigger, {})
-            own[state] = count
-            if state in (WAITING, RUNNING):
-                age = (now - datetime.fromisoformat(oldest)).total_seconds()
-                own["oldest_s"] = max(own.get("oldest_s", 0.0), age)
-        for trigger, reason in failures:
-            found.get(trigger, {}).setdefault("reason", reason)
-        return {trigger: TriggerState(**own) for trigger, own in found.items()}
+            for trigger in _triggers(run):
+                own: dict[str, Any] = {"reason": ""}
+                newest = ""
+                for state in (WAITING, RUNNING, DONE, DEAD):
+                    values = {"trigger": trigger, "state": state}
+                    where = "FROM trigger_deliveries WHERE trigger_name = :trigger AND state = :state"
+                    own[state] = run(f"SELECT count(*) {where}", values)[0][0]
+                    if state in (WAITING, RUNNING) and own[state]:
+                        oldest = run(f"SELECT min(at) {where}", values)[0][0]
+                        age = (now - datetime.fromisoformat(oldest)).total_seconds()
+                        own["oldest_s"] = max(own.get("oldest_s", 0.0), age)
+                    if state != DONE and own[state]:
+                        latest = f"SELECT reason, due {where} ORDER BY due DESC LIMIT {_LOOKED_AT}"
+                        failure = f"SELECT reason, due FROM ({latest}) AS latest WHERE reason <> '' ORDER BY due DESC LIMIT 1"
+                        for reason, due in run(failure, values):
+                            own["reason"], newest = (reason, due) if due > newest else (own["reason"], newest)
+                found[trigger] = TriggerState(**own)
+        return found
 
     def dead(self, trigger: str, most: int) -> list[Delivery]:
         """Dead letters of a trigger, the newest first."""
@@ -183,18 +187,14 @@ class DeliveryQueue:
         oldest = (datetime.now(UTC) - _KEPT).isoformat()
         dead = f"SELECT id FROM trigger_deliveries WHERE trigger_name = :trigger AND state = '{DEAD}'"
         with self._metadata.transaction(writing=True) as run:
-            run(f"DELETE FROM trigger_deliveries WHERE state = '{DONE}' AND due < :oldest", {"oldest": oldest})
-            many = run(
-                f"SELECT trigger_name FROM trigger_deliveries WHERE state = '{DEAD}' GROUP BY trigger_name"
-                " HAVING count(*) > :most",
-                {"most": DEAD_KEPT},
-            )
-            for (trigger,) in many:
-                run(
-                    f"DELETE FROM trigger_deliveries WHERE state = '{DEAD}' AND trigger_name = :trigger"
-                    f" AND id NOT IN ({dead} ORDER BY due DESC, id LIMIT :most)",
-                    {"trigger": trigger, "most": DEAD_KEPT},
-                )
+            for trigger in _triggers(run):
+                of_trigger = "DELETE FROM trigger_deliveries WHERE trigger_name = :trigger"
+                run(f"{of_trigger} AND state = '{DONE}' AND due < :oldest", {"trigger": trigger, "oldest": oldest})
+                if run(f"SELECT count(*) FROM ({dead}) AS dead", {"trigger": trigger})[0][0] > DEAD_KEPT:
+                    run(
+                        f"{of_trigger} AND state = '{DEAD}' AND id NOT IN ({dead} ORDER BY due DESC, id LIMIT :most)",
+                        {"trigger": trigger, "most": DEAD_KEPT},
+                    )
 
     def _settle(self, delivery: Delivery, state: str, reason: str, later_s: float) -> None:
         with self._metadata.transaction(writing=True) as run:
@@ -210,6 +210,14 @@ class DeliveryQueue:
 
 
 _COLUMNS = "id, trigger_name, event, state, attempts, due, reason, at"
+
+
+def _triggers(run: Statements) -> Iterator[str]:
+    """The triggers that have deliveries, each found by a step in the index, however many these are."""
+    last = ""
+    while name := run("SELECT min(trigger_name) FROM trigger_deliveries WHERE trigger_name > :last", {"last": last})[0][0]:
+        yield name
+        last = name
 
 
 def _delivery(row: Sequence[Any]) -> Delivery:
