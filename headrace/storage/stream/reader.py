@@ -26,6 +26,8 @@ log = logging.getLogger("headrace.landing")
 # reports ends far too low. After that event, wait a moment for records just acknowledged. A partition under constant writes
 # has no empty fetch: there, a record newer than the start of reading counts.
 _SILENCE_S = 0.15
+# How long a fetch waits for more records behind its first one.
+_TOGETHER_S = 0.01
 # How long a broker may take to return a record it has; some never answer for an offset they do not have.
 _ONE_RECORD_S = 5.0
 # fetch.wait.max.ms. Short, because Tansu waits that long while there is more; but it starts by listing every batch of the
@@ -175,7 +177,10 @@ class TopicReader(Topic):
                 consumer.assign([TopicPartition(self.store.name, partition, offset) for partition, offset in reached.items()])
                 while True:
                     records = 0
-                    for fetched in self._fetch(consumer, most, 0.25 if follow else 0.1, reached, ended):
+                    wait_s = 0.25 if follow else 0.1
+                    if ended_since is not None:
+                        wait_s = min(wait_s, max(0.01, ended_since + _SILENCE_S - time.monotonic()))
+                    for fetched in self._fetch(consumer, most, wait_s, reached, ended):
                         records, quiet_since = len(fetched), time.monotonic()
                         newest_ms |= {p: fetched.messages[index].timestamp()[1] for p, index in fetched.last.items()}
                         yield fetched
@@ -306,7 +311,10 @@ class TopicReader(Topic):
     ) -> Iterator[Fetched]:
         """Fetch at most once. `reached` is set to the next offset, `ended` to where a fetch found nothing."""
         began = time.perf_counter()
-        messages = consumer.consume(num_messages=most, timeout=wait_s)
+        # The client waits until there are as many as it is asked for, and a single record must not wait for ten thousand.
+        messages = consumer.consume(num_messages=1, timeout=wait_s)
+        if messages and most > 1:
+            messages += consumer.consume(num_messages=most - 1, timeout=_TOGETHER_S)
         seconds = time.perf_counter() - began
         if any(map(_ERROR, messages)):
             messages = self._without_errors(messages, reached, ended)
