@@ -82,6 +82,12 @@ SWITCHES: dict[str, Values] = {
             "sources": [{"place": "s3://documents/handbook"}],
         }
     },
+    "sources": {
+        "settings": {
+            "sources": [{"place": "git+https://git.example.net/handbook.git", "git": {"token": "env:HANDBOOK_TOKEN"}}],
+        },
+        "secretEnv": {"HANDBOOK_TOKEN": {"name": "handbook", "key": "token"}},
+    },
     "monitoring": {
         "serviceMonitor": {"enabled": True, "keySecret": {"name": "metrics"}, "labels": {"release": "prometheus"}},
         "networkPolicy": {"monitoring": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},

@@ -83,16 +83,19 @@ def test_the_image_gets_what_its_build_copies() -> None:
 def test_the_image_installs_what_is_locked_by_its_hash_and_then_the_code_alone() -> None:
     text = CONTAINER.read_text()
     locks = re.findall(r"-r \"?locks/([\w${}-]+)\.txt", text)
-    assert locks == ["${TORCH}", "base", "generator", "postgresql", "${RAY}"]
+    assert locks == ["${TORCH}", "base", "generator", "postgresql", "${OCR}", "${RAY}"]
     torch = [*re.findall(r"^ARG TORCH=(\S+)", text, re.MULTILINE), *re.findall(r"--build-arg TORCH=([\w-]+)", text)]
     assert torch == ["torch-cuda", "torch-cpu"]
     assert re.findall(r"^ARG RAY=(\S*)", text, re.MULTILINE) == [""]
     ray = re.findall(r"--build-arg RAY=(\w+)", text)
     assert ray == ["ray"]
-    for name in [*locks[1:-1], *torch, *ray]:
+    ocr = re.findall(r"^ARG OCR=(\S*)", text, re.MULTILINE)
+    assert ocr == ["ocr"], "scanned pages are read unless somebody leaves that out"
+    for name in [*locks[1:-2], *torch, *ocr, *ray]:
         assert (ROOT / "locks" / f"{name}.txt").is_file(), name
     installs = [rest.split("pip install ")[1] for rest in of("RUN") if "pip install" in rest]
-    assert [rest.split(" || ")[0] for rest in of("RUN") if "${RAY}" in rest] == ['test -z "${RAY}"']
+    for optional in ("OCR", "RAY"):
+        assert [rest.split(" || ")[0] for rest in of("RUN") if f"${{{optional}}}" in rest] == [f'test -z "${{{optional}}}"']
     assert len(installs) == len(locks) + 1
     for given in installs:
         assert given.startswith("--no-deps --require-hashes -r ") or given == "--no-deps --no-build-isolation ."

@@ -11,6 +11,10 @@ from tests.chart import helm as helm
 
 REFUSED: dict[str, tuple[Values, str]] = {
     "no image": (merged(OWN, {"image": {"repository": ""}}), "image.repository is empty: build deploy/container/Containerfile"),
+    "a variable that is not the settings'": (
+        merged(OWN, {"secretEnv": {"HEADRACE_HOME": {"name": "home", "key": "path"}}}),
+        "secretEnv has HEADRACE_HOME, which is not for secrets",
+    ),
     "no class for homes": (merged(OWN, {"home": {"storageClass": ""}}), "home.storageClass is empty: name a class"),
     "no KV claim": (merged(SMALL, {"kvCache": {"storageClass": ""}}), "set kvCache.existingClaim, or kvCache.storageClass"),
     "two KV claims": (merged(SMALL, {"kvCache": {"existingClaim": "kv"}}), "kvCache has both a claim and a class"),

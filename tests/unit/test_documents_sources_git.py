@@ -470,7 +470,7 @@ def test_git_ends_with_the_process_that_runs_it(tmp_path: Path) -> None:
         connection, _ = silent.accept()
         with connection:
             process.communicate(b"\n", timeout=60)
-            connection.settimeout(60)
+            connection.settimeout(30)  # by itself, git gives up after a minute
             while connection.recv(1 << 16):  # its end: whoever had it open has ended
                 pass
 

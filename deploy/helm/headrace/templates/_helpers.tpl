@@ -105,6 +105,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- with $v.metadata.secret }}{{ if .name }}
 {{ include "headrace.secretVariable" (dict "variable" "HEADRACE_METADATA__URL" "name" .name "key" .key) }}
 {{- end }}{{ end }}
+{{- range $variable, $from := $v.secretEnv }}
+{{ include "headrace.secretVariable" (dict "variable" $variable "name" $from.name "key" $from.key) }}
+{{- end }}
 {{- range $role, $model := $v.models }}{{ if and $model.url $model.apiKey.name }}
 {{ include "headrace.secretVariable" (dict "variable" (printf "HEADRACE_MODELS__%s__API_KEY" (upper $role)) "name" $model.apiKey.name "key" $model.apiKey.key) }}
 {{- end }}{{ end }}
