@@ -78,8 +78,8 @@ def start() -> dict[str, Any]:
 def measure(copies: int = _COPIES, places: tuple[str, ...] = ("local", "ray")) -> dict[str, Any]:
     """Bound: on Ray, two workers embed at least 1.6 times as fast as one. `error` is predicted ÷ measured − 1.
 
-    `server_cpu_s` is the processor time of the model servers: where other work competes for the cores, it tells what a chunk costs
-    from how long it waited.
+    `server_cpu_s` is the processor time of the model servers: where other work competes for the cores, it tells what a chunk
+    costs from how long it waited.
     """
     found: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 1), "bound": 1.6}
     if "ray" in places:
