@@ -48,14 +48,16 @@ class FileReader(Metered):
     def read_into(self, buffer: ReadBuffer, key: str, most: int, *, then: str = "") -> memoryview | None:
         """As `read`, into memory that was used before: the bytes are good until `buffer` is used again.
 
-        The kernel is asked to read the first `most` bytes of the file `then` meanwhile.
+        If the file was not in the page cache, the kernel is asked to read the first `most` bytes of the file `then` meanwhile.
         """
         with self._faults(key), self.meter.operation(self.store, Direction.READ) as operation:
             try:
                 with self._opened(self._path(key)) as (descriptor, size):
-                    if then:
-                        self._ask_for(then, most)
-                    room, filled = buffer.room(min(most, size)), 0
+                    room = buffer.room(min(most, size))
+                    cached = _read_cached(descriptor, room)
+                    if then and (cached != len(room) or buffer.asked_for == key):
+                        self._ask_for(buffer, then, most)
+                    filled = cached or 0
                     while filled < len(room) and (got := os.preadv(descriptor, [room[filled:]], filled)):
                         filled += got
             except FileNotFoundError:
@@ -64,9 +66,12 @@ class FileReader(Metered):
             operation.bytes = filled
         return room[:filled]
 
-    def _ask_for(self, key: str, most: int) -> None:
+    def _ask_for(self, buffer: ReadBuffer, key: str, most: int) -> None:
+        buffer.asked_for = key
         with suppress(OSError), self._opened(self._path(key)) as (descriptor, size):
-            os.posix_fadvise(descriptor, 0, min(most, size), os.POSIX_FADV_WILLNEED)
+            # A read that does not wait starts reading ahead in large folios; this advice would take page by page.
+            if _read_cached(descriptor, buffer.spare(min(most, size))) is None:
+                os.posix_fadvise(descriptor, 0, min(most, size), os.POSIX_FADV_WILLNEED)
 
     def _bytes(self, path: Path, most: int) -> bytes:
         with self._opened(path) as (descriptor, size), open(descriptor, "rb", closefd=False) as file:
@@ -140,17 +145,35 @@ class ReadBuffer:
     """Memory for one read at a time, as large as the largest so far. Fresh memory costs a page fault for every 4 KiB."""
 
     def __init__(self) -> None:
-        self._memory = self._fresh(mmap.PAGESIZE)
+        self._memory, self._spare = _fresh(mmap.PAGESIZE), _fresh(mmap.PAGESIZE)
+        self.asked_for = ""
+        """The file that the kernel was asked for last."""
 
     def room(self, size: int) -> memoryview:
         """The first `size` bytes of it, which begin at a page; what was there is overwritten."""
         if len(self._memory) < size:
-            self._memory = self._fresh(size)
+            self._memory = _fresh(size)
         return memoryview(self._memory)[:size]
 
-    @staticmethod
-    def _fresh(size: int) -> mmap.mmap:
-        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    def spare(self, size: int) -> memoryview:
+        """Memory for what is read and not used: it takes no room until it is written to."""
+        if len(self._spare) < size:
+            self._spare = _fresh(size)
+        return memoryview(self._spare)[:size]
+
+
+def _fresh(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _read_cached(descriptor: int, room: memoryview) -> int | None:
+    """Read what is in the page cache, without waiting for a disk: its bytes, or `None` where the file system does not say."""
+    try:
+        return os.preadv(descriptor, [room], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return None
 
 
 class FileWriter(FileReader):

@@ -16,8 +16,9 @@ from headrace.catalog import KV_CACHE
 from headrace.models.kv.blocks import FileBlocks
 from headrace.models.kv.cache import KvCache
 from headrace.models.kv.format import BLOCK, Shape, pack
+from headrace.storage import files as files_module
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
-from headrace.storage.files import READ_S, FileWriter, Mount, TimedFiles
+from headrace.storage.files import READ_S, FileWriter, Mount, ReadBuffer, TimedFiles
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 
@@ -113,8 +114,13 @@ def test_of_an_oversized_file_no_more_is_read_than_a_block_may_have(tmp_path: Pa
     assert read <= SHAPE.stored_bytes + 1
 
 
+@pytest.mark.parametrize("cached", [0, None], ids=["not cached", "a file system that does not say"])
 @pytest.mark.parametrize("planted", ["nothing", "a pipe", "a folder", "a file of terabytes"])
-def test_what_is_asked_for_ahead_may_be_anything(tmp_path: Path, planted: str) -> None:
+def test_what_is_asked_for_ahead_may_be_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str, cached: int | None
+) -> None:
+    """Where a block is not in the page cache, the kernel is asked for the next one, too."""
+    monkeypatch.setattr("headrace.storage.files._read_cached", lambda descriptor, room: cached)
     cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
     count, into = restored(cache(plain(tmp_path)))
     assert (count, np.array_equal(into, VALUES)) == (2 * BLOCK, True)
@@ -130,6 +136,36 @@ def test_what_is_asked_for_ahead_may_be_anything(tmp_path: Path, planted: str) -
     count, into = restored(cache(plain(tmp_path)))
     assert count == BLOCK
     assert np.array_equal(into[..., :BLOCK, :], VALUES[..., :BLOCK, :])
+
+
+def test_blocks_that_come_from_a_disk_are_asked_for_one_after_the_other_and_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were asked for are there when they are read; the next one is then asked for all the same."""
+    asked: list[str] = []
+
+    class Asking(FileWriter):
+        def _ask_for(self, buffer: ReadBuffer, key: str, most: int) -> None:
+            asked.append(key.rpartition("/")[2].split(".")[1])
+            super()._ask_for(buffer, key, most)
+
+    tokens = list(range(4 * BLOCK))
+    values = np.zeros(SHAPE.array(4 * BLOCK), np.float32)
+    files = Asking(KV_CACHE, endpoints(tmp_path), Meter(Ledger(), "test"))
+    cache(files).save(tokens, values, restored=0)
+    read = files_module._read_cached
+    assert cache(files).restore(tokens, values) == 4 * BLOCK
+    cold = ["0"]
+
+    def read_cached(descriptor: int, room: memoryview) -> int | None:
+        """The first look finds nothing in the page cache."""
+        return 0 if cold and cold.pop() else read(descriptor, room)
+
+    in_cache = list(asked)
+    monkeypatch.setattr(files_module, "_read_cached", read_cached)
+    assert cache(files).restore(tokens, values) == 4 * BLOCK
+    assert asked[len(in_cache) :] == ["1", "2", "3"]
+    assert in_cache in ([], ["1", "2", "3"]), "all of them or none: it depends on whether the file system says"
 
 
 class Late(TimedFiles):
