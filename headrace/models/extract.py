@@ -42,6 +42,7 @@ from headrace.models.quotable import PASSAGES, Quote, SourceText, is_whole
 from headrace.models.ranges import included
 from headrace.models.support import alike, content_words, facts
 from headrace.models.word_match import has, match, terms
+from headrace.storage.vectors.words import unspaced_pieces
 
 FURTHER = 3
 """Passages below the best that are searched too, if they have as much of the question as these: its words, or their meaning."""
@@ -93,6 +94,7 @@ _ELSEWHERE = 0.4  # how far a word lacks that is elsewhere in the passage, but n
 _BESIDE_SIBLINGS = 1.0  # that a quote may score less than one about another thing of the sort that is asked for
 _ANOTHER = 6.0  # by which a quote about another thing is put behind others
 _USUAL = {"embedding": 0.45, "passage": 0.5}  # similarities without an embedder: the same for all quotes
+_LEAST_PIECES = 0.5  # of a question in a script without spaces
 _LEAST_WORD, _LEAST_NAME = 0.2, 1.5  # lowest weights of a word of the question and of a name in it
 # Words of a question that say little about the answer: in how it is put, and after "how", where the kind of fact says it.
 _SLIGHT = frozenset(
@@ -288,6 +290,7 @@ class _Question:
         # Other questions have verbs of their own: "On which day is the sauna heated?" of "The sauna is warm on Fridays."
         self._acts = sorted(about.verbs & told) if self._kind.kind == "person" else []
         self._language = language_of(question)
+        self._pieces = unspaced_pieces(question[:_READ])
         self.event = _event(question)
 
     def compare(self, quote: Quote, similarity: float | None, rows: Sequence[frozenset[str]]) -> _Compared:
@@ -306,6 +309,8 @@ class _Question:
                     if where == "own":
                         in_quote.add(word)
                     break
+        share_of_pieces = self._share_of_pieces(quote)
+        shares["own"] = max(shares["own"], share_of_pieces or 0.0)
         missing = [name for name in self._names if not (has(own, name) or has(over, name))]
         nowhere = [name for name in missing if not (has(beside, name) or self._in_passage(quote, name))]
         around = facts(f"{quote.over}\n{quote.own}\n{quote.beside}")
@@ -355,6 +360,7 @@ class _Question:
         another = another or self._is_of_another(quote, own | over | beside, named["embedding"])
         another = another or self._is_in_another_clause(quote, over, named["embedding"])
         another = another or (quote.is_row and self._is_empty(quote))
+        another = another or (share_of_pieces is not None and share_of_pieces < _LEAST_PIECES)
         doubtful = bool(nowhere) or fits < 0 or (focus < 0 and unit <= 0) or not singled
         share = shares["own"] + shares["over"]
         return _Compared(
@@ -423,6 +429,14 @@ class _Question:
     def _is_foreign(self, quote: Quote) -> bool:
         """Whether a quote is in another language than the question, so that its words are others whatever it is about."""
         return bool(self._language) and language_of(quote.said) not in ("", self._language)
+
+    def _share_of_pieces(self, quote: Quote) -> float | None:
+        """The share of a question in a script without spaces that a quote has; `None` if one of them is in another script.
+
+        It stands for the share of words, which cannot be told apart there.
+        """
+        there = unspaced_pieces(f"{quote.over}\n{quote.own}") if self._pieces else frozenset()
+        return len(self._pieces & there) / len(self._pieces) if there else None
 
     def is_undone(self, quote: Quote, similarity: WordSimilarity) -> bool:
         """Whether the clause with the date or the name says that something else was done.

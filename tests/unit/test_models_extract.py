@@ -185,6 +185,21 @@ def test_embeddings_decide_where_the_words_are_others() -> None:
     assert second == pytest.approx(first + 0.07 * WEIGHTS["embedding"])
 
 
+def test_a_quote_in_a_script_without_spaces_has_half_of_the_question() -> None:
+    text = "休暇規程\n正社員の年次有給休暇は年間二十日です。\n慶弔休暇は五日間です。\n休暇の申請は上司へ提出してください。"
+    sources = [SourceText(text, "kyuka.txt", 0.9)]
+    found = quotes(sources)
+    alike = [0.95] * len(found)  # an English embedder finds all Japanese alike
+    extract = best("年次有給休暇は何日ですか", sources, found, alike)
+    assert extract.found
+    assert extract.quote is not None
+    assert extract.quote.said == "正社員の年次有給休暇は年間二十日です。"
+    assert extract.other is None
+    assert not best("水門の高さは何メートルですか", sources, found, alike).found
+    english = [SourceText("Leave\nAnnual leave is twenty days.", "leave.md", 0.9)]
+    assert best("年次有給休暇は何日ですか", english, quotes(english), [0.95]).found, "another embedder may know both"
+
+
 SITES = SourceText(
     """Sites
 The Lund site was opened in March 2021 and has its own substation.
