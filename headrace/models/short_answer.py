@@ -80,6 +80,8 @@ _ANOTHER_BEFORE = re.compile(
 _TIMES = frozenset(["second", "minute", "hour", "day", "week", "month", "year"])
 _CLOCK = re.compile(r"(?:\w+\s+)?\d{1,2}(?:[:.]\d\d)?(?:\s?(?:am|pm|Uhr|UTC|h))?", re.IGNORECASE)
 _TIME_OF_DAY = re.compile(r"\b\d{1,2}:\d\d\b")
+_HOUR = re.compile(r"\d{1,3}")
+_AT = re.compile(r"\b(?:at|from|to|and|till|until|before|after|um|ab|bis|gegen|à|las)\s+$", re.IGNORECASE)
 _DAY_ASKED = re.compile(r"\b(?:day|date|month|year|tag|datum|monat|jahr)\b", re.IGNORECASE)
 _TIME_ASKED = re.compile(r"\b(?:how (?:long|often|old|soon|late|early)|time|wie ?(?:lange|oft|alt))\b", re.IGNORECASE)
 
@@ -102,6 +104,8 @@ def short_answer(question: str, sentence: str, weights: Mapping[str, float]) -> 
     else:
         start, end = _with_limits(asked, sentence, span.start, span.end)
         is_right = _is_amount(asked, question, sentence[start:end].strip())
+        if asked.kind == "when" and _HOUR.fullmatch(span.text):  # "at 8" is a time, "30 cubic metres" none
+            is_right = is_right and (end > span.end or _AT.search(sentence, 0, span.start) is not None)
     if not _is_in_its_clause(question, sentence, start):
         return None
     said = sentence[start:end].strip()

@@ -29,6 +29,7 @@ def short(question: str, sentence: str) -> str | None:
     [
         ("When does the slipway close?", "The slipway closes at 21:30 in winter.", "21:30"),
         ("How many boats fit into the upper lock?", "The upper lock takes 14 boats, the lower one 9.", "14"),
+        ("When does the slipway open?", "The slipway opens at 8 and closes at noon.", "8"),
         ("How long are daily snapshots kept?", "Daily snapshots are kept for 35 days.", "35 days"),
         ("How often do fire drills take place?", "Fire drills take place every four months.", "every four months"),
         ("How much does the service contract cost?", "The service contract costs 1,240 EUR a year.", "1,240 EUR a year"),
@@ -74,6 +75,7 @@ def test_the_words_that_answer_with_their_unit_and_what_limits_them(question: st
         ("Who may enter the vault?", "Nobody except Runa Holm may enter the vault."),
         ("Who did not sign the log?", "Runa Holm signed the log."),
         ("How many boats fit into the upper lock?", "The upper lock takes several boats."),  # there is no number
+        ("When was the tower inspected?", "The tower holds 30 cubic metres and is filled from the canal."),
         # the date is of another clause than the verb
         ("When was the lock painted?", "The lock was painted by Runa Holm, and the weir was opened in 1974."),
         ("When is pump P-7 replaced?", "The impeller of pump P-7 is replaced every 4,000 operating hours."),  # "P-7"
