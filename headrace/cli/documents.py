@@ -81,7 +81,8 @@ def index(
     from headrace.app import App
     from headrace.cli.follow import follow_sources
     from headrace.cli.render.results import say_indexed
-    from headrace.documents.sources.places import is_path
+    from headrace.documents.sources.git import url_of
+    from headrace.documents.sources.places import is_path, is_repository
     from headrace.settings import usual_every_s
 
     if reader and everybody:
@@ -94,6 +95,8 @@ def index(
     for place in places or ():
         if is_path(place) and not Path(place).exists():
             raise NotFound(f"{place} does not exist.", hint="Name a file or a folder.")
+        if is_repository(place):
+            url_of(place)
     with App(settings, "index", on=checked_on(on), quiet=as_json) as app:
         check_tenant(app, tenant)
         for uri in skip or ():

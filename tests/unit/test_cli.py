@@ -128,6 +128,13 @@ def test_a_question_in_an_empty_home_starts_nothing(run, tmp_path: Path, command
     assert (code, out, err.splitlines()) == (1, "", said), "as after a reset"
 
 
+def test_a_repository_that_is_not_read_is_refused_before_anything_starts(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("index", "git+ssh://git@example.net/x", "--follow")
+    assert (code, out) == (2, "")
+    assert err.startswith("git+ssh://git@example.net/x cannot be read: a Git repository is git+https://HOST/PATH")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_word_that_is_no_text_is_refused(run) -> None:  # type: ignore[no-untyped-def]
     code, _, err = run("search", "\udcff")
     assert code == 2

@@ -263,6 +263,14 @@ class RepositoryCopy:
             lock.release()
 
 
+def url_of(place: str) -> str:
+    """The URL of the repository that a place names. Raises `WrongUsage` where it names none that is read."""
+    try:
+        return repository_url(place)
+    except ValueError as error:
+        raise WrongUsage(f"{place} cannot be read: {error}.", hint="Its branch, folder and token: [sources.git].") from None
+
+
 @dataclass
 class Repositories:
     """Opens repositories, with copies beside the stores of the file tier; remembers what it listed last of each."""
@@ -292,10 +300,7 @@ class SourceRepository:
 
         Raises `WrongUsage` where the place names no repository that is read, or one in a home.
         """
-        try:
-            url = repository_url(place)
-        except ValueError as error:
-            raise WrongUsage(f"{place} cannot be read: {error}.", hint="Its branch, folder and token: [sources.git].") from None
+        url = url_of(place)
         if url.startswith("file://"):
             refuse_homes(Path(unquote(url.removeprefix("file://"))).resolve())
         settings = (rule.git if rule is not None else None) or SourceGit()
