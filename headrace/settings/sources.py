@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -158,12 +158,11 @@ class SourceSettings(Section):
     """Seconds between two listings; listing takes at most a sixth of the time. A folder on a disk of this machine is listed when
     something changes in it, and otherwise every 30 s. A Git server is asked every 30 s, unless this says otherwise."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _patient(cls, given: Any) -> Any:
-        if isinstance(given, dict) and isinstance(place := given.get("place"), str) and "every_s" not in given:
-            return {**given, "every_s": usual_every_s(place)}
-        return given
+    @model_validator(mode="after")
+    def _patient(self) -> Self:
+        if "every_s" not in self.model_fields_set:
+            self.__dict__["every_s"] = usual_every_s(self.place)  # as a default is: nobody set it
+        return self
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

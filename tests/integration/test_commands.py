@@ -45,7 +45,8 @@ def test_commands_in_a_row_use_the_same_servers_until_they_are_ended(home: Home,
     assert state(home) == before
 
     # A query of no table and landing do without what they do not need.
-    slow = {"torch", "transformers", "lancedb", "headrace.answering", "headrace.training.trainer", "headrace.models", "fontTools"}
+    slow = {"torch", "transformers", "lancedb", "headrace.answering", "headrace.training.trainer", "fontTools"}
+    slow |= {f"headrace.models.{module}" for module in ("client", "connection", "tokens", "kv", "extract", "server")}
     where = {name: value for name, value in home.env.items() if name.startswith("HEADRACE_")}
     found = imported("sql", "select 1", "--home", str(home.path), **where)
     assert sorted(found & (slow | {"pyiceberg", "obstore", "confluent_kafka", "httpx", "requests", "pandas"})) == []

@@ -103,7 +103,9 @@ def its_story_is_told(demo: Demo) -> None:
     liked, disliked = (int(number.replace(",", "")) for number in searches.groups())
     assert liked > 0
     assert liked + disliked == demo.questions * 6
-    assert re.search(r"challenger (promoted|rejected): .*held-out", demo.shown)
+    (means,) = re.findall(r"on \d+ (?:judged|held-out) questions.*champion .* challenger [\d.]+$", demo.shown, re.M)
+    (decided,) = re.findall(r"challenger (?:promoted|rejected): (.+)", demo.shown)
+    assert demo.shown.index(means) < demo.shown.index(decided)
     by_tier = demo.shown[demo.shown.index("By tier") :]
     for tier in ("stream", "object", "table", "vector", "file"):
         written = [human_bytes(demo.bytes(tier, way)) for way in ("read", "write")]
