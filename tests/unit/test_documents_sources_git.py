@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from git_repository import GitRepository, GitServer, git_server, needs_git
 
 from headrace.catalog import SOURCES
 from headrace.documents.sources import git as module
+from headrace.documents.sources import git_program
 from headrace.documents.sources.follow import Follower
 from headrace.documents.sources.git import FoundBlob, Repositories
 from headrace.documents.sources.listing import SourceListing, find
@@ -318,6 +322,61 @@ def test_folders_without_a_file_are_not_walked_through_for_ever(
     repository.commit_of(inner)
     with pytest.raises(WrongUsage, match=r"more than 10,000 files, as many folders"):
         look(repositories, repository.place)
+
+
+def repeated(times: int) -> tuple[bytes, str]:
+    """A pack with a file of 16 MB, and one that is so many copies of it: 16 KB however many; and its commit's hash."""
+
+    def head(kind: int, size: int) -> bytes:
+        out, left = bytearray([kind << 4 | size & 15]), size >> 4
+        while left:
+            out[-1] |= 0x80
+            out.append(left & 0x7F)
+            left >>= 7
+        return bytes(out)
+
+    def number(size: int) -> bytes:
+        out = bytearray()
+        while size > 0x7F:
+            out.append(size & 0x7F | 0x80)
+            size >>= 7
+        return bytes([*out, size])
+
+    def name(kind: str, *pieces: bytes) -> bytes:
+        made = hashlib.sha1(f"{kind} {sum(map(len, pieces))}\0".encode(), usedforsecurity=False)
+        for piece in pieces:
+            made.update(piece)
+        return made.digest()
+
+    once = bytes(0xFFFFFF)
+    delta = number(len(once)) + number(times * len(once)) + b"\xf0\xff\xff\xff" * times
+    # With the one that is repeated, or a server would send the other one as it is.
+    tree = b"100644 large.txt\0" + name("blob", *[once] * times) + b"100644 once.txt\0" + name("blob", once)
+    who = b"A. Writer <writer@example.net> 1700000000 +0000"
+    commit = b"tree %s\nauthor %s\ncommitter %s\n\na change\n" % (name("tree", tree).hex().encode(), who, who)
+    objects = [head(kind, len(data)) + zlib.compress(data) for kind, data in ((1, commit), (2, tree), (3, once))]
+    objects.append(head(7, len(delta)) + name("blob", once) + zlib.compress(delta))
+    pack = b"PACK" + struct.pack(">II", 2, len(objects)) + b"".join(objects)
+    return pack + hashlib.sha1(pack, usedforsecurity=False).digest(), name("commit", commit).hex()
+
+
+@pytest.mark.parametrize("over", ["file", "http"])
+def test_a_few_bytes_that_stand_for_gigabytes_take_no_memory(
+    repository: GitRepository, repositories: Repositories, server: GitServer, monkeypatch: pytest.MonkeyPatch, over: str
+) -> None:
+    """16 KB in a pack of which git makes any number of gigabytes, to fetch it and to read it."""
+    pack, made = repeated(16)
+    subprocess.run(["git", "index-pack", "--stdin"], cwd=repository.path, input=pack, capture_output=True, check=True)
+    repository.git("update-ref", "refs/heads/main", made)
+    place = repository.place if over == "file" else server.place("handbook")
+    monkeypatch.setattr(git_program, "_MEMORY_BYTES", 128 << 20)
+    with pytest.raises(Unavailable, match="more than 128 MiB of memory"):
+        look(repositories, place)
+    monkeypatch.setattr(git_program, "_MEMORY_BYTES", 1 << 30)
+    found = next(one for one in look(repositories, place).documents if one.uri == "handbook/large.txt")
+    monkeypatch.setattr(git_program, "_MEMORY_BYTES", 128 << 20)
+    with pytest.raises(Unavailable, match="more than 128 MiB of memory"):
+        found.read(MOST)
 
 
 def test_a_commit_that_is_too_large_is_not_kept(repository: GitRepository, repositories: Repositories) -> None:

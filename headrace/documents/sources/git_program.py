@@ -50,6 +50,9 @@ _CONFIGURATION = {
     "protocol.version": "2",
     "submodule.recurse": "false",
 }
+_MEMORY_BYTES = 1 << 30
+"""That a command may take, beside the files that it maps. An object may be stored as a few bytes that say to repeat another one
+any number of times, and git makes it whole in memory, both to fetch it and to read it."""
 _ASK_S, _FETCH_S, _SAID_S = 60.0, 3_600.0, 5.0
 _ANSWER_BYTES = 1 << 20
 _SAID = 4_096  # bytes of what it says that are looked at
@@ -58,6 +61,7 @@ _OWNED = "dubious ownership"
 _DENIED = re.compile(r"Authentication failed|could not read (Username|Password)|error: 40[13]|Permission denied", re.IGNORECASE)
 _ABSENT = re.compile(r"not found|does not (appear to be a git repository|exist)|couldn't find remote ref", re.IGNORECASE)
 _MOVED = re.compile(r"error: 30[12378]|redirect", re.IGNORECASE)
+_MEMORY = re.compile(r"Out of memory|Cannot allocate memory", re.IGNORECASE)
 _FULL = re.compile(r"No space left|Disk quota exceeded", re.IGNORECASE)
 
 _pids: set[int] = set()
@@ -145,7 +149,7 @@ class Git:
         if program is None:
             raise MissingPart("git is not installed, which reads repositories.", hint="Install it, e.g. apt-get install git.")
         process = subprocess.Popen(
-            [*([] if most_bytes is None else _bounded(most_bytes)), program, *arguments],
+            [*_bounded(most_bytes), program, *arguments],
             cwd=self._copy.parent,
             env=self._environment(remote=remote, copy=copy),
             stdin=subprocess.DEVNULL,
@@ -202,6 +206,11 @@ class Git:
         why = printable(line.partition(": ")[2] if line.startswith(("fatal:", "error:")) else line).rstrip(".")
         if _FULL.search(said):
             return StorageFull(f"No space left under {self._copy.parent} for a copy of {url}.", hint="Free some space.")
+        if _MEMORY.search(said):
+            return Unavailable(
+                f"{url} has an object that takes more than {_MEMORY_BYTES >> 20:,} MiB of memory.",
+                hint="Remove it from the branch.",
+            )
         if not remote:
             return Unavailable(f"The copy of {url} cannot be read: {why}.", hint="It is looked at again.")
         if _OWNED in said:
@@ -220,10 +229,11 @@ class Git:
         return Unavailable(f"{url} cannot be read: {why}.", hint="Is its server up, and its address right?")
 
 
-def _bounded(most_bytes: int) -> list[str]:
-    """What a command follows that may write no file larger than that. A limit set from here could be late."""
-    blocks = -(-most_bytes // 512)  # ulimit(1)
-    return ["/bin/sh", "-c", 'ulimit -c 0; ulimit -f "$1"; shift; exec "$@"', "sh", str(blocks)]
+def _bounded(most_bytes: int | None) -> list[str]:
+    """What a command follows whose memory and written files are bounded. Limits set from here could be late."""
+    limits = f"ulimit -c 0; ulimit -d {_MEMORY_BYTES >> 10}"  # ulimit(1): KiB, and blocks of 512 bytes
+    limits += "" if most_bytes is None else f"; ulimit -f {-(-most_bytes // 512)}"
+    return ["/bin/sh", "-c", f'{limits}; exec "$@"', "sh"]
 
 
 class _Running:
