@@ -39,6 +39,7 @@ from headrace.catalog import (
 from headrace.core.stage import each, stage
 from headrace.errors import NotFound
 from headrace.landing.event import Event
+from headrace.models import EMBEDDER, GENERATOR, MODEL_NAMES, RANKING, RERANKER
 from headrace.models.pointer import NONE, ChampionPointer, read_pointer
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
@@ -46,8 +47,6 @@ from headrace.storage.vectors.generations import Indexes, IndexReader
 from headrace.training import manifest
 from headrace.training.manifest import Manifest
 
-RANKING, RERANKER, EMBEDDER, GENERATOR = "ranking", "reranker", "embedder", "generator"
-_ROLES = (RANKING, RERANKER, EMBEDDER, GENERATOR)
 MOST_PARENTS = 20
 """Versions that an answer's model is followed back to, each with its examples and verdicts: rounds go on for ever."""
 _ORIGIN = ("topic", "partition", "offset")
@@ -92,7 +91,7 @@ class ReleaseHistory:
     @classmethod
     def load(cls, rounds: ObjectReader, models: ObjectReader) -> ReleaseHistory:
         """Read every manifest and every pointer."""
-        return cls(manifest.read_all(rounds), {model: read_pointer(models, model)[0] for model in _ROLES})
+        return cls(manifest.read_all(rounds), {model: read_pointer(models, model)[0] for model in MODEL_NAMES})
 
     def share(self, model: str, version: str) -> float:
         """The share of answers that a version gives now."""
@@ -255,7 +254,7 @@ class _Followed:
     ) -> None:
         self._rounds, self._examples, self._datasets = rounds, examples, datasets
         self._feedback, self._suppressions = feedback, suppressions
-        self._pointers = {model: read_pointer(models, model)[0] for model in _ROLES}
+        self._pointers = {model: read_pointer(models, model)[0] for model in MODEL_NAMES}
 
     def model(self, role: str, version: str) -> dict[str, Any]:
         """One model: its round, training data and verdicts, and the same for the weights it began from."""

@@ -433,7 +433,7 @@ class _Question:
     def _share_of_pieces(self, quote: Quote) -> float | None:
         """The share of a question in a script without spaces that a quote has; `None` if one of them is in another script.
 
-        It stands for the share of words, which cannot be told apart there.
+        It is used in place of the share of words, since no spaces divide these.
         """
         there = unspaced_pieces(f"{quote.over}\n{quote.own}") if self._pieces else frozenset()
         return len(self._pieces & there) / len(self._pieces) if there else None

@@ -27,6 +27,8 @@ _PLAIN = "-_.~"
 _TRIES, _LISTING_S, _TAGS_S = 3, 30.0, 20.0
 _PAGE_BYTES = 16 << 20  # a thousand keys of 1,024 bytes, all of them escaped, and their XML
 _PAGE = 1_000
+_CONNECTIONS = 32
+_ERROR_CHARS = 64_000
 _TAGS_BYTES = 64_000  # ten tags of 128 and 256 characters each, and their XML
 _NO_TAGS = {"NotImplemented", "MethodNotAllowed", "XNotImplemented"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -55,14 +57,44 @@ def signed_get(at: S3Location, bucket: str, key: str, query: Mapping[str, str]) 
     return f"{endpoint.scheme}://{endpoint.netloc}{path}?{asked}", headers
 
 
+class _SignedGets:
+    """Signed GETs of one bucket, made again after a fault of the network or of the server."""
+
+    def __init__(self, at: S3Location, bucket: str, timeout_s: float) -> None:
+        self._at, self._bucket = at, bucket
+        own = urlsplit(at.endpoint).hostname in _LOOPBACK
+        limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+        self._http = httpx.Client(timeout=timeout_s, limits=limits, trust_env=not own)
+        weakref.finalize(self, self._http.close)  # httpx leaves its sockets to the garbage collection
+
+    def get(self, key: str, query: Mapping[str, str]) -> tuple[httpx.Response | None, str]:
+        """The response, and S3's code or the status if it is an error; `None` with the reason if the faults go on."""
+        said = ""
+        for failures in range(1, _TRIES + 1):
+            try:
+                url, headers = signed_get(self._at, self._bucket, key, query)
+                answer = self._http.get(url, headers=headers)
+            except httpx.HTTPError as error:
+                said = str(error) or type(error).__name__
+            else:
+                if answer.status_code == httpx.codes.OK:
+                    return answer, ""
+                code = _CODE.search(answer.text[:_ERROR_CHARS])
+                said = code[1] if code else str(answer.status_code)
+                status = answer.status_code
+                if status < httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.NOT_IMPLEMENTED or said in _NO_TAGS:
+                    return answer, said
+            if failures < _TRIES:
+                time.sleep(backoff(failures, first_s=0.2, longest_s=2.0))
+        return None, said
+
+
 class KeyListing:
     """Lists the keys of a bucket whatever they are; obstore gives up a listing at some. Safe to share between threads."""
 
     def __init__(self, at: S3Location, bucket: str) -> None:
-        self._at, self._bucket = at, bucket
-        own = urlsplit(at.endpoint).hostname in _LOOPBACK
-        self._http = httpx.Client(timeout=_LISTING_S, trust_env=not own)
-        weakref.finalize(self, self._http.close)  # httpx leaves its sockets to the garbage collection
+        self._bucket = bucket
+        self._requests = _SignedGets(at, bucket, _LISTING_S)
 
     def pages(self, prefix: str, after: str) -> Iterator[tuple[list[tuple[str, int, str, datetime]], int]]:
         """The key, size, etag and time of each object below a prefix and behind a key, by pages, and the bytes of each page.
@@ -79,24 +111,11 @@ class KeyListing:
             query["continuation-token"] = token
 
     def _get(self, query: dict[str, str]) -> bytes:
-        said = ""
-        for failures in range(1, _TRIES + 1):
-            try:
-                url, headers = signed_get(self._at, self._bucket, "", query)
-                answer = self._http.get(url, headers=headers)
-            except httpx.HTTPError as error:
-                said = str(error) or type(error).__name__
-            else:
-                if answer.status_code == httpx.codes.OK:
-                    return answer.content
-                code = _CODE.search(answer.text[:_PAGE])
-                said = code[1] if code else str(answer.status_code)
-                if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-                    raise AccessDenied(f"Bucket {self._bucket} may not be listed: {said}.", hint="Allow the key s3:ListBucket.")
-                if answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
-                    break
-            if failures < _TRIES:
-                time.sleep(backoff(failures, first_s=0.2, longest_s=2.0))
+        answer, said = self._requests.get("", query)
+        if answer is not None and not said:
+            return answer.content
+        if answer is not None and answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise AccessDenied(f"Bucket {self._bucket} may not be listed: {said}.", hint="Allow the key s3:ListBucket.")
         raise Unavailable(f"Bucket {self._bucket} cannot be listed: {said}.", hint="Check that the object store runs.")
 
     def _read(self, body: bytes) -> tuple[list[tuple[str, int, str, datetime]], str]:
@@ -132,10 +151,7 @@ class Tagging:
 
     def __init__(self, at: S3Location, bucket: str) -> None:
         self._at, self._bucket = at, bucket
-        limits = httpx.Limits(max_connections=32, max_keepalive_connections=32)
-        own = urlsplit(at.endpoint).hostname in _LOOPBACK
-        self._http = httpx.Client(timeout=_TAGS_S, limits=limits, trust_env=not own)
-        weakref.finalize(self, self._http.close)  # httpx leaves its sockets to the garbage collection
+        self._requests = _SignedGets(at, bucket, _TAGS_S)
 
     def of(self, key: str) -> tuple[dict[str, str], int]:
         """The tags of an object, and the bytes that were received for them.
@@ -143,27 +159,17 @@ class Tagging:
         Raises `NotFound`, `AccessDenied`, `WrongUsage` where the store has no tags, and `Unavailable`.
         """
         what = f"s3://{self._bucket}/{key}"
-        for failures in range(1, _TRIES + 1):
-            try:
-                url, headers = signed_get(self._at, self._bucket, key, {"tagging": ""})
-                answer = self._http.get(url, headers=headers)
-            except httpx.HTTPError as error:
-                said = str(error) or type(error).__name__
-            else:
-                if answer.status_code == httpx.codes.OK:
-                    return _tags(answer.content, what), len(answer.content)
-                code = _CODE.search(answer.text[:_TAGS_BYTES])
-                said = code[1] if code else str(answer.status_code)
-                if answer.status_code == httpx.codes.NOT_FOUND:
-                    raise NotFound(f"The tags of {what} are gone.", hint="Was it deleted?")
-                if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-                    raise AccessDenied(f"The tags of {what} may not be read: {said}.", hint="Allow the key s3:GetObjectTagging.")
-                if said in _NO_TAGS or answer.status_code in (httpx.codes.METHOD_NOT_ALLOWED, httpx.codes.NOT_IMPLEMENTED):
-                    raise WrongUsage(f"{self._at.endpoint} has no tags of objects.", hint="Remove permissions from the source.")
-                if answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
-                    break
-            if failures < _TRIES:
-                time.sleep(backoff(failures, first_s=0.2, longest_s=2.0))
+        answer, said = self._requests.get(key, {"tagging": ""})
+        if answer is None:
+            raise Unavailable(f"The tags of {what} cannot be read: {said}.", hint="Check that the object store runs.")
+        if not said:
+            return _tags(answer.content, what), len(answer.content)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise NotFound(f"The tags of {what} are gone.", hint="Was it deleted?")
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise AccessDenied(f"The tags of {what} may not be read: {said}.", hint="Allow the key s3:GetObjectTagging.")
+        if said in _NO_TAGS or answer.status_code in (httpx.codes.METHOD_NOT_ALLOWED, httpx.codes.NOT_IMPLEMENTED):
+            raise WrongUsage(f"{self._at.endpoint} has no tags of objects.", hint="Remove permissions from the source.")
         raise Unavailable(f"The tags of {what} cannot be read: {said}.", hint="Check that the object store runs.")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from headrace.lineage.graph import EMBEDDER, GENERATOR, RANKING, RERANKER
+from headrace.models import EMBEDDER, GENERATOR, RANKING, RERANKER
 
 _FIRST = 3
 _WORDS = 60  # characters of a question or a reason

@@ -45,7 +45,7 @@ class _Without(MetaPathFinder, Loader):
 
 
 class _Unchecked(ModuleType):
-    """Stands for `overrides`."""
+    """Takes the place of the package `overrides` while LanceDB is imported."""
 
     override = staticmethod(override)
 
