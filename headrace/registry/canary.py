@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from statistics import median_low
 from typing import Annotated, Any
 
 import numpy as np
@@ -198,13 +199,17 @@ def verdict(
     """How a canary ends ("promote", "canary_ended", or "" for not yet), and why; `over`: its time is over.
 
     No single user may decide: of the answers that only one user judged, at most 1 / `gate.least_users` of the number waited for
-    count (`_shared`), and the result must hold without any one user (`_of_several`). The confidence that each test of each
+    count (`_shared`), of the champion's as many as of the median user if that is more, and the result must hold without any one
+    user (`_of_several`). The confidence that each test of each
     measure requires is corrected for their number (Bonferroni), so that `canary.confidence` holds for all of them together.
     """
     wanted = settings.canary.verdicts
     if model == RANKING and (decided := _preferred(ours, settings)) is not None:
         return decided
-    ours = _shared(ours, math.ceil(wanted / settings.gate.least_users))
+    most = math.ceil(wanted / settings.gate.least_users)
+    # The champion gives more answers, so of one user more may count, but no more than of the others.
+    theirs = _shared(theirs, max(most, median_low(_alone(theirs).values() or [0])))
+    ours = _shared(ours, most)
     judged = sorted(one.judged_at for one in ours if one.judged_at is not None)
     sizes = sorted({math.ceil(wanted * look / _LOOKS) for look in range(1, _LOOKS + 1)})
     looks = [judged[size - 1] for size in sizes if size <= len(judged) and size >= min(_LEAST, wanted)]
@@ -302,6 +307,11 @@ def _without_any(more: Counter[str], fewer: Counter[str]) -> bool:
     """Whether `more` still outnumber `fewer` when any one user is left out."""
     ahead = more.total() - fewer.total()
     return all(ahead - (more[user] - fewer[user]) > 0 for user in more)
+
+
+def _alone(answers: Sequence[JudgedAnswer]) -> Counter[frozenset[str]]:
+    """How many answers each user alone judged."""
+    return Counter(one.users for one in answers if one.judged_at is not None and len(one.users) == 1)
 
 
 def _shared(answers: Sequence[JudgedAnswer], most: int) -> list[JudgedAnswer]:

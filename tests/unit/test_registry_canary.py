@@ -318,6 +318,22 @@ def test_one_user_ends_no_canary_and_hides_no_bad_one() -> None:
     assert verdict("reranker", alone[:30], theirs, own, share=0.1, over=False)[0] == "canary_ended", "a home with one user"
 
 
+def test_one_user_decides_nothing_by_what_it_says_of_the_champion() -> None:
+    """A key that judges one champion's answer after another: it likes none, which hides a bad challenger, or all."""
+    buyer = frozenset({"beta/b"})
+
+    def judged(value: float) -> list[JudgedAnswer]:
+        return [JudgedAnswer("v", at(n / 20), value, at(n / 20), users=buyer) for n in range(600)]
+
+    theirs, bad = sampled(0.9, 90, 2, every=0.1), sampled(0.3, 30, 1)
+    assert verdict("reranker", bad, theirs + judged(0.0), SETTINGS, share=0.1, over=True)[0] == "canary_ended", "it is worse"
+    # A little worse by chance, which is no evidence, and stays so without any one of the five.
+    theirs = by_five([JudgedAnswer("v", at(n), float(n % 20 < 14), at(n)) for n in range(60)])
+    alike = by_five([JudgedAnswer("v", at(n), float(n % 20 < 13), at(n)) for n in range(30)])
+    ended = verdict("reranker", alike, theirs + judged(1.0), SETTINGS, share=0.1, over=True)
+    assert ended[0] == "promote", ended
+
+
 def test_one_user_ends_no_interleaved_canary() -> None:
     """Two others whom both orders please alike do not make its five verdicts the users'."""
 
