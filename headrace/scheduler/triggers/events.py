@@ -171,7 +171,9 @@ class EventFinder:
             self._failing.pop(trigger.name, None)
 
     def _topic(self, trigger: TriggerSettings, cause: TopicCause) -> None:
-        """Queue what other programs wrote to a topic, and with it how far the topic was read."""
+        """Queue what other programs wrote to a topic, and with it how far the topic was read, unless much of it waits already."""
+        if self._queue.is_full(trigger.name):
+            return
         reader = self._readers.get(trigger.name)
         if reader is None:
             head = self._runner.endpoints

@@ -22,6 +22,8 @@ _LOOKED_AT = 1_000  # the newest deliveries of a trigger in a state, for the las
 _KEPT = timedelta(days=7)  # of what is done: so long the same event is not queued again
 DEAD_KEPT = 10_000
 """Dead letters of a trigger that are kept, the newest: another program may send any number of records that are no events."""
+MOST_WAITING = 1_000
+"""Events of a trigger that may wait while its topic is read: what more there is waits in the topic."""
 _DUE = f"((state = '{WAITING}' AND due <= :now) OR (state = '{RUNNING}' AND due <= :now))"  # `due` of a running one: its end
 
 
@@ -100,6 +102,13 @@ class DeliveryQueue:
                     {"name": name, "position": position, "now": now.isoformat()},
                 )
 
+    def is_full(self, trigger: str) -> bool:
+        """Whether so many events wait for a trigger that no more are to be taken from its topic."""
+        waiting = f"SELECT 1 FROM trigger_deliveries WHERE trigger_name = :trigger AND state = '{WAITING}' LIMIT :most"
+        with self._metadata.transaction() as run:
+            rows = run(f"SELECT count(*) FROM ({waiting}) AS waiting", {"trigger": trigger, "most": MOST_WAITING})
+        return bool(rows[0][0] >= MOST_WAITING)
+
     def take(self, trigger: str, most: int, *, lease_s: float) -> list[Delivery]:
         """Take deliveries that are due, the oldest first. One that is not settled within `lease_s` seconds is due again."""
         now = datetime.now(UTC)
@@ -126,7 +135,7 @@ class DeliveryQueue:
                 )
 
     def done(self, delivery: Delivery) -> None:
-        """Say that it was delivered."""
+        """Say that it was delivered. It is known for a week, without what was in it."""
         self._settle(delivery, DONE, "", 0.0)
 
     def failed(self, delivery: Delivery, reason: str, *, retry_s: float | None) -> None:
@@ -200,6 +209,7 @@ class DeliveryQueue:
         with self._metadata.transaction(writing=True) as run:
             run(
                 "UPDATE trigger_deliveries SET state = :state, reason = :reason, due = :due"
+                f"{_EMPTY if state == DONE else ''}"
                 # Not if its time was up and another process has it by now.
                 f" WHERE id = :id AND state = '{RUNNING}' AND attempts = :attempts",
                 {
@@ -209,6 +219,7 @@ class DeliveryQueue:
             )
 
 
+_EMPTY = ", event = '{}'"
 _COLUMNS = "id, trigger_name, event, state, attempts, due, reason, at"
 
 

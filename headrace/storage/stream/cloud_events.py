@@ -20,7 +20,13 @@ from headrace.storage.meter import Meter
 from headrace.storage.stream.topic import RECORD_BYTES
 
 _TIMEOUT_MS = 60_000  # after which the client gives a record up; its delivery is tried again
+EVENT_BYTES = 64 << 10
+"""The largest event of another program that is passed on: so many are by everybody (CloudEvents 1.0.2, section 5).
+
+Each is kept in the metadata store until it is delivered, and any number may be written to a topic.
+"""
 _LIST_S, _WAIT_S, _AT_ONCE = 5.0, 0.2, 500
+_FEW, _BYTES = 20, 16 << 20  # records taken from the client's queue together, and bytes after which no more are
 _DEEP = 100
 MEDIA = "application/cloudevents+json"
 
@@ -122,7 +128,7 @@ class CloudEventReader:
                 self._consumer.assign([TopicPartition(self._topic, partition, at) for partition, at in wanted.items()])
                 self._reached = dict(wanted)
             began = time.perf_counter()
-            messages = self._consumer.consume(_AT_ONCE, timeout=_WAIT_S)
+            messages = self._messages()
             seconds = time.perf_counter() - began
         except KafkaException as error:
             self._reached = {}
@@ -134,7 +140,7 @@ class CloudEventReader:
                 self._reached = {}
                 raise self._unavailable(fault.str())
             partition, offset = int(message.partition() or 0), int(message.offset() or 0)
-            size += len(message.value() or b"")
+            size += _size(message)
             read.offsets[partition] = offset + 1
             try:
                 read.events.append(event_of(message))
@@ -143,6 +149,18 @@ class CloudEventReader:
         self._meter.count(CLOUD_EVENTS, Direction.READ, bytes=size, seconds=seconds)
         self._reached = dict(read.offsets)
         return read
+
+    def _messages(self) -> list[Message]:
+        """Some of what is there."""
+        found: list[Message] = []
+        size = 0
+        while len(found) < _AT_ONCE and size < _BYTES:
+            some = self._consumer.consume(_FEW, timeout=0.0 if found else _WAIT_S)
+            if not some:
+                break
+            found += some
+            size += sum(map(_size, some))
+        return found
 
     def _ends(self, partition: int) -> int:
         _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_LIST_S, cached=False)
@@ -154,6 +172,8 @@ class CloudEventReader:
 
 def event_of(message: Message) -> dict[str, Any]:
     """The event in a record, in the JSON format. Raises `ValueError` with the reason where there is none."""
+    if (size := _size(message)) > EVENT_BYTES:
+        raise ValueError(f"it has {size:,} bytes, more than {EVENT_BYTES:,}: let it say where the rest is")
     headers = {name.lower(): (value or b"").decode("utf-8", "replace") for name, value in message.headers() or ()}
     body, kind = message.value() or b"", headers.get("content-type", "")
     if "ce_specversion" in headers:
@@ -175,6 +195,11 @@ def event_of(message: Message) -> dict[str, Any]:
     if _is_deep(event):
         raise ValueError(f"it is nested more than {_DEEP} times")
     return event
+
+
+def _size(message: Message) -> int:
+    """The bytes of a record's value and headers."""
+    return len(message.value() or b"") + sum(len(name) + len(value or b"") for name, value in message.headers() or ())
 
 
 def _json(body: bytes) -> Any:
