@@ -38,6 +38,7 @@ from bench import (
     training,
     workers,
 )
+from bench.command import end_by_sigterm
 
 BENCHMARKS = {
     "platform": start.measure,
@@ -66,6 +67,7 @@ _NAMED_ONLY = {"new", "scale", "stores", "sources", "blocks", "kv", "workers", "
 
 def main() -> None:
     """Measure what the command line names, all of it by default."""
+    end_by_sigterm()
     names = sys.argv[1:] or [name for name in BENCHMARKS if name not in _NAMED_ONLY]
     if unknown := set(names) - set(BENCHMARKS):
         sys.exit(f"No benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}.")

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,11 +74,17 @@ def run(env: dict[str, str], *words: str, module: str = "headrace.cli", may_fail
         command = subprocess.Popen([sys.executable, "-m", module, *words], env=env, stdout=output)
         status = Path(f"/proc/{command.pid}/status")
         peak = 0
-        # Not getrusage's figure, which a process inherits from the one that started it.
-        while (ended := os.wait4(command.pid, os.WNOHANG))[0] == 0:
-            with contextlib.suppress(OSError, IndexError):
-                peak = int(status.read_text().split("VmHWM:")[1].split()[0]) >> 10
-            time.sleep(_LOOK_S)
+        try:
+            # Not getrusage's figure, which a process inherits from the one that started it.
+            while (ended := os.wait4(command.pid, os.WNOHANG))[0] == 0:
+                with contextlib.suppress(OSError, IndexError):
+                    peak = int(status.read_text().split("VmHWM:")[1].split()[0]) >> 10
+                time.sleep(_LOOK_S)
+        except BaseException:
+            # Before the caller ends the servers, or it would start them again.
+            command.terminate()
+            command.wait()
+            raise
         wall_s = time.perf_counter() - started
         output.seek(0)
         text = output.read().decode()
@@ -87,6 +94,11 @@ def run(env: dict[str, str], *words: str, module: str = "headrace.cli", may_fail
     after = _newest(env)
     rows = after["rows"] if after is not None and (newest is None or after["run"] != newest["run"]) else []
     return Cost(used.ru_utime + used.ru_stime, wall_s, peak, rows, text)
+
+
+def end_by_sigterm() -> None:
+    """Have SIGTERM end this process as Ctrl-C does: what it started ends with it, above all servers that wait for hours."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _newest(env: dict[str, str]) -> dict[str, Any] | None:

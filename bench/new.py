@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.command import Cost, as_installed, environment, instant_models, loop_s, run, write_documents
+from bench.command import Cost, as_installed, end_by_sigterm, environment, instant_models, loop_s, run, write_documents
 from headrace.platform import down
 from headrace.settings import Settings
 
@@ -83,4 +83,5 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    end_by_sigterm()
     print(json.dumps(measure([int(size) for size in sys.argv[1:]] or _SIZES), indent=2))

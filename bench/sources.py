@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 import obstore
 
-from bench.command import environment, instant_models
+from bench.command import end_by_sigterm, environment, instant_models
 from headrace.catalog import SOURCES
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
@@ -168,6 +168,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 if __name__ == "__main__":
+    end_by_sigterm()
     parser = argparse.ArgumentParser()
     parser.add_argument("--objects", type=int, default=_OBJECTS)
     parser.add_argument("--changes", type=int, default=_CHANGES)

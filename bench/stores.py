@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench.command import Cost, environment, instant_models, loop_s, run, write_documents
+from bench.command import Cost, end_by_sigterm, environment, instant_models, loop_s, run, write_documents
 from headrace.app import App
 from headrace.catalog import CHUNK_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, LEDGER, MODELS, PROMOTIONS, ROUNDS, RUNS
 from headrace.models.ranking import of_retrieval_weight
@@ -386,6 +386,7 @@ def _prepare() -> None:
 
 def main() -> None:
     """Measure what the command line names."""
+    end_by_sigterm()
     line = argparse.ArgumentParser(prog="python -m bench.stores")
     line.add_argument("stores", nargs="*", metavar="STORE", help=f"Of {', '.join(STORES)}; default: all.")
     line.add_argument("--sizes", nargs=2, type=int)
