@@ -204,9 +204,7 @@ def list_documents(
     settings = settings_of(tenant)
     with App(settings, "documents", models=False, quiet=as_json) as app:
         check_tenant(app, tenant)
-        found, more = DocumentView(app.runner).page(
-            settings.tenant, lambda document: status in (None, document.status), after=after, most=most
-        )
+        found, more = DocumentView(app.runner).page(settings.tenant, after=after, most=most, status=status)
     if as_json:
         print_json({"documents": [document.as_dict() for document in found], "more": more})
         return
@@ -270,8 +268,8 @@ def delete_document(
     with App(settings, "documents", quiet=as_json) as app:
         check_tenant(app, tenant)
         view = DocumentView(app.runner)
-        document = _document(view.find, settings.tenant, uri)
-        versions = view.only_of(settings.tenant, document.uri, view.deletable(settings.tenant, document.uri))
+        document = _document(view.stored, settings.tenant, uri)
+        versions = view.freed_by_deletion(settings.tenant, document.uri)
         app.runner.run(delete, tenant=settings.tenant, uri=document.uri, versions=versions)
         app.documents.index([])
     if as_json:

@@ -49,7 +49,7 @@ class Retention:
                 if composed(uri) in put_again:
                     continue  # a newer version that is not parsed yet
                 view = view or DocumentView(runner)
-                versions = view.only_of(tenant, uri, view.deletable(tenant, uri))
+                versions = view.freed_by_deletion(tenant, uri)
                 runner.run(delete, tenant=tenant, uri=uri, versions=versions, reason=EXPIRED, only=version)
                 count += 1
             # What was deleted is in the table once its events are parsed: until then it is found again.

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from headrace.documents.names import document_id
-from headrace.documents.versions import ORIGIN, answering, describe, in_order, needed
+from headrace.documents.versions import ORIGIN, answering, describe, in_order, needed, stored_versions
 from headrace.storage.database import Statements
 from headrace.storage.metadata import Metadata
 from headrace.storage.tables.handles import TableReader, TableState
@@ -27,9 +27,16 @@ from headrace.storage.vectors.labels import Description
 
 _AT_ONCE = 500  # keys in one statement
 _SLICE = 2_000  # rows in one transaction
+_TRIES = 3  # where the copy is made anew meanwhile
 _SAME_BYTES = 20  # documents that are named of each version
 _TIMES = ("at", "put_at")
 _ALL = "SELECT document_id FROM document_states WHERE scope = :scope"
+_UNFILLED = "SELECT document_id, fields, description FROM document_states WHERE scope = :scope AND status = '' LIMIT :most"
+_WHOLE = (
+    "SELECT revision FROM table_copies JOIN document_states ON document_states.scope = table_copies.scope"
+    " WHERE table_copies.scope = :scope AND document_id = :document_id"
+)
+_TENANT = "SELECT tenant FROM document_states WHERE scope = :scope"
 
 
 class _TableCopy(ABC):
@@ -143,13 +150,23 @@ class DocumentLookup(_TableCopy):
         """uri → the newest row of each of these documents of a tenant."""
         return {row["uri"]: row for row in self.newest(document_id(tenant, uri) for uri in uris).values()}
 
-    def after(self, tenant: str, uri: str, most: int) -> list[tuple[dict[str, Any], Description]]:
-        """The newest rows, with descriptions, of a tenant's documents whose names come after `uri`: the first `most` by name."""
+    def follow(self) -> str | None:
+        revision = super().follow()
+        self._fill()
+        return revision
+
+    def after(self, tenant: str, uri: str, most: int, *, status: str | None = None) -> list[tuple[dict[str, Any], Description]]:
+        """The newest rows, with descriptions, of a tenant's documents whose names come after `uri`: the first `most` by name.
+
+        Deleted documents are left out; `status` is that of the rows.
+        """
+        which = "status <> 'deleted'" if status is None else "status = :status"
         with self._metadata.transaction() as run:
             rows = run(
                 "SELECT fields, description FROM document_states WHERE scope = :scope AND tenant = :tenant"
-                " AND uri COLLATE BINARY > :uri ORDER BY uri COLLATE BINARY LIMIT :most",
-                {"scope": self._scope, "tenant": tenant, "uri": _plain(uri), "most": most},
+                f" AND uri COLLATE BINARY > :uri AND {which} ORDER BY uri COLLATE BINARY LIMIT :most",
+                {"scope": self._scope, "tenant": tenant, "uri": _plain(uri), "most": most}
+                | ({} if status is None else {"status": status}),
             )
         return [(_read(fields), _description(described)) for fields, described in rows]
 
@@ -175,9 +192,15 @@ class DocumentLookup(_TableCopy):
 
     def tenants(self) -> list[str]:
         """The tenants that have documents, or had some."""
+        found: list[str] = []
         with self._metadata.transaction() as run:
-            rows = run("SELECT DISTINCT tenant FROM document_states WHERE scope = :scope", {"scope": self._scope})
-        return sorted(tenant for (tenant,) in rows)
+            # From each to the next by the index: DISTINCT would go through all documents.
+            rows = run(f"{_TENANT} ORDER BY tenant LIMIT 1", {"scope": self._scope})
+            while rows:
+                found.append(rows[0][0])
+                values = {"scope": self._scope, "last": found[-1]}
+                rows = run(f"{_TENANT} AND tenant > :last ORDER BY tenant LIMIT 1", values)
+        return sorted(found)
 
     def older_than(self, tenant: str, before_s: float, most: int) -> tuple[dict[str, str], float]:
         """uri → the newest version of a tenant's documents whose version is from before a time, the oldest first, at most `most`.
@@ -186,17 +209,47 @@ class DocumentLookup(_TableCopy):
         """
         with self._metadata.transaction() as run:
             rows = run(
-                "SELECT fields, description FROM document_states WHERE scope = :scope AND tenant = :tenant",
-                {"scope": self._scope, "tenant": tenant},
+                "SELECT fields, description FROM document_states WHERE scope = :scope AND tenant = :tenant"
+                " AND status <> 'deleted' ORDER BY changed_s LIMIT :most",
+                {"scope": self._scope, "tenant": tenant, "most": most + 1},
             )
         found = []
         for fields, described in rows:
             row = _read(fields)
-            if row["status"] != "deleted":
-                found.append((_description(described).changed_s, row["uri"], row["version"]))
+            found.append((_description(described).changed_s, row["uri"], row["version"]))
         found.sort()
         old = {uri: version for changed_s, uri, version in found[:most] if changed_s < before_s}
         return old, found[len(old)][0] if len(old) < len(found) else float("inf")
+
+    def stored_elsewhere(self, tenant: str, document: str, versions: Iterable[str]) -> set[str]:
+        """Those of a document's versions whose source another document of the tenant has; all where that cannot be told.
+
+        Of the other documents it reads those with the same bytes.
+        """
+        wanted = set(versions)
+        for _ in range(_TRIES):
+            # `alone`: nobody makes the copy anew meanwhile, and it is whole.
+            with self._metadata.transaction(alone=True) as run:
+                if run(_WHOLE, {"scope": self._scope, "document_id": document}):
+                    return {version for version in wanted if self._is_stored_elsewhere(run, tenant, document, version)}
+            self.follow()
+        return wanted
+
+    def _is_stored_elsewhere(self, run: Statements, tenant: str, document: str, version: str) -> bool:
+        values = {"scope": self._scope, "tenant": tenant, "version": version, "own": document, "most": _AT_ONCE}
+        last = ""
+        while True:
+            rows = run(
+                "SELECT DISTINCT document_id FROM document_rows WHERE scope = :scope AND tenant = :tenant AND version = :version"
+                " AND document_id > :last AND document_id <> :own ORDER BY document_id LIMIT :most",
+                {**values, "last": last},
+            )
+            names = [name for (name,) in rows]
+            if names and any(version in stored_versions(every) for every in _by_document(run, self._scope, names)):
+                return True
+            if len(names) < _AT_ONCE:
+                return False
+            last = names[-1]
 
     def with_bytes(self, pairs: Iterable[tuple[str, str]]) -> set[str]:
         """Documents of which some version has the same bytes, given tenant and version: a few of each, however many there are."""
@@ -265,12 +318,31 @@ class DocumentLookup(_TableCopy):
             ],
         )
         run.many(
-            "INSERT INTO document_states (scope, document_id, tenant, uri, source, fields, live, description)"
-            " VALUES (:scope, :document_id, :tenant, :uri, :source, :fields, :live, :description)"
+            "INSERT INTO document_states"
+            " (scope, document_id, tenant, uri, source, fields, live, description, status, changed_s)"
+            " VALUES (:scope, :document_id, :tenant, :uri, :source, :fields, :live, :description, :status, :changed_s)"
             " ON CONFLICT (scope, document_id) DO UPDATE SET uri = excluded.uri, source = excluded.source,"
-            " fields = excluded.fields, live = excluded.live, description = excluded.description",
+            " fields = excluded.fields, live = excluded.live, description = excluded.description,"
+            " status = excluded.status, changed_s = excluded.changed_s",
             states,
         )
+
+    def _fill(self) -> None:
+        """Note status and age in rows that an older version wrote."""
+        while True:
+            with self._metadata.transaction() as run:
+                if not run(_UNFILLED, {"scope": self._scope, "most": 1}):
+                    return
+            with self._metadata.transaction(alone=True) as run:
+                rows = run(_UNFILLED, {"scope": self._scope, "most": _SLICE})
+                run.many(
+                    "UPDATE document_states SET status = :status, changed_s = :changed_s"
+                    " WHERE scope = :scope AND document_id = :document_id",
+                    [
+                        {"scope": self._scope, "document_id": name, **_listed(_read(fields), _description(described))}
+                        for name, fields, described in rows
+                    ],
+                )
 
 
 def _by_document(run: Statements, scope: int, names: Sequence[str]) -> list[list[dict[str, Any]]]:
@@ -296,7 +368,13 @@ def _state(scope: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "fields": json.dumps(newest, default=datetime.isoformat),
         "live": live["version"] if live else None,
         "description": json.dumps([described.readers, described.labels, described.changed_s]),
+        **_listed(newest, described),
     }
+
+
+def _listed(newest: Mapping[str, Any], described: Description) -> dict[str, Any]:
+    """The columns by which a document is listed and expires."""
+    return {"status": newest["status"], "changed_s": described.changed_s}
 
 
 def _read(fields: str) -> dict[str, Any]:

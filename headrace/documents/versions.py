@@ -92,6 +92,17 @@ def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(by_status, key=lambda row: tuple(row[name] for name in ORIGIN))
 
 
+def stored_versions(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """version → its bytes, of the versions of a document whose sources are stored, from all its rows in their order."""
+    versions: dict[str, int] = {}
+    for row in rows:
+        if row["status"] == "deleted":
+            versions.clear()
+        elif row["version"]:
+            versions[row["version"]] = row["bytes"]
+    return versions
+
+
 _RECENT = 100  # rows of a document; a stage may still fail the event of one
 
 

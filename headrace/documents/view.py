@@ -26,7 +26,7 @@ from headrace.documents.generations import active_reader, of_generation
 from headrace.documents.lookup import DocumentLookup, IndexProgress, follows
 from headrace.documents.names import document_id
 from headrace.documents.queue import PROCESSED_OFFSETS, ProcessedOffsets
-from headrace.documents.versions import describe
+from headrace.documents.versions import describe, stored_versions
 from headrace.errors import Transient
 from headrace.storage.filters import NOBODY
 from headrace.storage.tables.handles import TableReader, quoted
@@ -234,19 +234,30 @@ class DocumentView:
             found = list(islice(filter(wanted, every), most + 1))
         return found[:most], len(found) > most
 
-    def page(self, tenant: str, wanted: Callable[[Document], bool], *, after: str, most: int) -> tuple[Sequence[Document], bool]:
+    def page(
+        self,
+        tenant: str,
+        wanted: Callable[[Document], bool] = lambda document: True,
+        *,
+        after: str,
+        most: int,
+        status: str | None = None,
+    ) -> tuple[Sequence[Document], bool]:
         """As `list`, without reading any other document, and without what was put or deleted here since.
 
         It is for a command, which asks once: what it reads follows the page, and those before the page's end that are not wanted.
         """
         self._lookup.follow()
         found: list[Document] = []
+        # What is in the index has been parsed; whether it is, only the index knows.
+        rows_status = PARSED if status == INDEXED else status
         while len(found) <= most:
-            rows = self._lookup.after(tenant, after, max(_PAGE, most + 1 - len(found)))
+            rows = self._lookup.after(tenant, after, max(_PAGE, most + 1 - len(found)), status=rows_status)
             if not rows:
                 break
             after = rows[-1][0]["uri"]
-            found += filter(wanted, self._with_status([_document(row, described.id) for row, described in rows]))
+            documents = self._with_status([_document(row, described.id) for row, described in rows])
+            found += (one for one in documents if status in (None, one.status) and wanted(one))
         return found[:most], len(found) > most
 
     def stored(self, tenant: str, uri: str) -> Document | None:
@@ -355,6 +366,13 @@ class DocumentView:
         free = versions - SourceClaims(self._metadata).claimed(tenant, versions, beside=(uri,))
         self.refresh(now=True)
         return free
+
+    def freed_by_deletion(self, tenant: str, uri: str) -> set[str]:
+        """As `only_of` of all that is `deletable`, without reading any other document than those with the same bytes."""
+        versions = self.versions_of(tenant, uri) - {""}
+        free = versions - SourceClaims(self._metadata).claimed(tenant, versions, beside=(uri,))
+        self._lookup.follow()  # after it: what is no longer claimed is there
+        return free - self._lookup.stored_elsewhere(tenant, document_id(tenant, uri), free)
 
     def versions_of(self, tenant: str, uri: str) -> set[str]:
         """Every version of a document in the documents table, also from before a deletion."""
@@ -504,16 +522,10 @@ class DocumentView:
 
 def _shown(rows: Sequence[dict[str, Any]]) -> tuple[str, str, str, Document | None, _Versions]:
     """Tenant, uri, id, what is shown and the stored versions of a document, from all its rows in their order."""
-    versions = _Versions()
-    for row in rows:
-        if row["status"] == "deleted":
-            versions.clear()
-        elif row["version"]:
-            versions[row["version"]] = row["bytes"]
     newest = rows[-1]
     name = newest["document_id"]
     document = None if newest["status"] == "deleted" else _document(newest, describe(rows)[name].id)
-    return newest["tenant"], newest["uri"], name, document, versions
+    return newest["tenant"], newest["uri"], name, document, stored_versions(rows)
 
 
 def _document(row: Mapping[str, Any], description_id: str) -> Document:

@@ -204,6 +204,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             reason TEXT NOT NULL
         )""",
     ),
+    (
+        # A document's status and age, by which they are listed and expire; '' in rows that an older version wrote.
+        "ALTER TABLE document_states ADD COLUMN status TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE document_states ADD COLUMN changed_s BIGINT NOT NULL DEFAULT 0",
+        "CREATE INDEX document_states_status ON document_states (scope, tenant, status, uri COLLATE BINARY)",
+        "CREATE INDEX document_states_shown ON document_states (scope, tenant, uri COLLATE BINARY) WHERE status <> 'deleted'",
+        "CREATE INDEX document_states_age ON document_states (scope, tenant, changed_s) WHERE status <> 'deleted'",
+        "CREATE INDEX document_states_unfilled ON document_states (scope) WHERE status = ''",
+        # The documents with the same bytes, one after another.
+        "CREATE INDEX document_rows_source ON document_rows (scope, tenant, version, document_id)",
+        "DROP INDEX document_rows_version",
+        # Each put asks for the claims of its document, each pass for those that are too old.
+        "CREATE INDEX source_claims_document ON source_claims (tenant, uri)",
+        "CREATE INDEX source_claims_at ON source_claims (at)",
+    ),
 )
 
 

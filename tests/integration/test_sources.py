@@ -765,7 +765,9 @@ def test_a_page_of_documents_is_listed_without_reading_the_others(runner: Runner
         after = found[-1].uri
     assert found == whole
     assert view.page(tenant, every, after=after, most=1) == ([], False)
-    assert view.page(tenant, lambda one: one.status == "failed", after="", most=1) == ([whole[2]], False)
+    assert view.page(tenant, after="", most=1, status="failed") == ([whole[2]], False)
+    assert view.page(tenant, after="", most=9, status="indexed")[0] == [one for one in whole if one.status == "indexed"]
+    assert view.page(tenant, after="", most=9, status="parsed") == ([whole[1]], False)
     assert [view.stored(tenant, one.uri) for one in whole] == whole
     assert view.stored(tenant, "docs/b.md") is view.stored(tenant, "docs/none.md") is None
     assert view.usage(tenant, look=False) == (0, 0), "it has read all documents"

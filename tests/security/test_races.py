@@ -307,14 +307,14 @@ def test_a_version_that_is_put_while_its_document_is_deleted_for_its_age_stays(
     if noted:
         documents.put("acme", uri, new, limits)
     else:  # it comes after the deletion was decided, and is announced before it
-        deletable = DocumentView.deletable
+        freed_by_deletion = DocumentView.freed_by_deletion
 
         def late(view: DocumentView, tenant: str, name: str) -> set[str]:
             if name == uri:
                 documents.put("acme", uri, new, limits)
-            return deletable(view, tenant, name)
+            return freed_by_deletion(view, tenant, name)
 
-        monkeypatch.setattr(DocumentView, "deletable", late)
+        monkeypatch.setattr(DocumentView, "freed_by_deletion", late)
     Retention().expire(runner, lambda tenant: 30, now_s=time.time() + 31 * 86_400)
     done = parsed(runner)
     assert [failure for failure in done.failed if failure.uri == uri] == []

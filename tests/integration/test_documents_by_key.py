@@ -1,0 +1,142 @@
+"""Questions about a tenant's documents cost what is asked, however many documents there are: SQLite's own steps are counted."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from servers import serving
+
+from headrace.catalog import DOCUMENT_ROWS
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.documents.claims import SourceClaims
+from headrace.documents.lookup import DocumentLookup
+from headrace.documents.names import document_id
+from headrace.documents.view import DocumentView
+from headrace.storage.metadata import Metadata
+from headrace.storage.records import batch
+from headrace.storage.tables.handles import TableReader, TableWriter
+
+FEW, MANY = 300, 6_000
+BEGAN_S = 1_700_000_000
+SAME = "f" * 64
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    folder = tmp_path_factory.mktemp("keys")
+    with serving(folder) as servers, recorded("documents", folder) as run:
+        yield Runner(run, servers.endpoints)
+
+
+def stored(runner: Runner, tenant: str, count: int) -> DocumentLookup:
+    """So many documents of a tenant in the documents table: in the middle ones that failed and were deleted, the rest parsed."""
+    status = {count // 2: "failed", count // 2 + 1: "failed", **dict.fromkeys(range(count // 2 + 2, count // 2 + 102), "deleted")}
+    rows = [
+        {
+            **dict.fromkeys(("reason", "title", "text"), ""),
+            **{"document_id": document_id(tenant, name(n)), "tenant": tenant, "uri": name(n), "status": status.get(n, "parsed")},
+            **{"version": SAME if n < 2 else uuid.uuid4().hex * 2, "media": "text/markdown", "bytes": 5},
+            **{"at": datetime.fromtimestamp(BEGAN_S + n, UTC), "topic": "document-events", "partition": 0, "offset": n},
+        }
+        for n in range(count)
+    ]
+    writer = runner.open(TableWriter, DOCUMENT_ROWS, stage="test")
+    writer.append(batch(DOCUMENT_ROWS.columns, rows))
+    lookup = DocumentLookup(runner.metadata, runner.open(TableReader, DOCUMENT_ROWS, stage="test"))
+    lookup.follow()
+    return lookup
+
+
+def name(number: int) -> str:
+    return f"docs/{number:06}.md"
+
+
+def steps_of(metadata: Metadata, ask: Callable[[], object]) -> int:
+    """How many instructions SQLite's virtual machine executes for a question: a scan takes some for each row."""
+    with metadata.transaction():
+        connection: Any = metadata._database._connect()  # type: ignore[attr-defined]
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    connection.set_progress_handler(step, 1)
+    try:
+        ask()
+    finally:
+        connection.set_progress_handler(None, 1)
+    return count
+
+
+def steps_among(runner: Runner, count: int) -> dict[str, int]:
+    """What each question costs among so many documents of a tenant, a tenth of which were announced and are not parsed."""
+    tenant = f"t{uuid.uuid4().hex[:8]}"
+    lookup, claims = stored(runner, tenant, count), SourceClaims(runner.metadata)
+    first = document_id(tenant, name(0))
+    for number in range(0, count, 10):
+        event = {"event_id": uuid.uuid4().hex, "tenant": tenant, "sha256": SAME, "uri": name(number), "at": datetime.now(UTC)}
+        claims.add(event)
+    asked: dict[str, Callable[[], object]] = {
+        "a page": lambda: lookup.after(tenant, name(2), 50),
+        "those that failed": lambda: lookup.after(tenant, "", 50, status="failed"),
+        "a page behind deleted ones": lambda: lookup.after(tenant, name(count // 2 + 1), 50),
+        "the oldest": lambda: lookup.older_than(tenant, BEGAN_S + 10, 50),
+        "tenants": lookup.tenants,
+        "a source that another document has": lambda: lookup.stored_elsewhere(tenant, first, [SAME]),
+        "one document": lambda: lookup.newest([first]),
+        "whether it was announced": lambda: claims.events_of(tenant, name(10)),
+    }
+    return {what: steps_of(runner.metadata, ask) for what, ask in asked.items()}
+
+
+def test_what_is_asked_by_key_costs_the_same_among_many_documents(runner: Runner) -> None:
+    few, many = steps_among(runner, FEW), steps_among(runner, MANY)
+    # Twenty times as many documents, and one more tenant.
+    assert {what: (few[what], many[what]) for what in few if many[what] > 1.5 * few[what] + 100} == {}
+
+
+def test_documents_are_listed_by_status_expire_by_age_and_share_sources(runner: Runner) -> None:
+    tenant = f"t{uuid.uuid4().hex[:8]}"
+    lookup = stored(runner, tenant, FEW)
+    view = DocumentView(runner)
+    failed, more = view.page(tenant, after="", most=10, status="failed")
+    assert ([one.uri for one in failed], more) == ([name(FEW // 2), name(FEW // 2 + 1)], False)
+    page, more = view.page(tenant, after=name(FEW // 2 + 1), most=1)
+    assert ([one.uri for one in page], more) == ([name(FEW // 2 + 102)], True), "deleted documents are left out"
+    old, next_s = lookup.older_than(tenant, BEGAN_S + 3, 2)
+    assert (set(old), next_s) == ({name(0), name(1)}, BEGAN_S + 2)
+    assert tenant in lookup.tenants()
+    first, third = (document_id(tenant, name(number)) for number in (0, 2))
+    own = lookup.newest([third])[third]["version"]
+    assert lookup.stored_elsewhere(tenant, first, [SAME, own]) == {SAME, own}
+    assert lookup.stored_elsewhere(tenant, third, [own]) == set()
+    assert lookup.stored_elsewhere("another", first, [SAME]) == set()
+
+
+def test_no_source_is_free_while_the_copy_is_made_anew(runner: Runner) -> None:
+    """A copy that has half of the documents would not know of another one with the same bytes, and their source would go."""
+    tenant = f"t{uuid.uuid4().hex[:8]}"
+    lookup = stored(runner, tenant, FEW)
+    with runner.metadata.transaction(alone=True) as run:  # as `rebuild` begins, in another process
+        run("DELETE FROM table_copies", {})
+        run("DELETE FROM document_rows WHERE document_id <> :own", {"own": document_id(tenant, name(0))})
+    assert lookup.stored_elsewhere(tenant, document_id(tenant, name(0)), [SAME]) == {SAME}
+    assert lookup.stored_elsewhere(tenant, document_id(tenant, "never-put.md"), [SAME]) == {SAME}, "it cannot be told"
+
+
+def test_rows_that_an_older_version_wrote_are_listed_too(runner: Runner) -> None:
+    tenant = f"t{uuid.uuid4().hex[:8]}"
+    lookup = stored(runner, tenant, FEW)
+    expected = lookup.after(tenant, "", FEW), lookup.older_than(tenant, BEGAN_S + 9, 5)
+    with runner.metadata.transaction(writing=True) as run:
+        run("UPDATE document_states SET status = '', changed_s = 0 WHERE tenant = :tenant", {"tenant": tenant})
+    lookup.follow()
+    assert (lookup.after(tenant, "", FEW), lookup.older_than(tenant, BEGAN_S + 9, 5)) == expected
+    assert len(lookup.after(tenant, "", FEW, status="failed")) == 2
