@@ -9,6 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlsplit
@@ -581,19 +582,30 @@ def test_notifications_say_which_objects_to_look_at(runner: Runner, tenant: str,
         looking.followed(second)
         assert looking.changed() is None
 
-        sent(b"not a notification")
-        third: SourceChanges | None = None
-
-        def listed() -> bool:
-            nonlocal third
-            third = looking.changed()
-            return third is not None
-
-        until(20, listed, lambda: third)
-        assert third is not None
-        assert f"{name}/a/3.md" in third.stamps, "what is not understood has the bucket listed"
     finally:
         looking.close()
+
+    # Of what is not understood, of a name that no object can have, and of very many, the bucket is listed.
+    no_name = notified("ObjectCreated:Put", "a/N").replace(b"a%2FN", b"a/\\ud800")
+    many = [notified("ObjectCreated:Put", f"a/none/{number}") for number in range(1_100)]
+    for number, odd in enumerate(([b"not a notification"], [no_name], many), 4):
+        looking = Follower([place], buckets.of, 0.1, [source], NotifiedBucket(source, buckets))
+        try:
+            begun = looking.changed()
+            assert begun is not None
+            looking.followed(begun)
+            obstore.put(bucket, f"a/{number}.md", b"Nobody says that this is here.")
+            sent(*odd)
+            seen: list[SourceChanges] = []
+
+            def listed(looking: Follower, seen: list[SourceChanges]) -> bool:
+                seen += [found] if (found := looking.changed()) else []
+                return bool(seen)
+
+            until(30, partial(listed, looking, seen), lambda odd=odd: odd[:1])
+            assert seen[0].changed == {f"{name}/a/{number}.md"}
+        finally:
+            looking.close()
 
 
 def test_without_its_broker_a_bucket_is_listed_at_each_look(runner: Runner, bucket: S3Store) -> None:

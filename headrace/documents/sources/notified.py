@@ -7,18 +7,20 @@ import time
 
 from headrace.documents.sources.bucket import OpensBucket, SourceBucket
 from headrace.documents.sources.listing import SourceListing, find
-from headrace.errors import Unavailable
+from headrace.errors import HeadraceError, Unavailable
 from headrace.settings import SourceSettings
 from headrace.storage.objects import BucketReader
 from headrace.storage.stream.notifications import BucketNotifications
 
 _RETRY_S = 10.0  # between attempts to reach the broker
+_MOST_KEYS = 1_000  # of a page of a listing
 
 
 class NotifiedBucket:
     """Looks at a source that has `notifications`.
 
-    It is listed at the start, every `list_s` seconds, and after a fault, each time after the reading of notifications has begun.
+    It is listed at the start, every `list_s` seconds, after a fault, and where more is named than a listing asks for, each time
+    after the reading of notifications has begun.
     So nothing is missed, although no notification is acknowledged to anybody. Without a broker it is listed at each look.
     """
 
@@ -48,11 +50,16 @@ class NotifiedBucket:
             self.trouble = error.message
             return self._list()
         self._named |= notified.keys
-        if not (notified.complete and all(map(bucket.may_look_at, self._named))):
+        # A listing asks once for a thousand objects; of those that are named, which any program may do, each is asked for.
+        few = len(self._named) <= _MOST_KEYS + len(before.documents) // _MOST_KEYS
+        if not (notified.complete and few and all(map(bucket.may_look_at, self._named))):
             return self._list()
         if not self._named:
             return None
-        return before.with_objects(bucket.look_at(self._named), bucket.id)
+        try:
+            return before.with_objects(bucket.look_at(self._named), bucket.id)
+        except (HeadraceError, ValueError):  # it may be one that no object can have, or that may not be asked for
+            return self._list()
 
     def followed(self) -> None:
         """Say that the index follows what was looked at."""
