@@ -30,6 +30,9 @@ _CONNECT_S = 5.0
 _RESPONSE_BYTES = 32 << 20
 """Most bytes of a response: 64 embeddings of 8,192 numbers as text are 13 MB."""
 
+_LAST = ("headrace", "cache_salt")
+"""Fields that say whose prompt it is, by which servers keep prefix caches apart."""
+
 
 @cache
 def _trusted() -> SSLContext:
@@ -44,7 +47,7 @@ class EndpointConnection:
         self.endpoint = endpoint
         self._url = endpoint.url.rstrip("/")
         self.left_out: set[str] = set()
-        """Fields that the server rejected by name."""
+        """Fields that the server rejected by name, and without which it accepted a request."""
         # A few kilobytes can unpack to gigabytes.
         headers = {"Accept-Encoding": "identity"}
         if endpoint.api_key:
@@ -94,8 +97,9 @@ class EndpointConnection:
 
     def _send(self, path: str, body: Mapping[str, Any], optional: Sequence[str]) -> httpx.Response:
         tries = 0
+        without: set[str] = set()  # for good once the server accepts the request without them: it may repeat what it was sent
         while True:
-            content = {name: value for name, value in body.items() if name not in self.left_out}
+            content = {name: value for name, value in body.items() if name not in self.left_out | without}
             tries += 1
             try:
                 with self.faults(path):
@@ -107,6 +111,7 @@ class EndpointConnection:
                 time.sleep(_pause(tries))
                 continue
             if response.is_success:
+                self.left_out |= without
                 return response
             with self.faults(path):
                 try:
@@ -115,7 +120,8 @@ class EndpointConnection:
                     response.close()
             unknown = {name for name in optional if name in content and name in reply.message}
             if reply.status in (400, 422) and unknown:
-                self.left_out |= unknown
+                # One after the other, and last what keeps tenants apart: a message that repeats the request names all of it.
+                without |= unknown.difference(_LAST) or {next(name for name in _LAST if name in unknown)}
                 tries = 0
                 continue
             if reply.busy and tries < _TRIES:
@@ -191,7 +197,7 @@ class ErrorReply:
         text = response.read()[:65536].decode("utf-8", "replace")
         try:
             body = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = text
         try:
             retry_after: float | None = float(response.headers.get("retry-after", ""))
@@ -212,6 +218,7 @@ class ErrorReply:
                 message = message.get("message", message)
         if not isinstance(message, str):
             message = json.dumps(message)
+        message = message.encode("utf-8", "replace").decode()  # JSON may hold halves of characters, which nothing else can
         return cls(status, code, message.strip()[:500] or "no reason given", retry_after, storage)
 
     @property

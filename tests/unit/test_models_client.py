@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from model_endpoint import Answer, Server, embeddings, events, piece, rankings, 
 from headrace.catalog import KV_CACHE
 from headrace.errors import MissingPart, Overloaded, RequestRefused, Unavailable
 from headrace.models import connection
-from headrace.models.client import Completion, Embedder, Reranker
+from headrace.models.client import Completion, Embedder, Reranker, SamplingParameters
 from headrace.models.connection import wait_ready
 from headrace.models.ranking import RankingWeights
 from headrace.models.wire import ResponseExtras
@@ -96,6 +97,37 @@ def test_a_field_the_server_does_not_know_is_left_out_from_then_on(server: Serve
     assert len(server.seen) == 3
     embedder.embed(["ab"], kind="query")
     assert len(server.seen) == 4
+
+
+def test_a_message_that_repeats_the_request_takes_no_field_from_all(server: Server) -> None:
+    """As vLLM's do. Whoever has one request refused would put an end to the salt that keeps tenants' prompts apart."""
+
+    def repeats(path: str, body: dict[str, Any]) -> Answer:
+        if "seed" in body or len(body["messages"][0]["content"]) > 100:
+            return refused(400, "invalid", f"it cannot be: {json.dumps(body)}")
+        return events(piece("Yes.", "stop"))
+
+    server.answer = repeats
+    generator = server.generator(salt_key=b"key")
+
+    def asked(question: str, seed: int | None = None) -> dict[str, Any]:
+        with contextlib.suppress(RequestRefused):
+            list(generator.stream([{"role": "user", "content": question}], max_tokens=9, sampling=SamplingParameters(seed=seed)))
+        return server.seen[-1][1]
+
+    asked("why? " * 100)
+    assert {"cache_salt", "headrace", "stream_options"} <= asked("why?").keys(), "it was the question's fault"
+    assert {"cache_salt", "headrace"} <= asked("why?", seed=-1).keys()
+    assert {"cache_salt", "headrace"} <= asked("why?").keys(), "the server takes it without the seed"
+
+
+def test_a_reason_that_nothing_else_can_hold_is_one_all_the_same(server: Server) -> None:
+    server.answer = lambda path, body: (400, {}, b'{"error": {"message": "bad \\ud800 text"}}')
+    with pytest.raises(RequestRefused, match=r"bad \? text"):
+        server.embedder().embed(["a"], kind="query")
+    server.answer = lambda path, body: (400, {}, b"[" * 60_000)
+    with pytest.raises(RequestRefused, match="answered 400"):
+        server.embedder().embed(["a"], kind="query")
 
 
 @pytest.mark.parametrize(
