@@ -88,6 +88,7 @@ DOCUMENT_EVENT = (
     _f("at", TIME),
 )
 READERS = _f("readers", pa.list_(TEXT))  # who may read it; empty: the whole tenant; null in an event: unchanged
+BOUND_TO = _f("bound_to", pa.list_(TEXT))  # readers that the key which wrote an event is bound to; null: to none
 ATTRIBUTES = _f("attributes", pa.list_(TEXT))  # "key=value" for filters; null in an event: unchanged
 FILTERS = _f("filters", pa.list_(TEXT))  # of a question, as they were asked; null or empty: none
 ASKED_AS = _f("asked_as", TEXT)  # a follow-up question so that it stands alone; null if it was answered as it is
@@ -153,7 +154,7 @@ DOCUMENT_EVENTS = Store(
     Tier.STREAM,
     "a document was put, deleted or refused",
     _UNTIL_LANDED,
-    _schema(*DOCUMENT_EVENT, optional=(READERS, SOURCE, ATTRIBUTES)),
+    _schema(*DOCUMENT_EVENT, optional=(READERS, SOURCE, ATTRIBUTES, BOUND_TO)),
     partitions=1,
 )
 INTERACTIONS = Store(

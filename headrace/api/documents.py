@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Protocol
@@ -31,6 +31,14 @@ class Announce(Protocol):
     def __call__(self, tenant: str, *, withdraws: bool) -> object: ...
 
 
+@dataclass
+class _Turn:
+    """Of those who change one document; `waiting` counts them all."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    waiting: int = 0
+
+
 class Documents:
     """Puts, deletes and shows documents; safe to share between threads. `announce` is called with each change."""
 
@@ -43,6 +51,7 @@ class Documents:
         self._reserving: Counter[str] = Counter()  # how many such puts there are
         self._sources = threading.Condition(view.lock)
         self._putting: Counter[tuple[str, str]] = Counter()  # sources that are being stored, by tenant and version
+        self._changing: dict[tuple[str, str], _Turn] = {}  # documents that are being changed, by tenant and name
         self._removing: Counter[tuple[str, str]] = Counter()  # and those that are being deleted
 
     def waiting(self, tenant: str | None = None) -> tuple[int, float]:
@@ -57,12 +66,33 @@ class Documents:
         limits: TenantLimits,
         readers: Sequence[str] | None = None,
         attributes: Sequence[str] | None = None,
+        caller: Caller | None = None,
     ) -> tuple[Document, bool]:
         """Put a document; returns it, and whether it is new or changed.
 
+        For a `caller` it is checked that it may, as by `check_writer`, and nobody changes the document in between: here by
+        waiting, and what another process announces meanwhile counts instead of this.
         `readers` and `attributes` are as in `put_document`. Raises `BadDocument` where it is empty, `QuotaReached`, and what the
         stores raise.
         """
+        with self._alone(tenant, uri):
+            if caller is not None:
+                self.check_writer(caller, tenant, uri, readers)
+            done = self._put(tenant, uri, data, limits, readers, attributes, caller.readers if caller else None)
+            if caller is not None:
+                self._check_alone(caller, tenant, uri)
+        return done
+
+    def _put(
+        self,
+        tenant: str,
+        uri: str,
+        data: bytes,
+        limits: TenantLimits,
+        readers: Sequence[str] | None,
+        attributes: Sequence[str] | None,
+        bound_to: Sequence[str] | None,
+    ) -> tuple[Document, bool]:
         if not data:
             raise BadDocument(uri, "the file is empty")
         version = sha256(data).hexdigest()
@@ -105,6 +135,7 @@ class Documents:
                 attributes=labelled,
                 sha256=version,
                 event_id=event_id,
+                bound_to=bound_to,
             )
             document = Document(
                 tenant,
@@ -123,17 +154,38 @@ class Documents:
             self._changed(document, withdraws=closed)
         return document, True
 
-    def delete(self, tenant: str, uri: str) -> Document:
-        """Delete a document, and the sources of all its versions that no other document has. Raises `NotFound`."""
-        document = self.one(tenant, uri)
-        if document.status == DELETING:
-            return document
-        uri = document.uri
-        with self._freeing(tenant, uri, self._view.deletable(tenant, uri)) as free:
-            event_id = uuid4().hex
-            place = self._runner.run(delete, tenant=tenant, uri=uri, versions=free, event_id=event_id)
-            deleted = replace(document, status=DELETING, partition=place.partition, offset=place.offset, event_id=event_id)
-            self._changed(deleted, withdraws=True)
+    def delete(self, tenant: str, uri: str, caller: Caller | None = None) -> Document:
+        """Delete a document, and the sources of all its versions that no other document has; `caller` is as in `put`.
+
+        Raises `NotFound`, also for a document that the caller may not see.
+        """
+        with self._alone(tenant, uri):
+            if caller is not None:
+                self.check_writer(caller, tenant, self.visible(caller, tenant, uri).uri, None)
+            document = self.one(tenant, uri)
+            if document.status == DELETING:
+                return document
+            uri = document.uri
+
+            def may_free() -> bool:
+                """Whether the deletion counts as far as it can be known: what does not free sources keeps them."""
+                if caller is None or caller.readers is None:
+                    return True
+                with suppress(Forbidden, Unavailable):
+                    self.check_writer(caller, tenant, uri, None, own=event_id)
+                    return True
+                return False
+
+            with self._freeing(tenant, uri, self._view.deletable(tenant, uri)) as free:
+                event_id = uuid4().hex
+                bound_to = caller.readers if caller else None
+                place = self._runner.run(
+                    delete, tenant=tenant, uri=uri, versions=free, event_id=event_id, bound_to=bound_to, may_free=may_free
+                )
+                deleted = replace(document, status=DELETING, partition=place.partition, offset=place.offset, event_id=event_id)
+                self._changed(deleted, withdraws=True)
+            if caller is not None:
+                self._check_alone(caller, tenant, uri)
         return deleted
 
     def visible(self, caller: Caller, tenant: str, uri: str) -> Document:
@@ -143,14 +195,15 @@ class Documents:
             raise _no_document()
         return document
 
-    def check_writer(self, caller: Caller, tenant: str, uri: str, readers: Sequence[str] | None) -> None:
+    def check_writer(self, caller: Caller, tenant: str, uri: str, readers: Sequence[str] | None, *, own: str = "") -> None:
         """Raise `Forbidden` where a key bound to readers would change a document of other readers, or open one to them.
 
         Raises `Unavailable` to such a key where another process has changed the document, and it is not known here yet for whom.
+        `own` is the event of the caller's that is under way.
         """
         caller.principals_for(readers or ())
         if caller.readers is not None:
-            if self._view.announced_elsewhere(tenant, uri, lately=_LATELY):
+            if self._view.announced_elsewhere(tenant, uri, lately=_LATELY, own=own):
                 raise Unavailable("This document was changed a moment ago.", hint="Try again once it is indexed.")
             self._view.refresh(now=True)
         existing = self._view.find(tenant, uri)
@@ -182,6 +235,30 @@ class Documents:
         every = self._view.of_tenant(tenant).values()
         visible = [document for document in every if document.status != DELETING and caller.may_read(document.readers)]
         return len(visible), sum(document.bytes for document in visible)
+
+    def _check_alone(self, caller: Caller, tenant: str, uri: str) -> None:
+        """Raise `Unavailable` where another process changed the document while a key bound to readers did.
+
+        Which of both came first, the head says: if the other one closed the document before, this change does not count.
+        """
+        if caller.readers is not None and self._view.announced_elsewhere(tenant, uri, lately=_LATELY):
+            raise Unavailable("Another change of this document was under way.", hint="Try again once it is indexed.")
+
+    @contextmanager
+    def _alone(self, tenant: str, uri: str) -> Iterator[None]:
+        """One change of a document at a time: between a check and the change that it allows there is no other."""
+        name = (tenant, composed(uri))
+        with self._view.lock:
+            turn = self._changing.setdefault(name, _Turn())
+            turn.waiting += 1
+        try:
+            with turn.lock:
+                yield
+        finally:
+            with self._view.lock:
+                turn.waiting -= 1
+                if not turn.waiting:
+                    del self._changing[name]
 
     def _changed(self, document: Document, *, withdraws: bool) -> None:
         self._view.add(document)

@@ -22,7 +22,7 @@ from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parsing import Parsing, UnparsedEvents
 from headrace.documents.pii import note_of
 from headrace.documents.queue import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
-from headrace.documents.versions import KEPT, ORIGIN, SOURCE_GONE, keep_unnamed, origin_of, row_of, text_of_before
+from headrace.documents.versions import KEPT, ORIGIN, SOURCE_GONE, is_hidden, keep_unnamed, origin_of, row_of, text_of_before
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader
@@ -112,6 +112,7 @@ def parse(
     processes than this one.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
+    Nor does one of a key that is bound to readers, where the document is for others by then.
     One that changes readers, attributes or the folder alone adds a row without reading and parsing the source again; its text is
     in the row before it.
     """
@@ -150,8 +151,8 @@ def parse(
         named = {**event, "uri": _name_of(event, newest)}
         before = newest.get(document_id(named["tenant"], named["uri"]))
         keep_unnamed(named, before)
-        known = origin_of(event) not in once or _is_known(named, newest) or text_of_before(named, before) is not None
-        return None if known else str(named["uri"])
+        known = origin_of(event) not in once or is_hidden(named, before) or _is_known(named, newest)
+        return None if known or text_of_before(named, before) is not None else str(named["uri"])
 
     def read(event: Mapping[str, Any]) -> bytes:
         return sources.get(object_key(event["tenant"], event["sha256"]))
@@ -180,7 +181,8 @@ def parse(
                 before = newest.get(document_id(event["tenant"], event["uri"]))
                 keep_unnamed(event, before)
                 row = None
-                if not (known := origin_of(event) not in once or _is_known(event, newest)):
+                known = origin_of(event) not in once or is_hidden(event, before) or _is_known(event, newest)
+                if not known:
                     same = text_of_before(event, before)
                     row = {**row_of(event), "status": "parsed", **same} if same else None
                     row = row or _row(event, sources, parsing, limits, slice_s)

@@ -274,8 +274,11 @@ def put_document(
     attributes: Sequence[str] | None = None,
     sha256: str = "",
     event_id: str = "",
+    bound_to: Sequence[str] | None = None,
 ) -> Announced:
     """Store a document's bytes, then announce it; `sha256` is their hash, where the caller has it, `event_id` the event's.
+
+    With `bound_to` it counts only if some of these readers may read the document as the events before this one have it.
 
     `readers` may read it from now on; an empty sequence opens it to everybody of the tenant. `None` leaves the readers as the
     events before this one have them, also those not parsed yet; a new document is then open to everybody of the tenant. The same
@@ -283,6 +286,7 @@ def put_document(
     """
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     put_event = event(tenant, uri, "put", readers=readers, attributes=attributes, sha256=sha256, bytes=len(data))
+    put_event |= {"bound_to": None if bound_to is None else list(bound_to)}
     put_event["event_id"] = event_id or put_event["event_id"]
     claims = SourceClaims(metadata)
     claims.add(put_event)
@@ -306,18 +310,24 @@ def delete(
     reason: str = "",
     only: str = "",
     event_id: str = "",
+    bound_to: Sequence[str] | None = None,
+    may_free: Callable[[], bool] = lambda: True,
 ) -> Announced:
     """Announce that a document is deleted, then delete the sources of these versions of it that no other put has claimed.
 
     With `only` it is deleted if its newest version is that one when the event is processed: what is put meanwhile stays.
     A document that is put again has the readers and attributes it had before, unless the event names others.
+    `bound_to` is as in `put_document`. Sources are deleted if `may_free`, called once the event is announced, says so.
     """
     claims, deletion = SourceClaims(metadata), event(tenant, uri, "delete", reason=reason, sha256=only)
+    deletion |= {"bound_to": None if bound_to is None else list(bound_to)}
     deletion["event_id"] = event_id or deletion["event_id"]
     before = claims.events_of(tenant, uri)
     claims.add({**deletion, "sha256": ""})
     announced = announce(events, [deletion])[0]
-    if not only:
+    if not may_free():
+        return announced
+    if not only and bound_to is None:  # one that is bound may not count
         claims.drop_announced(before)
     for version in sorted(set(versions)):
         # Each time, since there may be many; those of this document too, which another process may put again meanwhile.
@@ -352,6 +362,7 @@ def event(
         "source": source,
         "readers": None if readers is None else list(readers),
         "attributes": None if attributes is None else list(attributes),
+        "bound_to": None,
         **{"sha256": "", "bytes": 0, "reason": "", **fields},
         "at": datetime.now(UTC),
     }

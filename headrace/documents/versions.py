@@ -159,6 +159,16 @@ def keep_unnamed(event: dict[str, Any], before: Mapping[str, Any] | None) -> Non
             event[name] = before[name] if before else []
 
 
+def is_hidden(event: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
+    """Whether the key that wrote an event may not read the document that it would change, given that document's newest row.
+
+    Such an event does not count. The service refuses it as well, but what another process announces meanwhile it cannot know.
+    """
+    if event["bound_to"] is None or before is None or before["status"] == "deleted" or not before["readers"]:
+        return False
+    return set(event["bound_to"]).isdisjoint(before["readers"])
+
+
 def text_of_before(event: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What an event's row takes from the document's newest row where that has the text of the same bytes; `None` where not.
 

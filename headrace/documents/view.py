@@ -193,12 +193,13 @@ class DocumentView:
             since = self._since.get(tenant, {}).get(uri)
             return since[-1] if since else self._of(tenant).documents.get(uri)
 
-    def announced_elsewhere(self, tenant: str, uri: str, *, lately: timedelta = CLAIMED) -> bool:
+    def announced_elsewhere(self, tenant: str, uri: str, *, lately: timedelta = CLAIMED, own: str = "") -> bool:
         """Whether another process has put or deleted a document since: which, the documents table says once that is parsed.
 
         What was to be announced by a process that died then counts for weeks, unless only what was announced `lately` is asked.
+        `own` is an event that this process is about to add.
         """
-        events = SourceClaims(self._metadata).events_of(tenant, uri, lately=lately)
+        events = SourceClaims(self._metadata).events_of(tenant, uri, lately=lately) - {own}
         with self.lock:
             return bool(events.difference(change.event_id for change in self._since.get(tenant, {}).get(uri, ())))
 

@@ -25,7 +25,7 @@ from headrace.documents.names import document_id, object_key
 from headrace.documents.parse import ParsedDocuments, parse
 from headrace.documents.put import Announced, Put, delete, put, put_document
 from headrace.documents.view import DocumentView
-from headrace.errors import Forbidden, QuotaReached, Unavailable
+from headrace.errors import Forbidden, NotFound, QuotaReached, Unavailable
 from headrace.landing.land import land
 from headrace.lineage.forget.index import shared
 from headrace.lineage.forget.journal import Journal
@@ -215,6 +215,69 @@ def test_a_key_bound_to_readers_replaces_nothing_that_another_replica_has_just_t
     parsed(runner)
     with pytest.raises(Forbidden, match="for other readers"):
         other.check_writer(bound, "acme", "secret.md", ["eng"])
+
+
+@pytest.mark.parametrize("change", ["replaces", "opens", "deletes"])
+def test_a_key_bound_to_readers_changes_nothing_that_another_replica_closes_at_that_moment(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """It was checked, another replica closed the document, and then it was replaced, opened or deleted."""
+    limits, uri = TenantLimits(), f"closing-{change}.md"
+    bound = Caller("acme", "key", frozenset({"read", "write"}), limits, readers=("eng",))
+    one, other = replica(runner), replica(runner)
+    closed = f"# Closing\n\nWho {change} this?\n".encode()
+    one.put("acme", uri, closed, limits)
+    assert state_of(runner, uri) == ("parsed", ())
+    announce = put_module.announce
+
+    def make(documents: Documents) -> object:
+        """The change by the bound key."""
+        if change == "deletes":
+            return documents.delete("acme", uri, bound)
+        data = b"# Planted\n" if change == "replaces" else closed
+        return documents.put("acme", uri, data, limits, ["eng"] if change == "opens" else None, caller=bound)
+
+    def late(events: TopicWriter, announced: Sequence[dict[str, Any]]) -> list[Announced]:
+        if announced[0]["bound_to"]:
+            one.put("acme", uri, closed, limits, readers=["hr"])
+        return announce(events, announced)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(put_module, "announce", late)
+        with pytest.raises(Unavailable, match="Another change"):
+            make(other)
+    assert state_of(runner, uri) == ("parsed", ("hr",))
+    found = DocumentView(runner).find("acme", uri)
+    assert found is not None
+    assert found.version == hashlib.sha256(closed).hexdigest()
+    sources = runner.open(ObjectWriter, DOCUMENTS, stage="test")
+    assert sources.info(object_key("acme", found.version)) is not None
+    with pytest.raises((Forbidden, NotFound)):
+        make(replica(runner))
+
+
+def test_a_document_is_closed_once_the_change_of_it_that_was_allowed_is_made(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two keys of one service: the second waits, and so has the last word."""
+    limits, uri = TenantLimits(), "turns.md"
+    bound = Caller("acme", "key", frozenset({"read", "write"}), limits, readers=("eng",))
+    documents, announce = replica(runner), put_module.announce
+    closing = threading.Thread(target=lambda: documents.put("acme", uri, b"# Closed\n", limits, readers=["hr"]))
+    order: list[bool] = []
+
+    def late(events: TopicWriter, announced: Sequence[dict[str, Any]]) -> list[Announced]:
+        if announced[0]["bound_to"]:
+            closing.start()
+            closing.join(0.5)  # it would be done by then
+        order.append(bool(announced[0]["bound_to"]))
+        return announce(events, announced)
+
+    monkeypatch.setattr(put_module, "announce", late)
+    documents.put("acme", uri, b"# Open\n", limits, caller=bound)
+    closing.join(30)
+    assert order == [True, False]
+    assert state_of(runner, uri) == ("parsed", ("hr",))
 
 
 def test_a_version_that_is_put_at_another_replica_while_the_others_are_deleted_stays(

@@ -212,9 +212,8 @@ async def _put(put: PutRequest, called: str | None) -> DocumentResponse:
     noted.resource = uri
 
     def work() -> tuple[Document, bool]:
-        service.documents.check_writer(caller, whose, uri, put.readers)
         limits = caller.limits if whose == caller.tenant else service.limits_of(whose)
-        done = service.documents.put(whose, uri, data, limits, put.readers, put.attributes)
+        done = service.documents.put(whose, uri, data, limits, put.readers, put.attributes, caller)
         service.audit.now(AuditLine(caller.by, "document.put", _resource(caller.tenant, whose, uri)))
         noted.audited = True
         return done
@@ -300,8 +299,7 @@ async def delete_document(
     noted.resource = _asked(request, uri)
 
     def work() -> Document:
-        service.documents.check_writer(caller, whose, service.documents.visible(caller, whose, uri).uri, None)
-        gone = service.documents.delete(whose, uri)
+        gone = service.documents.delete(whose, uri, caller)
         service.audit.now(AuditLine(caller.by, "document.delete", _resource(caller.tenant, whose, uri)))
         noted.audited = True
         return gone
