@@ -12,6 +12,9 @@ The packaged generator answers prompts of 512 and 1,500 tokens and of as many as
 Kinds take turns within a round, so that other work on the machine meets all of them. Isolation is measured as wall time, too:
 lookups of prompts that another tenant has cached beside lookups of prompts that nobody has.
 
+`load_over_plain` is, for each kind, the bandwidth of restoring as a share of that of reading the same bytes: files one after
+another into one buffer, objects with one GET each. `load_bandwidth` takes restoring from files apart, without an answer between.
+
 `python -m bench.kv [MINUTES]` takes about so many minutes (8), `python -m bench kv` the same.
 """
 
@@ -25,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +40,9 @@ from headrace.core.statistics import percentile
 from headrace.models.kv.backends import backend_of
 from headrace.models.kv.blocks import BlockStore, FileBackend
 from headrace.models.kv.cache import KvCache
-from headrace.models.kv.format import BLOCK, Shape
+from headrace.models.kv.format import BLOCK, Shape, block_keys, unpacked
 from headrace.models.kv.memory import BlockMemory, FrontedBlocks
+from headrace.models.kv.prompt_memory import PromptMemory
 from headrace.models.kv.writes import WriteBehind
 from headrace.platform import open_platform, running
 from headrace.platform.home import Home
@@ -45,6 +50,7 @@ from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectWriter
 
 if TYPE_CHECKING:
     from headrace.models.server.generator import Generated, SmolLM
@@ -99,10 +105,15 @@ def measure(minutes: float = _MINUTES, tokens: Sequence[int] = _TOKENS) -> dict[
 
 
 class _Place:
-    """A block store, and what is done before it is read."""
+    """A block store, what is done before it is read, and how its bytes are read without it, given the names of blocks."""
 
-    def __init__(self, blocks: BlockStore, before: Callable[[], str] = lambda: "") -> None:
-        self.blocks, self.before = blocks, before
+    def __init__(
+        self,
+        blocks: BlockStore,
+        before: Callable[[], str] = lambda: "",
+        plain: Callable[[Sequence[str]], object] | None = None,
+    ) -> None:
+        self.blocks, self.before, self.plain = blocks, before, plain
 
 
 def _stores(stack: ExitStack, settings: Settings, endpoints: Endpoints, folder: Path) -> tuple[dict[str, _Place], dict[str, str]]:
@@ -115,10 +126,13 @@ def _stores(stack: ExitStack, settings: Settings, endpoints: Endpoints, folder: 
     def dropped(place: Path) -> Callable[[], str]:
         return lambda: drop_pages(list(place.rglob("*.safetensors")))
 
+    def read(place: Path) -> Callable[[Sequence[str]], object]:
+        return lambda names: plain_read([place / KV_CACHE.name / name for name in names])
+
     stores = {
         "memory": _Place(FrontedBlocks(files(folder / "behind"), BlockMemory(1 << 30))),
-        "page cache": _Place(files(folder / "warm")),
-        "file": _Place(files(folder / "cold"), dropped(folder / "cold")),
+        "page cache": _Place(files(folder / "warm"), plain=read(folder / "warm")),
+        "file": _Place(files(folder / "cold"), dropped(folder / "cold"), read(folder / "cold")),
     }
     state = running(settings)
     try:
@@ -127,12 +141,24 @@ def _stores(stack: ExitStack, settings: Settings, endpoints: Endpoints, folder: 
         place = folder / "mount"
         place.mkdir()
         stack.enter_context(mounted(Home(settings.home), state.ports, place))
-        stores["network mount"] = _Place(files(place / "kv"), dropped(place / "kv"))
+        stores["network mount"] = _Place(files(place / "kv"), dropped(place / "kv"), read(place / "kv"))
     except NotMounted as error:
         left_out["network mount"] = str(error)
     objects = endpoints.model_copy(update={"kv_backend": "objects"})
-    stores["objects"] = _Place(backend_of(objects).open(KV_OBJECTS, objects, _meter(), wait=True))
+    bucket = ObjectWriter(KV_OBJECTS, objects, _meter())
+    stores["objects"] = _Place(
+        backend_of(objects).open(KV_OBJECTS, objects, _meter(), wait=True), plain=lambda names: [*map(bucket.get, names)]
+    )
     return stores, left_out
+
+
+def plain_read(paths: Sequence[Path], room: memoryview | None = None) -> None:
+    """Read files one after another into one buffer, which is used again if it is `room`."""
+    room = room or memoryview(bytearray(max(path.stat().st_size for path in paths)))
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(room) == len(room):
+                pass
 
 
 def drop_pages(paths: Sequence[Path]) -> str:
@@ -158,7 +184,8 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], until: float) -> 
     first, *others = (place.blocks for place in stores.values())
     before = {block.name for block in first.oldest(100_000)}
     _first_token(model, prompt, _cache(model, first))  # computes and stores
-    for name in {block.name for block in first.oldest(100_000)} - before:
+    names = sorted({block.name for block in first.oldest(100_000)} - before)
+    for name in names:
         data = first.get(name)
         if data is None:
             raise RuntimeError(f"{name} was not stored")
@@ -166,8 +193,9 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], until: float) -> 
             blocks.put(name, data)
     took: dict[str, list[float]] = {"recompute": [], **{name: [] for name in stores}}
     read: dict[str, list[float]] = {name: [] for name in stores}
+    plain: dict[str, list[float]] = {name: [] for name in stores}
     rest: list[float] = []
-    behind = {name: _Behind(model, place.blocks) for name, place in stores.items()}
+    behind = {name: _behind(model, place.blocks) for name, place in stores.items()}
     pages: dict[str, set[str]] = {name: set() for name in stores}
     while _goes_on(len(rest) // len(stores), until):
         took["recompute"].append(_ms(_first_token(model, prompt, None)))
@@ -181,6 +209,9 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], until: float) -> 
             took[name].append(_ms(generated))
             read[name].append(generated.timings_ms["kv_read"])
             rest.append(generated.timings_ms["prefill"])
+            if place.plain is not None:
+                place.before()
+                plain[name].append(1e3 * _seconds(partial(place.plain, names)))
     for one in behind.values():
         one.writes.close(1.0)
     middle = {name: statistics.median(values) for name, values in took.items()}
@@ -194,6 +225,7 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], until: float) -> 
         "p50_ms": {name: round(value, 1) for name, value in middle.items()},
         "p95_ms": {name: round(percentile(values, 0.95), 1) for name, values in took.items()},
         "faster": {name: round(middle["recompute"] / value, 1) for name, value in middle.items()},
+        "load_over_plain": {name: round(statistics.median(some) / restore[name], 3) for name, some in plain.items() if some},
         "restore_p50_ms": {name: round(value, 1) for name, value in restore.items()},
         "rest_p50_ms": round(statistics.median(rest), 1),
         "restore_over_recompute": {name: round(spared / value, 1) for name, value in restore.items()},
@@ -209,14 +241,14 @@ def _prompt(model: SmolLM, tokens: int) -> list[int]:
 class _Behind:
     """Stores what answers hand over, in the queue's thread, as the model server does."""
 
-    def __init__(self, model: SmolLM, blocks: BlockStore) -> None:
+    def __init__(self, save: Callable[[Sequence[int], Any, int], object]) -> None:
         self.writes, self.run = WriteBehind(), "bench"
         self.cpu_s = 0.0
-        self._model, self._blocks = model, blocks
+        self._save = save
 
     def store(self, tokens: Sequence[int], values: Any, *, restored: int) -> None:
         began = time.thread_time()
-        _cache(self._model, self._blocks).save(tokens, values, restored=restored)
+        self._save(tokens, values, restored)
         self.cpu_s += time.thread_time() - began
 
     def notes(self, last: str, documents: frozenset[str] | None) -> bool:
@@ -225,6 +257,10 @@ class _Behind:
 
     def check(self, tokens: Sequence[int], restored: Sequence[Any]) -> None:
         """Nothing is compared here."""
+
+
+def _behind(model: SmolLM, blocks: BlockStore) -> _Behind:
+    return _Behind(lambda tokens, values, restored: _cache(model, blocks).save(tokens, values, restored=restored))
 
 
 def _cache(model: SmolLM, blocks: BlockStore, behind: _Behind | None = None) -> KvCache:
@@ -261,44 +297,58 @@ def _bytes_per_token(model: SmolLM) -> int:
 def bandwidth(shape: Shape, folder: Path, tokens: int = _MIDDLE) -> dict[str, Any]:
     """Restoring a prefix as the model server does, beside reading the same files; each from the page cache and after dropping it.
 
-    Bytes a second, of the same number of bytes: `load` into memory of the model that was used before, `load_anew` into memory
-    that was just taken; `plain_read` reads one file after the other into one buffer, `plain_read_anew` each into its own memory.
+    Milliseconds, wall and processor time, of the same number of bytes. What notes the uses behind the answer is not in them:
+
+    - `load`: as an answer does, into memory that an earlier one used
+    - `load_anew`: into memory that was just taken, as the first answer does
+    - `unconverted`: what would be left without conversion: each block read into its own memory, used before, and checked
+    - `float32_written`: nothing but writing as many float32 values, to memory that was used before
+    - `plain_read`: one file after the other into one buffer; `plain_read_anew`: each into its own memory
     """
-    from headrace.models.server.generator import fill, kv_memory
+    import torch
+
+    from headrace.models.server.generator import fill
 
     place = folder / "bandwidth"
     place.mkdir()
     prompt = [*range(1_000, 1_000 + tokens)]
     endpoints = Endpoints.model_construct(files_dir=place)
     blocks = FileBackend().open(KV_CACHE, endpoints, _meter(), wait=False)
-    cache = KvCache(blocks, identity="bench", tenant="bench", shape=shape, secret=b"bench", limit_bytes=1 << 40)
+    behind = _Behind(lambda tokens, values, restored: None)  # uses are noted there; nothing is new
+    cache = KvCache(blocks, identity="bench", tenant="bench", shape=shape, secret=b"bench", limit_bytes=1 << 40, behind=behind)
     values = np.random.default_rng(1).standard_normal(shape.array(tokens), dtype=np.float32)
     cache.save(prompt, values, restored=0)
-    paths = sorted(place.rglob("*.safetensors"))
+    keys = block_keys(prompt, identity="bench", tenant="bench", shape=shape, secret=b"bench")
+    paths = sorted(place.rglob("*.safetensors"), key=lambda path: int(path.name.split(".")[1]))
     size = sum(path.stat().st_size for path in paths)
-
+    memory = PromptMemory()
     room = memoryview(bytearray(shape.stored_bytes))
+    rooms = [memoryview(bytearray(path.stat().st_size)) for path in paths]
 
+    @torch.inference_mode()
     def restore(into: Any) -> None:
         if cache.restore(prompt, into, fill=fill) != tokens // BLOCK * BLOCK:
             raise RuntimeError("not everything was restored")
 
-    def plain() -> None:
-        for path in paths:
-            with path.open("rb", buffering=0) as file:
-                file.readinto(room)
+    def unconverted() -> None:
+        for key, path, own in zip(keys, paths, rooms, strict=True):
+            plain_read([path], own)
+            if isinstance(unpacked(key, own, shape, b"bench"), str):
+                raise RuntimeError("not everything was restored")
 
     def plain_anew() -> None:
         for path in paths:
             path.read_bytes()
 
-    works = {
-        "load": lambda: restore(values),
-        "load_anew": lambda: restore(kv_memory(shape, tokens).numpy()),
-        "plain_read": plain,
+    works: dict[str, Callable[[], object]] = {
+        "load": lambda: restore(memory.take(shape, tokens)),
+        "load_anew": lambda: restore(np.empty(shape.array(tokens), np.float32)),
+        "unconverted": unconverted,
+        "float32_written": lambda: values.fill(1.0),
+        "plain_read": lambda: plain_read(paths, room),
         "plain_read_anew": plain_anew,
     }
-    found: dict[str, Any] = {"bytes": size}
+    found: dict[str, Any] = {"bytes": size, "float32_bytes": values.nbytes}
     for name, before in (("cached", lambda: ""), ("dropped", lambda: drop_pages(paths))):
         took: dict[str, list[tuple[float, float]]] = {kind: [] for kind in works}
         for _ in range(_READS):
@@ -307,14 +357,22 @@ def bandwidth(shape: Shape, folder: Path, tokens: int = _MIDDLE) -> dict[str, An
                 used = time.process_time()
                 seconds = _seconds(work)
                 took[kind].append((seconds, time.process_time() - used))
+                behind.writes.wait(60.0)
         wall = {kind: statistics.median(seconds for seconds, _ in some) for kind, some in took.items()}
+        best = {kind: min(seconds for seconds, _ in some) for kind, some in took.items()}
         found[name] = {
-            **{f"{kind}_bytes_per_s": round(size / seconds) for kind, seconds in wall.items()},
+            **{f"{kind}_ms": round(1e3 * seconds, 1) for kind, seconds in wall.items()},
             **{f"{kind}_cpu_ms": round(1e3 * statistics.median(used for _, used in some), 1) for kind, some in took.items()},
-            "best_bytes_per_s": {kind: round(size / min(seconds for seconds, _ in some)) for kind, some in took.items()},
-            "load_over_plain": round(wall["plain_read"] / wall["load"], 3),
-            "best_load_over_plain": round(min(took["plain_read"])[0] / min(took["load"])[0], 3),
+            "best_ms": {kind: round(1e3 * seconds, 1) for kind, seconds in best.items()},
+            "load_bytes_per_s": round(size / wall["load"]),
+            "plain_read_bytes_per_s": round(size / wall["plain_read"]),
+            **{f"{kind}_over_plain": round(wall["plain_read"] / wall[kind], 3) for kind in ("load", "load_anew", "unconverted")},
+            **{
+                f"best_{kind}_over_plain": round(best["plain_read"] / best[kind], 3)
+                for kind in ("load", "load_anew", "unconverted")
+            },
         }
+    behind.writes.close(1.0)
     return found
 
 
@@ -378,7 +436,7 @@ def _storing(model: SmolLM, folder: Path, tokens: int, until: float) -> dict[str
         prompt[0] = 1_000 + number  # no block of it is there
         endpoints = Endpoints.model_construct(files_dir=place / str(number))
         blocks = FileBackend().open(KV_CACHE, endpoints, _meter(), wait=True)
-        behind = _Behind(model, blocks)
+        behind = _behind(model, blocks)
         pair = (("without", None), ("with", _cache(model, blocks, behind)))
         for kind, cache in pair if number % 2 else reversed(pair):
             began, used = time.perf_counter(), time.thread_time()

@@ -6,6 +6,7 @@ To add a backend: docs/how-to/add-a-kv-backend.md.
     blocks                 the protocols of a block store and of a backend; files
     objects                the object store as a backend, with the index `object_index`
     memory                 memory in front of either
+    prompt_memory          the memory that prefixes are restored into
     backends               `BACKENDS`, and the handle for stages
     service                the cache of one model server; `writes` stores behind the answer
     economy                whether loading or storing is worth it

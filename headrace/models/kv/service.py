@@ -25,6 +25,7 @@ from headrace.models.kv.closing import ClosedRepresentations
 from headrace.models.kv.economy import BreakEven
 from headrace.models.kv.format import Array, Shape
 from headrace.models.kv.index import EVERY, BlockIndex
+from headrace.models.kv.prompt_memory import PromptMemory
 from headrace.models.kv.revocation import LOOK_S, Revocations, delete_all
 from headrace.models.kv.use import DAMAGED, DECISION, FIGURES, KvCounts, UseCounter
 from headrace.models.kv.writes import WriteBehind
@@ -173,6 +174,7 @@ class KvService:
         self._endpoints = endpoints
         self._secret = secret
         self.use = KvCounts()
+        self.memory = PromptMemory()
         self.writes = WriteBehind()
         self.unreported = UnreportedWrites()
         self.noted = _Lately(_NOTED)
@@ -320,6 +322,8 @@ class KvService:
                 else:
                     sample(f"headrace_models_kv_{kind}_total", "counter", f"{FIGURES.get(kind, kind)}.", value, model=model)
         sample("headrace_models_kv_waiting_writes", "gauge", "Prompts whose KV waits to be stored.", self.writes.waiting())
+        help = "Memory that is kept for the keys and values of the next prompts."
+        sample("headrace_models_kv_unused_memory_bytes", "gauge", help, self.memory.unused_bytes)
         for one in self.closed.now():
             help = "KV caches that are closed, since a restored prefix differed from its recomputation."
             sample("headrace_models_kv_closed", "gauge", help, 1, model=one.model)

@@ -29,6 +29,7 @@ from headrace.errors import HeadraceError, MissingPart, RequestRefused
 from headrace.genuine import GENUINE, check_genuine
 from headrace.models.kv.cache import KvCache
 from headrace.models.kv.format import BLOCK, Array, Shape, Values
+from headrace.models.kv.prompt_memory import PromptMemory
 from headrace.models.prompt import Ending, encode, ends
 from headrace.models.server.adapter import merged
 from headrace.models.tokens import instead
@@ -127,11 +128,22 @@ class SmolLM:
     """A Llama-like chat model that decodes token by token; one call at a time.
 
     `version` is the name shown to people. `weights` identifies the exact weights, so that the KV blocks of other weights are
-    never used for these. Keys and values of full blocks are rounded to two bytes, as they are stored, unless `exact`.
+    never used for these. Keys and values of full blocks are rounded to two bytes, as they are stored, unless `exact`. `memory` is
+    where they are while an answer is computed.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, version: str, weights: str = "", exact: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        version: str,
+        weights: str = "",
+        exact: bool = False,
+        memory: PromptMemory | None = None,
+    ) -> None:
         self.version = version
+        self._memory = memory or PromptMemory()
         self.weights = weights or version
         self._exact = exact
         self._model = model.eval()
@@ -150,7 +162,12 @@ class SmolLM:
         `digest` is a hash of the folder's contents. Safe while this model answers. Raises `ValueError` as `adapter.merged` does.
         """
         return SmolLM(
-            merged(self._model, folder), self._tokenizer, version=version, weights=f"{self.weights}+{digest}", exact=self._exact
+            merged(self._model, folder),
+            self._tokenizer,
+            version=version,
+            weights=f"{self.weights}+{digest}",
+            exact=self._exact,
+            memory=self._memory,
         )
 
     def prompt(self, messages: Sequence[tuple[str, str]]) -> list[int]:
@@ -179,15 +196,15 @@ class SmolLM:
                 f"of {self.window}.",
                 hint="Send a shorter prompt or a smaller max_tokens.",
             )
-        memory = kv_memory(self.shape, capacity)
+        memory = self._memory.take(self.shape, capacity)
         past = DynamicCache(config=self._model.config)
-        past.layers = [_Row(memory[layer]) for layer in range(self.shape.layers)]
+        past.layers = [_Row(layer) for layer in torch.from_numpy(memory)]
         # The last token is always computed: its logits choose the first word of the answer.
         prefix = list(prompt[:-1])
 
         now = time.perf_counter()
         if cache is not None:
-            into.reused_tokens = cache.restore(prefix, memory.numpy(), fill=fill)
+            into.reused_tokens = cache.restore(prefix, memory, fill=fill)
             for layer in past.layers:
                 layer.resume(into.reused_tokens)
         now = into.lap("kv_read", now)
@@ -224,7 +241,7 @@ class SmolLM:
         now = into.lap("decode", now)
         if cache is not None:
             try:
-                into.stored_tokens = BLOCK * cache.keep(prefix, memory.numpy(), restored=into.reused_tokens)
+                into.stored_tokens = BLOCK * cache.keep(prefix, memory, restored=into.reused_tokens)
             except (HeadraceError, OSError) as error:
                 into.not_stored = error.message if isinstance(error, HeadraceError) else str(error)
                 _warn_once(f"KV blocks are not written: {error}")
@@ -233,15 +250,15 @@ class SmolLM:
     @torch.inference_mode()
     def recomputed(self, tokens: Sequence[int]) -> Iterator[Any]:
         """Keys and values of the full blocks of a prefix, each as it would be stored: (layers, 2, heads, BLOCK, width)."""
-        memory = kv_memory(self.shape, len(tokens))
+        memory = self._memory.take(self.shape, len(tokens))
         past = DynamicCache(config=self._model.config)
-        past.layers = [_Row(memory[layer]) for layer in range(self.shape.layers)]
+        past.layers = [_Row(layer) for layer in torch.from_numpy(memory)]
         for begin in range(0, len(tokens) - BLOCK + 1, BLOCK):
             self._forward(tokens[begin : begin + BLOCK], past)
             if not self._exact:
                 for layer in past.layers:
                     layer.round(begin, begin + BLOCK, self.shape)
-            yield memory[..., begin : begin + BLOCK, :].numpy()
+            yield memory[..., begin : begin + BLOCK, :]
 
     def _prefill(self, prompt: Sequence[int], past: DynamicCache, start: int, cancelled: Callable[[], bool]) -> torch.Tensor:
         # Always in the same blocks, counted from the prompt's start: rounding depends on the shapes of the matrices, and an
@@ -260,15 +277,6 @@ class SmolLM:
         answer = self._model(ids, past_key_values=past, use_cache=True, logits_to_keep=1)
         logits: torch.Tensor = answer.logits[0, -1]
         return logits
-
-
-def kv_memory(shape: Shape, tokens: int) -> torch.Tensor:
-    """Uninitialised float32 memory for so many tokens' keys and values: (layers, 2, heads, tokens, width).
-
-    NumPy asks for huge pages where it takes megabytes, torch does not, and a fault for each page of 4 KiB takes as long as
-    restoring the values.
-    """
-    return torch.from_numpy(np.empty(shape.array(tokens), np.float32))
 
 
 with warnings.catch_warnings():
@@ -312,13 +320,13 @@ def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], rand
     return token, float(probabilities[token].log())
 
 
-def load(cache: Path, *, exact: bool = False) -> SmolLM:
-    """SmolLM2-135M-Instruct in float32; its quantised weights are unpacked into `cache` once. `exact`: see `SmolLM`.
+def load(cache: Path, *, exact: bool = False, memory: PromptMemory | None = None) -> SmolLM:
+    """SmolLM2-135M-Instruct in float32; its quantised weights are unpacked into `cache` once. `exact`, `memory`: see `SmolLM`.
 
     Raises `MissingPart`, `NotGenuine`.
     """
     model, tokenizer, version = packaged(cache)
-    return SmolLM(model, tokenizer, version=version, exact=exact)
+    return SmolLM(model, tokenizer, version=version, exact=exact, memory=memory)
 
 
 def _identity(weights: str, config: Any, tokenizer: Any) -> str:

@@ -134,7 +134,7 @@ class HostedModels:
                 started = time.perf_counter()
                 from headrace.models.server import generator
 
-                self._generator = self._generator or generator.load(self.cache, exact=self.exact)
+                self._generator = self._generator or generator.load(self.cache, exact=self.exact, memory=self.kv.memory)
             log.info("loaded the generator in %.1f s", time.perf_counter() - started)
         return self._generator
 
