@@ -49,7 +49,7 @@ _UNRANKED = 1 << 30  # rank of a passage whose event has none: last
 _RELEASED = re.compile(r"v\d{6,12}")
 _ANSWER_COLUMNS = (
     *("answer_id", "kind", "answer", "passages", "signals", "generator_version", "model_version", "ranking_version"),
-    *("groundedness", "at"),
+    *("groundedness", "tenant", "user", "at"),
 )
 _VERDICT_COLUMNS = ("verdict_id", "answer_id", "tenant", "user", "key", "simulated", "up", "chunk_id", "at")
 
@@ -58,7 +58,7 @@ _VERDICT_COLUMNS = ("verdict_id", "answer_id", "tenant", "user", "key", "simulat
 class JudgedAnswer:
     """An answer for canary evaluation: its version, time, outcome (0 to 1), when it was judged and by which users.
 
-    For a generated answer, `beside` has `grounded` and `answered` (0: it declined).
+    For a generated answer, `beside` has `grounded` and `answered` (0: it declined), and `asker` says who asked.
     """
 
     version: str
@@ -68,6 +68,7 @@ class JudgedAnswer:
     beside: Mapping[str, float] = field(default_factory=dict)
     users: frozenset[str] = frozenset()
     preferences: tuple[Preference, ...] = ()
+    asker: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,14 @@ def judged_answers(
         judged_at = max(one["at"] for one in verdicts) if outcome is not None else None
         users = frozenset(map(_user, verdicts))
         answers[row["answer_id"]] = JudgedAnswer(
-            version, row["at"], outcome, judged_at, _beside(row) if model == GENERATOR else {}, users, preferences
+            version,
+            row["at"],
+            outcome,
+            judged_at,
+            _beside(row) if model == GENERATOR else {},
+            users,
+            preferences,
+            asker=f"{row.get('tenant', '')}/{row.get('user', '')}",
         )
     return list(answers.values())
 
@@ -283,7 +291,9 @@ def _known_at(answers: Sequence[JudgedAnswer], cut: datetime) -> list[JudgedAnsw
     """What was known at `cut`: answers given by then, without verdicts given later."""
     there = [one for one in answers if one.at <= cut]
     return [
-        one if one.judged_at is None or one.judged_at <= cut else JudgedAnswer(one.version, one.at, beside=one.beside)
+        one
+        if one.judged_at is None or one.judged_at <= cut
+        else JudgedAnswer(one.version, one.at, beside=one.beside, asker=one.asker)
         for one in there
     ]
 
@@ -295,12 +305,52 @@ def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], setting
         return f"users find it worse with {sure:.1%} confidence, {confidence:.1%} is required: {_summary(ours, theirs)}"
     margins = {"grounded": _UNGROUNDED, "answered": settings.gate.refusals}
     for name, margin in margins.items():
-        here, there = ([one.beside[name] for one in side if name in one.beside] for side in (ours, theirs))
-        if (sure := worse(here, [value - margin for value in there], settings.seed)) >= confidence:
+        here, there = ([one for one in side if name in one.beside] for side in (ours, theirs))
+        sure = _short_of(here, there, name, margin, settings)
+        if sure >= 1 - (1 - confidence) / 2:
             what = "are less grounded in the passages" if name == "grounded" else "decline more often"
-            means = f"{np.mean(here):.2f} against {np.mean(there):.2f}"
+            means = " against ".join(f"{np.mean([one.beside[name] for one in side]):.2f}" for side in (here, there))
             return f"its answers {what} with {sure:.1%} confidence, {confidence:.1%} is required ({name}: {means})"
     return ""
+
+
+def _short_of(
+    ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], name: str, margin: float, settings: Training
+) -> float:
+    """Confidence that the challenger's mean is lower by more than `margin`; of two tests the higher one.
+
+    Nobody has to judge these answers, so a user who asks without end would decide alone, by what it asks. With `gate.least_users`
+    and more, a second test is without the one who asked most, and each must hold without any other one, or it shows nothing.
+    """
+    asked = Counter(one.asker for one in (*ours, *theirs))
+    several = len(asked) >= max(2, settings.gate.least_users)
+    sure = 0.0
+    for without in [None, *([asked.most_common(1)[0][0]] if several else [])]:
+        mine, other = ([(one.asker, one.beside[name]) for one in side if one.asker != without] for side in (ours, theirs))
+        other = [(user, value - margin) for user, value in other]
+        if not several or _holds_without_any(mine, other):
+            sure = max(sure, worse([value for _, value in mine], [value for _, value in other], settings.seed))
+    return sure
+
+
+def _holds_without_any(mine: Sequence[tuple[str, float]], other: Sequence[tuple[str, float]]) -> bool:
+    """Whether the mean of `mine`, pairs of user and value, is lower than that of `other` when any one user is left out."""
+    means = []
+    for pairs in (mine, other):
+        counts, sums = Counter[str](), dict[str, float]()
+        for user, value in pairs:
+            counts[user] += 1
+            sums[user] = sums.get(user, 0.0) + value
+        means.append((len(pairs), counts, sum(sums.values()), sums))
+
+    def without(user: str) -> list[float]:
+        """Both means; none of a side that has no other user."""
+        return [
+            (total - sums.get(user, 0.0)) / (size - counts[user]) for size, counts, total, sums in means if size > counts[user]
+        ]
+
+    users = {user for user, _ in (*mine, *other)}
+    return all(len(rest) == 2 and rest[0] < rest[1] for rest in map(without, users))
 
 
 def _without_any(more: Counter[str], fewer: Counter[str]) -> bool:
@@ -322,7 +372,7 @@ def _shared(answers: Sequence[JudgedAnswer], most: int) -> list[JudgedAnswer]:
         if one.judged_at is not None and len(one.users) == 1:
             alone[one.users] += 1
             if alone[one.users] > most:
-                one = JudgedAnswer(one.version, one.at, beside=one.beside)
+                one = JudgedAnswer(one.version, one.at, beside=one.beside, asker=one.asker)
         shared.append(one)
     return shared
 

@@ -334,6 +334,28 @@ def test_one_user_decides_nothing_by_what_it_says_of_the_champion() -> None:
     assert ended[0] == "promote", ended
 
 
+def test_one_user_decides_nothing_by_what_it_asks() -> None:
+    """A key that asks, without end, what the challenger declines and the champion answers, or what both answer."""
+
+    def asked(who: Sequence[str], declined: float, count: int, every: float) -> list[JudgedAnswer]:
+        """So many answers, ten in turn to each, a share of which declines."""
+        return [
+            JudgedAnswer("v", at(n * every), beside={"answered": float(n % 10 >= 10 * declined)}, asker=who[n // 10 % len(who)])
+            for n in range(count)
+        ]
+
+    def ended(ours: list[JudgedAnswer], theirs: list[JudgedAnswer]) -> str:
+        return verdict("generator", ours, theirs, SETTINGS, share=0.1, over=True)[0]
+
+    users = [f"acme/{n}" for n in range(12)]
+    ours, theirs = asked(users, 0.0, 120, 1.0), asked(users, 0.0, 1_200, 0.1)
+    assert ended(ours, theirs) == "promote"
+    assert ended(ours + asked(["beta/b"], 1.0, 1_000, 0.1), theirs + asked(["beta/b"], 0.0, 9_000, 0.01)) == "promote"
+    bad = asked(users, 0.2, 120, 1.0)
+    assert ended(bad, theirs) == "canary_ended"
+    assert ended(bad + asked(["beta/b"], 0.0, 1_000, 0.1), theirs + asked(["beta/b"], 0.0, 9_000, 0.01)) == "canary_ended"
+
+
 def test_one_user_ends_no_interleaved_canary() -> None:
     """Two others whom both orders please alike do not make its five verdicts the users'."""
 
