@@ -12,6 +12,7 @@ from headrace.core.runner import Runner
 from headrace.documents.embedding import Embedding
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.index import bring_up, take_in
+from headrace.documents.parse import SOON_S
 from headrace.documents.parsing import Parsing
 from headrace.documents.splitting import Splitting
 from headrace.documents.view import DocumentView
@@ -84,6 +85,10 @@ class IndexThread:
         self._thread: threading.Thread | None = None
         self._blocked = Blocked()
         self._compared = time.monotonic()
+        self._ended: dict[str, float] = {}  # when each stage of a pass ended
+        # How long the last pass took, parsing aside. On a busy machine that is long, whatever a pass has to do: parsing for as
+        # long takes in more for it, or passes would take in less than is put.
+        self._rest_s = 0.0
         self._begun = self._whole = 0  # passes that have begun, and the last of them that left nothing to do
         self.stopping = False
 
@@ -170,12 +175,14 @@ class IndexThread:
             self._begun += 1
             begun = self._begun
         self._blocked.begun()
+        began = time.monotonic()
         if arrived:
             self._parsing.prepare(ParseLimits.from_settings(self._settings))
         _, parsed = take_in(
             self._runner,
             self._settings,
             parse_s=_PARSE_S,
+            soon_s=max(SOON_S, self._rest_s),
             parsing=self._parsing,
             waits=not self._unfinished,
             gives_way=self._gives_way,
@@ -199,6 +206,7 @@ class IndexThread:
                 self._compared = time.monotonic()
             self._view.note_indexed(pending, unfinished)
         self._unfinished = unfinished
+        self._rest_s = time.monotonic() - began - (self._ended["parse"] - self._ended["land"])
         if parsed.left or unfinished:
             self._work.set()
         else:
@@ -214,7 +222,8 @@ class IndexThread:
         with self._lock:
             return self.stopping or self._parsing.ready() or not self._arrived <= set(waiting)
 
-    def _go_on(self, _stage: str) -> None:
+    def _go_on(self, stage: str) -> None:
+        self._ended[stage] = time.monotonic()
         self._blocked.passed()
         if self.stopping:
             raise _Stopped

@@ -18,6 +18,6 @@ Beside them:
     pii                         personal data in texts
     failed                      documents that a stage cannot take in
     queue                       how far a stage is, and turns between tenants
-    parsing, splitting, embedding    what waits for each of these stages; `ahead` has workers parse it
+    parsing, splitting, embedding    what waits for each of these stages; `ahead` reads sources, or has workers parse them
     claims                      sources of documents that are put and not parsed yet
 """

@@ -1,14 +1,17 @@
-"""Documents parsed by workers, ahead of the process that drives the pass, which takes their texts in the very same order.
+"""Documents ahead of their turn: their bytes read by threads, or their texts made by workers.
 
-Only the driver reads and writes storage: bytes go to the workers with the batches, texts come back, and rows and offsets are one
-commit, as where the driver parses itself. So a worker that dies loses and doubles nothing: its batch is given to another one.
+The process that drives the pass takes the texts of workers in the very same order, and it alone reads and writes storage: bytes
+go to the workers with the batches, texts come back, and rows and offsets are one commit, as where the driver parses itself. So a
+worker that dies loses and doubles nothing: its batch is given to another one.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +24,8 @@ from headrace.documents.queue import EventQueue, Turns
 from headrace.documents.versions import origin_of
 from headrace.errors import BadDocument, NotFound
 
+_READS, _READ_BYTES = 8, 16 << 20
+"""Sources that are read at once, and how much of them is in memory; a larger one is read at its turn."""
 _BATCH_DOCUMENTS = 32
 _BATCH_BYTES = 8 << 20
 _ABOUT = ("note", "remark", "ocr_confidence")
@@ -41,6 +46,46 @@ RESULT = pa.schema(
 )
 
 log = logging.getLogger("headrace.index")
+
+
+class ReadingAhead:
+    """The bytes of the documents whose turn comes next, read some at a time.
+
+    A request to a busy object store takes longer than parsing a document. A context manager; it reads nothing until `expect`.
+    """
+
+    def __init__(self, read: Callable[[Mapping[str, Any]], bytes]) -> None:
+        self._read = read
+        self._pool: ThreadPoolExecutor | None = None
+        self._begun: dict[tuple[Any, ...], tuple[Future[bytes], int]] = {}
+
+    def __enter__(self) -> ReadingAhead:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def wants(self) -> bool:
+        """Whether more should be expected by now."""
+        return len(self._begun) <= _READS // 2
+
+    def expect(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Begin to read the documents of these events, of which the first is taken first, as far as there is room."""
+        held = sum(size for _, size in self._begun.values())
+        for event in events:
+            if len(self._begun) >= _READS:
+                return
+            origin, size = origin_of(event), event["bytes"] or 0
+            if origin not in self._begun and held + size <= _READ_BYTES:
+                held += size
+                self._pool = self._pool or ThreadPoolExecutor(_READS, "source")
+                self._begun[origin] = self._pool.submit(self._read, event), size
+
+    def take(self, event: Mapping[str, Any]) -> bytes:
+        """The bytes of an event's document. Raises what `read` raises."""
+        begun = self._begun.pop(origin_of(event), None)
+        return begun[0].result() if begun else self._read(event)
 
 
 class Parse:

@@ -19,7 +19,7 @@ from headrace.documents.embedding import Embedding
 from headrace.documents.failed import GiveUp, Unfit, give_up, refuse
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.generations import begin, endpoint_for, finish_pass, index_state, resolve, serving, sweep, switch
-from headrace.documents.parse import Failure, ParsedDocuments, parse
+from headrace.documents.parse import SOON_S, Failure, ParsedDocuments, parse
 from headrace.documents.parsing import Parsing
 from headrace.documents.put import Put, put
 from headrace.documents.restrict import restrict
@@ -197,6 +197,7 @@ def take_in(
     settings: Inference,
     *,
     parse_s: float = math.inf,
+    soon_s: float = SOON_S,
     parsing: Parsing | None = None,
     waits: bool = True,
     gives_way: Callable[[Collection[str]], bool] | None = None,
@@ -210,7 +211,7 @@ def take_in(
     landed.require(DOCUMENT_EVENTS)
     after("land")
     limits = ParseLimits.from_settings(settings)
-    parsed = runner.run(parse, limits=limits, seconds=parse_s, parsing=parsing, waits=waits, gives_way=gives_way)
+    parsed = runner.run(parse, limits=limits, seconds=parse_s, soon_s=soon_s, parsing=parsing, waits=waits, gives_way=gives_way)
     after("parse")
     return landed, parsed
 

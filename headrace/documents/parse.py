@@ -6,15 +6,16 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Annotated, Any
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.launch import Batches
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
-from headrace.documents.ahead import ParsingAhead
+from headrace.documents.ahead import ParsingAhead, ReadingAhead
 from headrace.documents.claims import SourceClaims
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup, SeenEvents
@@ -33,7 +34,9 @@ from headrace.storage.timeline import AHEAD
 _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
 _SLICE_S = 2.0  # of parsing one document, while others may wait
-_SOON_S = 2.0  # of parsing others' documents, once what another tenant has is parsed, or it waits for the next pass
+SOON_S = 2.0
+"""Seconds of parsing others' documents once what another tenant has is parsed, or it waits for the next pass."""
+_LOOKED_AT = 32  # events whose documents may be read ahead of their turn
 _PII, _LACKS = "pii", "lacks"  # keys of a row on its way, which are no columns
 _READ_TO = "events_read"  # the snapshot property: the revision of the events table of which every event is processed
 
@@ -94,6 +97,7 @@ def parse(
     metadata: Metadata,
     limits: ParseLimits,
     seconds: float = math.inf,
+    soon_s: float = SOON_S,
     parsing: Parsing | None = None,
     waits: bool = True,
     gives_way: Callable[[Collection[str]], bool] | None = None,
@@ -101,8 +105,9 @@ def parse(
     """Parse every landed event that the documents table has not processed; rows and the offsets reached go in one commit.
 
     Tenants take turns by the time that their documents take. After so many `seconds` the rest is left for another pass, so that
-    what is parsed need not wait; sooner where all of a tenant's is parsed, where `gives_way`, called with the tenants that wait,
-    says that another one waits for the next pass, and where many events wait, of which a pass takes the first of each tenant.
+    what is parsed need not wait; sooner (after `soon_s`) where all of a tenant's is parsed, or where `gives_way`, called with the
+    tenants that wait, says that another one waits for the next pass; and where many events wait, of which a pass takes the first
+    of each tenant.
 
     With `parsing`, which the caller keeps for that pass and which knows whose turn it is, slow documents are parsed beside
     others. With `waits`, the pass waits for them if it has nothing else to do: nobody's rows are to be committed, and it need
@@ -142,7 +147,7 @@ def parse(
     slice_s = _SLICE_S if parsing else math.inf
     shared = batches.remote and parsing is None and math.isinf(seconds) and gives_way is None
     began_at = time.monotonic()
-    until, soon_s = began_at + seconds, math.inf if math.isinf(seconds) else _SOON_S
+    until, soon_s = began_at + seconds, math.inf if math.isinf(seconds) else soon_s
     # Under their names as they are and in form NFC.
     newest = lookup.newest(document_id(event["tenant"], uri) for event in new for uri in (event["uri"], composed(event["uri"])))
 
@@ -157,10 +162,18 @@ def parse(
     def read(event: Mapping[str, Any]) -> bytes:
         return sources.get(object_key(event["tenant"], event["sha256"]))
 
+    ahead = ReadingAhead(read)
     parsing = parsing or (ParsingAhead(batches, limits, by_tenant, name_of, read) if shared else Parsing())
 
     def another_waits() -> bool:
         return gives_way is not None and gives_way(waiting)
+
+    def look_ahead(turn: Sequence[str]) -> None:
+        """Have the documents read whose turn comes next: the next of each tenant, then the one behind it, and so on."""
+        if not shared and ahead.wants():
+            rounds = zip_longest(*(waiting[tenant].peek(_LOOKED_AT // len(turn) + 1) for tenant in turn))
+            events = (event for some in rounds for event in some if event is not None)
+            ahead.expect(e for e in events if e["kind"] == "put" and not parsing.is_slow(e) and name_of(e) is not None)
 
     def in_turn() -> Iterator[dict[str, Any] | None]:
         """The row of each waiting event, `None` where it adds none, those of a tenant in their order, until time is up."""
@@ -177,6 +190,7 @@ def parse(
                 tenant = parsing.turns.next(turn)
                 event = waiting[tenant].first()[0]
                 began = time.monotonic()
+                look_ahead([tenant, *(other for other in turn if other != tenant)])
                 event["uri"] = _name_of(event, newest)
                 before = newest.get(document_id(event["tenant"], event["uri"]))
                 keep_unnamed(event, before)
@@ -185,7 +199,7 @@ def parse(
                 if not known:
                     same = text_of_before(event, before)
                     row = {**row_of(event), "status": "parsed", **same} if same else None
-                    row = row or _row(event, sources, parsing, limits, slice_s)
+                    row = row or _row(event, ahead.take, parsing, limits, slice_s)
                 if known or row:
                     next(iter(waiting[tenant]))
                     if not waiting[tenant]:
@@ -222,7 +236,7 @@ def parse(
         claims.drop(reached)
         reached.clear()
 
-    with parsing.during_pass(new):
+    with parsing.during_pass(new), ahead:
         for row in bars.track(in_turn(), "parse", total=len(new), of="documents"):
             if row is None:
                 continue
@@ -281,12 +295,12 @@ def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
 
 def _row(
     event: dict[str, Any],
-    sources: ObjectReader,
+    read: Callable[[Mapping[str, Any]], bytes],
     parsing: Parsing,
     limits: ParseLimits,
     seconds: float,
 ) -> dict[str, Any] | None:
-    """The event's row; `None` if its document takes longer than so many seconds.
+    """The event's row; `None` if its document, whose bytes `read` returns, takes longer than so many seconds.
 
     As `_PII` it has how much of each kind of personal data is in the text, as `_LACKS` what the text lacks.
     """
@@ -296,8 +310,7 @@ def _row(
     try:
         if event["kind"] == "refuse":
             raise BadDocument(event["uri"], event["reason"])
-        key = object_key(event["tenant"], event["sha256"])
-        parsed = parsing.go_on(event, limits, lambda: sources.get(key), seconds)
+        parsed = parsing.go_on(event, limits, lambda: read(event), seconds)
     except BadDocument as error:
         return {**row, "status": "failed", "reason": error.reason}
     except NotFound:

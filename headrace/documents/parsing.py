@@ -123,7 +123,7 @@ class Parsing:
         raises.
         """
         origin = origin_of(event)
-        slow = origin in self._under_way or origin in self._stopped
+        slow = self.is_slow(event)
         if begins := origin not in self._under_way:
             if slow and len(self._under_way) >= _PLACES:
                 return None
@@ -145,6 +145,10 @@ class Parsing:
                 self._idle.append(parser)
                 if slow:
                     self.turns.took(event["tenant"], time.monotonic() - began)
+
+    def is_slow(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event's document has been found to be slow: it is being parsed, or was stopped."""
+        return origin_of(event) in self._under_way or origin_of(event) in self._stopped
 
     def ready(self) -> bool:
         """Whether one of the slow documents is done, or has something else to say."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby, islice
 from typing import Any, cast
 
 import numpy as np
@@ -142,6 +142,10 @@ class EventQueue:
             if not self._partitions[0]:
                 self._partitions.popleft()
             yield event
+
+    def peek(self, count: int) -> list[dict[str, Any]]:
+        """The next events, at most so many; they stay."""
+        return list(islice(chain.from_iterable(self._partitions), count))
 
     def first(self) -> list[dict[str, Any]]:
         """The first event of each partition that has some left."""

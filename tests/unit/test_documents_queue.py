@@ -114,3 +114,11 @@ def test_a_rank_is_how_many_of_the_same_tenant_are_before(tenants: list[str]) ->
         wanted.append(before[tenant])
         before[tenant] += 1
     assert ranks(pa.chunked_array([pa.array(tenants, pa.string())])).tolist() == wanted
+
+
+def test_what_comes_next_can_be_seen_without_taking_it() -> None:
+    queue = EventQueue([event(0), event(1), event(5, partition=1)])
+    assert [one["offset"] for one in queue.peek(2)] == [0, 1]
+    assert [one["offset"] for one in queue.peek(9)] == [0, 1, 5]
+    assert [one["offset"] for one in queue] == [0, 1, 5]
+    assert queue.peek(1) == []
