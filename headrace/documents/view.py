@@ -22,8 +22,8 @@ from typing import Any
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
 from headrace.core.runner import Runner
 from headrace.documents.claims import CLAIMED, SourceClaims
-from headrace.documents.generations import active_reader, of_generation
-from headrace.documents.lookup import DocumentLookup, IndexProgress, follows
+from headrace.documents.generations import active_reader
+from headrace.documents.lookup import ChunkLookup, DocumentLookup, IndexProgress, follows
 from headrace.documents.names import document_id
 from headrace.documents.queue import PROCESSED_OFFSETS, ProcessedOffsets
 from headrace.documents.versions import describe, stored_versions
@@ -38,7 +38,6 @@ STATUSES = (PUT, PARSED, INDEXED, "failed", DELETING)
 _FIELDS = ("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "at", "partition", "offset")
 _LOOK_S = 1.0  # between looks at the table's snapshot
 _ASK_S = 2.0  # between looks at the index, for documents that another process indexes
-_ASKED_FEW = 200  # documents looked up by id; more are found by reading all
 _PAGE = 500  # documents read at once where one page is listed
 _NOTHING: Mapping[str, int] = {}
 
@@ -158,11 +157,11 @@ class DocumentView:
 
     def __init__(self, runner: Runner) -> None:
         self._table = runner.open(TableReader, DOCUMENT_ROWS, stage="documents")
-        self._chunks = runner.open(TableReader, CHUNK_ROWS, stage="documents")
         self._vectors = runner.open(VectorReader, CHUNKS, stage="documents")
         self._indexes = runner.open(IndexReader, INDEXES, stage="documents")
         self._metadata = runner.metadata
         self._lookup = DocumentLookup(runner.metadata, self._table)
+        self._splits = ChunkLookup(runner.metadata, runner.open(TableReader, CHUNK_ROWS, stage="documents"))
         self._tenants: dict[str, _TenantDocuments] = {}
         self._parsed: dict[str, tuple[str, str]] = {}  # id → tenant and uri, of those not known to be in the index
         self._since: dict[str, dict[str, Sequence[Document]]] = {}  # what was put or deleted here since, in its order
@@ -508,17 +507,12 @@ class DocumentView:
         return found
 
     def _indexed_of(self, parsed: Collection[str], served: VectorReader, generation: int) -> set[Expected]:
-        """What a generation of the index holds in full of some documents, by id; of all documents where these are many."""
-        few = sorted(parsed) if len(parsed) <= _ASKED_FEW else None
-        columns = ("document_id", "version", "generation")
-        where = f"document_id in ({', '.join(map(quoted, few or ()))})"
-        chunks: Counter[tuple[str, str]] = Counter()
-        for rows in self._chunks.scan(columns) if few is None else self._chunks.scan(columns, where):
-            own = of_generation(rows, generation)
-            chunks.update(zip(own["document_id"].to_pylist(), own["version"].to_pylist(), strict=True))
-        visible = served.indexed(few).select(["document_id", "version", "description_id"]).to_pylist()
+        """What a generation of the index holds in full of some documents, by id."""
+        self._splits.follow()
+        chunks = self._splits.split(generation, parsed)
+        visible = served.indexed(parsed).select(["document_id", "version", "description_id"]).to_pylist()
         counts = Counter((row["document_id"], row["version"], row["description_id"] or "") for row in visible)
-        return {entry for entry, count in counts.items() if count == chunks[entry[:2]]}
+        return {entry for entry, count in counts.items() if entry[:2] in chunks and count == chunks[entry[:2]].chunks}
 
 
 def _shown(rows: Sequence[dict[str, Any]]) -> tuple[str, str, str, Document | None, _Versions]:

@@ -214,7 +214,8 @@ def trace_event(
     by_proof = _learned_by_proof(proofs, {one["suppression_id"] for one in suppressed})
     releases = ReleaseHistory.load(rounds, models) if per_dataset or by_proof else ReleaseHistory({}, {})
     tainted = releases.learned(per_dataset, by_proof)
-    counts = _answer_counts(landed[INTERACTION_ROWS], indexes.state()[0])
+    # All answers are counted, so only where a model learned from it.
+    counts = _answer_counts(landed[INTERACTION_ROWS], indexes.state()[0]) if tainted else Counter()
     return EventTrace(
         {
             "event": {"event": event, "status": status, **_plain(row or letter or {}), "suppressions": suppressed},

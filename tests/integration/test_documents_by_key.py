@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from servers import serving
 
-from headrace.catalog import DOCUMENT_ROWS
+from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.claims import SourceClaims
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id
 from headrace.documents.view import DocumentView
+from headrace.storage.ledger import Row
 from headrace.storage.metadata import Metadata
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter
@@ -118,6 +119,38 @@ def test_documents_are_listed_by_status_expire_by_age_and_share_sources(runner: 
     assert lookup.stored_elsewhere(tenant, first, [SAME, own]) == {SAME, own}
     assert lookup.stored_elsewhere(tenant, third, [own]) == set()
     assert lookup.stored_elsewhere("another", first, [SAME]) == set()
+
+
+def read_of_chunks(runner: Runner, count: int) -> int:
+    """Bytes read of the chunks table for a page of documents that are parsed and not in the index, of so many."""
+    tenant = f"t{uuid.uuid4().hex[:8]}"
+    lookup = stored(runner, tenant, count)
+    parsed = [row for row, _ in lookup.after(tenant, "", count, status="parsed")]
+    rows = [
+        {
+            **dict.fromkeys(("heading", "text"), ""),
+            **{"chunk_id": uuid.uuid4().hex, "document_id": row["document_id"], "version": row["version"], "tenant": tenant},
+            **{"readers": [], "uri": row["uri"], "position": 0},
+            **{name: row[name] for name in ("topic", "partition", "offset")},
+        }
+        for row in parsed
+    ]
+    runner.open(TableWriter, CHUNK_ROWS, stage="test").append(batch(CHUNK_ROWS.columns, rows))
+    DocumentView(runner).page(tenant, after="", most=1)  # has the copy follow the table
+    before = runner.record.ledger.rows()
+    page, _ = DocumentView(runner).page(tenant, after="", most=FEW // 2)
+    assert {document.status for document in page} == {"parsed"}
+    return moved(runner.record.ledger.rows()) - moved(before)
+
+
+def moved(rows: list[Row]) -> int:
+    return sum(row.bytes for row in rows if (row.stage, row.store, row.tier) == ("documents", CHUNK_ROWS.name, "table"))
+
+
+def test_a_page_of_many_documents_that_wait_reads_none_of_the_chunks(runner: Runner) -> None:
+    """Where more than two hundred waited, it read the whole table of chunks, and so did a service every two seconds."""
+    few, many = read_of_chunks(runner, FEW), read_of_chunks(runner, MANY)
+    assert many < few + 10_000, "more files of metadata, at most"
 
 
 def test_no_source_is_free_while_the_copy_is_made_anew(runner: Runner) -> None:

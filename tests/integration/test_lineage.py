@@ -155,6 +155,22 @@ def test_an_event_is_followed_to_whoever_learned_from_it(world: World, story: di
     assert f"headrace train --before {story['judged'][1]}" in text
 
 
+def test_an_event_that_nobody_learned_from_is_traced_without_reading_answers(world: World, story: dict[str, Any]) -> None:
+    """All answers were counted by their models, for models that there were none of."""
+    [event] = world.say(FEEDBACK, [verdict("x-1", "eve", "weirs", tenant="elsewhere", minute=1)])
+    world.runner.run(land)
+
+    def answers_read() -> int:
+        rows = world.runner.record.ledger.rows()
+        return sum(row.bytes for row in rows if (row.store, row.tier, row.direction) == ("interactions", "table", "read"))
+
+    before = answers_read()
+    assert before > 0
+    found = world.runner.run(trace_event, event=event)
+    assert (found["event"]["status"], found["models"]) == ("landed", [])
+    assert answers_read() == before
+
+
 def test_a_document_s_event_is_followed_through_its_passages(world: World, story: dict[str, Any]) -> None:
     found = world.runner.run(trace_event, event="document-events/0/0")
     assert (found["event"]["uri"], found["answers"]) == ("pump.md", 3)
