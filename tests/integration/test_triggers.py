@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,8 @@ def test_a_finder_that_died_loses_nothing_and_doubles_nothing(
     docs = tmp_path / "docs"
     docs.mkdir()
     triggers = [trigger(on=DOCUMENTS)]
+    (docs / "earlier.md").write_text("It was there before the first look.")
+    index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
     EventFinder(triggers, runner, queue, lambda: 0).find()
     (docs / "died.md").write_text("The first text.")  # a name of its own: other tests have documents here too
     index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
@@ -142,8 +144,38 @@ def test_a_finder_that_died_loses_nothing_and_doubles_nothing(
     # Rows were removed, by a purge: the table's revisions are others, and its rows are told by their times.
     queue.add((), name="documents", position="another/7")
     EventFinder(triggers, runner, queue, lambda: 0).find()
-    again = told(queued(queue))
-    assert ("document.created", "docs/died.md") not in again
+    assert queued(queue) == [], "neither what was delivered nor what was there before the first look"
+    # So it is for a trigger that was added later, of which the table's position knows nothing.
+    (docs / "between.md").write_text("Nobody looked when this came.")
+    index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+    triggers.append(trigger("later", on=DOCUMENTS))
+    EventFinder(triggers, runner, queue, lambda: 0).find()
+    queue.add((), name="documents", position="another/7")
+    EventFinder(triggers, runner, queue, lambda: 0).find()
+    assert told(queued(queue)) == [("document.created", "docs/between.md")]
+    assert queued(queue, "later") == []
+
+
+def test_a_table_that_stays_as_it_is_counts_as_looked_at(
+    runner: Runner, queue: DeliveryQueue, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or rows would be looked through again from its last change on, when the queue has long dropped their events."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text("A text.")
+    index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+    finder = EventFinder([trigger(on=DOCUMENTS)], runner, queue, lambda: 0)
+    finder.find()
+    first = queue.position("documents")
+    finder.find()
+    assert queue.position("documents") == first, "written now and then, not at each look"
+    monkeypatch.setattr("headrace.scheduler.triggers.events._OVERLAP", timedelta(0))
+    finder.find()
+    later = queue.position("documents")
+    assert first is not None
+    assert later is not None
+    assert later[0] == first[0]
+    assert later[1] > first[1]
 
 
 def test_promotions_schedules_and_lag_are_events(runner: Runner, queue: DeliveryQueue) -> None:
@@ -157,7 +189,8 @@ def test_promotions_schedules_and_lag_are_events(runner: Runner, queue: Delivery
     finder.find()
     promotions = runner.open(TableWriter, PROMOTIONS, stage="test")
     base = {"model": "reranker", "version": "v2", "previous": "none", "round": 1, "who": "loop", "why": "better"}
-    rows = [{**base, "kind": kind, "at": datetime.now(UTC)} for kind in ("canary", "promote", "rollback")]
+    at = datetime.now(UTC)  # of all of them: two moves in one microsecond are two events
+    rows = [{**base, "kind": kind, "at": at} for kind in ("canary", "promote", "rollback")]
     promotions.append(batch(PROMOTIONS.columns, rows))
     finder.find()
     found = queued(queue, "models")

@@ -1,7 +1,7 @@
 """What happened, as CloudEvents 1.0: found in the rows of the documents and promotions tables, on the clock and on the head.
 
 Tables are what events can be relied on for: a row is there once what it says is durable, and stays. The id of an event is that of
-its row, so an event that is found twice is the same one. Events from before the first look at a table are not found.
+its row, so an event that is found twice is the same one. What a table has at the first look with a trigger is no event for it.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class EventFinder:
         self._runner = runner
         self._readers: dict[str, CloudEventReader] = {}
         self._failing: dict[str, tuple[int, float, str]] = {}  # by trigger: how often its topic failed, until when it rests, why
+        self._began: dict[str, datetime] = {}  # by trigger: its first look, kept in the queue's store
+        self._first: set[str] = set()  # triggers whose first look has not succeeded yet
 
     def close(self) -> None:
         """Close the connections to topics of other programs."""
@@ -76,10 +78,12 @@ class EventFinder:
 
         A topic that cannot be read is logged, and is looked at less often; it holds up nothing else.
         """
+        self._begin()
         if self._wants("document."):
             self._follow(self._documents, "documents", self._of_documents)
         if self._wants("model."):
             self._follow(self._promotions, "promotions", self._of_promotions)
+        self._first.clear()
         self._clock()
         if any(trigger.lag for trigger in self._triggers) and time.monotonic() - self._lag_looked > _LAG_S:
             self._lag_looked = time.monotonic()
@@ -91,52 +95,73 @@ class EventFinder:
     def _wants(self, prefix: str) -> bool:
         return any(kind.startswith(prefix) for trigger in self._triggers for kind in trigger.on)
 
+    def _begin(self) -> None:
+        """Note when each trigger was first looked for. Noted before its first look, which loses nothing if it is cut short."""
+        for trigger in self._triggers:
+            if not trigger.on or trigger.name in self._began:
+                continue
+            name = f"began/{trigger.name}"
+            known = self._queue.position(name)
+            began = datetime.now(UTC) if known is None else datetime.fromisoformat(known[0])
+            if known is None:
+                self._queue.add((), name=name, position=began.isoformat())
+                self._first.add(trigger.name)
+            self._began[trigger.name] = began
+
     def _follow(
         self,
         table: TableReader,
         name: str,
-        events_in: Callable[[TableReader, str | None, str | None], Iterator[tuple[str, str, dict[str, Any]]]],
+        events_in: Callable[[TableReader, str | None, str | None], Iterator[tuple[str, str, datetime, dict[str, Any]]]],
     ) -> None:
         """Queue the events of the rows committed since the last look; at the first one only note where it is."""
         revision = table.state().revision
         known = self._queue.position(name)
         if revision is None or (known is not None and known[0] == revision):
-            if known is None:
-                self._queue.add((), name=name, position="")
+            # The time of the last look says how far rows are looked through again by their times. Were it as old as the last
+            # change, events could be among them that the queue has long dropped, and would be taken for new.
+            if known is None or datetime.now(UTC) - known[1] > _OVERLAP:
+                self._queue.add((), name=name, position=revision or "")
             return
         found: list[tuple[str, dict[str, Any]]] = []
         if known is not None:
             since = (known[0] or None) if follows(known[0] or None, revision) else None
             # Rows were removed since, or the table was made anew: new rows are found by time, and known ones by their ids.
             where = None if since or not known[0] else f"at >= {quoted((known[1] - _OVERLAP).isoformat())}"
-            for kind, tenant, event in events_in(table, since, where):
+            for kind, tenant, at, event in events_in(table, since, where):
                 found += [
                     (trigger.name, event)
                     for trigger in self._triggers
-                    if kind in trigger.on and (not tenant or trigger.tenant in ("", tenant))
+                    if kind in trigger.on
+                    and (not tenant or trigger.tenant in ("", tenant))
+                    and trigger.name not in self._first
+                    and (where is None or at >= self._began[trigger.name])
                 ]
         self._queue.add(found, name=name, position=revision)
 
     def _of_documents(
         self, table: TableReader, since: str | None, where: str | None
-    ) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    ) -> Iterator[tuple[str, str, datetime, dict[str, Any]]]:
         rows = table.read(_ROW, where, since=since) if where else table.read(_ROW, since=since)
         new = {(*origin_of(row), row["status"]) for row in rows.to_pylist()}
         self._lookup.follow()
         for history in self._lookup.histories({row["document_id"] for row in rows.select(["document_id"]).to_pylist()}):
             for index, row in enumerate(history):
                 if (*origin_of(row), row["status"]) in new and (kind := change_of(history[:index], row)):
-                    yield kind, row["tenant"], _document_event(kind, row)
+                    yield kind, row["tenant"], row["at"], _document_event(kind, row)
 
     def _of_promotions(
         self, table: TableReader, since: str | None, where: str | None
-    ) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    ) -> Iterator[tuple[str, str, datetime, dict[str, Any]]]:
         rows = table.read(_PROMOTION, where, since=since) if where else table.read(_PROMOTION, since=since)
         for row in rows.to_pylist():
             if (kind := _KINDS.get(row["kind"])) is not None:
                 data = {name: row[name] for name in _PROMOTION if name != "at"}
-                identity = hashlib.sha256(f"{row['model']}/{row['version']}/{row['at'].isoformat()}".encode()).hexdigest()[:16]
-                yield kind, "", cloud_event(kind, f"promotions/{identity}", "/headrace/models", row["model"], row["at"], data)
+                # Two moves of a version may be in one microsecond.
+                told_apart = f"{row['model']}/{row['version']}/{row['kind']}/{row['at'].isoformat()}"
+                identity = hashlib.sha256(told_apart.encode()).hexdigest()[:16]
+                event = cloud_event(kind, f"promotions/{identity}", "/headrace/models", row["model"], row["at"], data)
+                yield kind, "", row["at"], event
 
     def _clock(self) -> None:
         now = datetime.now(UTC)
