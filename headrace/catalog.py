@@ -381,7 +381,7 @@ RUNS = Store(
     _schema(
         _f("run", TEXT),
         _f("command", TEXT),
-        _f("state", TEXT),  # done | failed | died
+        _f("state", TEXT),  # done | skipped (nothing to learn) | failed | died
         _f("started", TIME),
         _f("ended", TIME),
         _f("detail", TEXT),  # JSON

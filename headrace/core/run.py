@@ -23,7 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from headrace.atomic import write_atomically
 from headrace.core.rates import total_rates
-from headrace.errors import HeadraceError, NotFound, StorageFull
+from headrace.errors import HeadraceError, NotFound, NothingToLearn, StorageFull
 from headrace.process import began, lives
 from headrace.storage.ledger import Ledger
 
@@ -122,6 +122,11 @@ def recorded(command: str, home: Path) -> Iterator[Run]:
     try:
         yield run
         run.state = "done"
+    except NothingToLearn as nothing:
+        # What was asked for had nothing to do, which is no fault to look for.
+        run.state = "skipped"
+        run.detail["nothing"] = nothing.message
+        raise
     except BaseException as error:
         run.state = "failed"
         run.detail["error"] = str(error) or type(error).__name__

@@ -64,7 +64,7 @@ def _of_stage(
         "outputs": [_dataset(journal, "outputs", row) for row in _summed(rows, "write")],
     }
     yield {"eventType": "START", "eventTime": began.isoformat(), **common, "inputs": [], "outputs": []}
-    if journal["state"] == "done":
+    if journal["state"] in ("done", "skipped"):
         yield {"eventType": "COMPLETE", "eventTime": ended.isoformat(), **common, **datasets}
     elif journal["state"] != "running":
         yield {"eventType": "ABORT", "eventTime": ended.isoformat(), **common, **datasets}

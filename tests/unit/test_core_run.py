@@ -15,7 +15,7 @@ import pytest
 from headrace.catalog import DOCUMENTS
 from headrace.core import run as run_module
 from headrace.core.run import ended_runs, journal_of, recorded, runs, set_aside
-from headrace.errors import NotFound
+from headrace.errors import NotFound, NothingToLearn
 from headrace.storage.ledger import Direction, summed
 
 
@@ -52,6 +52,13 @@ def test_a_run_that_raises_has_failed_and_says_of_what(tmp_path: Path, error: Ba
     assert journal["state"] == "failed"
     assert journal["ended"] is not None
     assert journal["detail"]["error"] == (str(error) or "KeyboardInterrupt")
+
+
+def test_a_run_that_had_nothing_to_learn_has_not_failed(tmp_path: Path) -> None:
+    with pytest.raises(NothingToLearn), recorded("train", tmp_path):
+        raise NothingToLearn("ranking is not trained", hint="Judge more.")
+    (journal,) = runs(tmp_path)
+    assert (journal["state"], journal["detail"]) == ("skipped", {"nothing": "ranking is not trained"})
 
 
 def test_a_run_that_was_killed_has_died_and_keeps_its_last_journal(tmp_path: Path) -> None:

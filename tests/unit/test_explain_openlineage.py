@@ -86,6 +86,10 @@ def test_times_of_stages_are_taken_from_the_timeline() -> None:
     assert found == ["2026-11-29T12:00:01.500000+00:00", "2026-11-29T12:00:06.250000+00:00"]
 
 
+def test_a_run_that_had_nothing_to_learn_completes_its_stages() -> None:
+    assert {event["eventType"] for event in events(journal(state="skipped"))} == {"START", "COMPLETE"}
+
+
 def test_a_failed_run_completes_no_stage_and_a_running_one_ends_none() -> None:
     assert {event["eventType"] for event in events(journal(state="failed"))} == {"START", "ABORT"}
     assert {event["eventType"] for event in events(journal(state="running", ended=None))} == {"START"}
