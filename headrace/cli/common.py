@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,10 @@ err = Terminal(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Tenant = Annotated[str | None, typer.Option(help="Tenant; default: the one in the settings.")]
-As = Annotated[list[str] | None, typer.Option("--as", help="Ask as this user or group, with their access rights; repeatable.")]
+As = Annotated[
+    list[str] | None,
+    typer.Option("--as", help="Ask with the access rights of this user or group, recorded under your login name; repeatable."),
+]
 Filtered = Annotated[
     list[str] | None,
     typer.Option(
@@ -89,6 +93,11 @@ def settings_of(tenant: str | None = None, host: str | None = None) -> Settings:
         common.settings_shown = True
         err.print(notice, style="dim", highlight=False, soft_wrap=True)
     return settings
+
+
+def in_this_home(command: str) -> str:
+    """A `headrace` command to try next, with the home of this one if it was named."""
+    return f"headrace {command}" if common.home is None else f"headrace --home {shlex.quote(str(common.home))} {command}"
 
 
 def check_tenant(app: App, tenant: str | None, *, also: Sequence[Store] = ()) -> None:

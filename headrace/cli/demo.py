@@ -19,6 +19,7 @@ from headrace.answering.options import AnswerOptions
 from headrace.answering.record import Answer, Verdict
 from headrace.app import App
 from headrace.catalog import CHUNK_ROWS
+from headrace.cli.common import in_this_home
 from headrace.cli.render.results import counted, ledger_table, say_indexed, say_round, say_sources, tier_table
 from headrace.core.run import journal_of
 from headrace.core.stage import stage
@@ -176,7 +177,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         f" {f'Slides: {out_dir}/deck.pptx.' if slides else 'No slides: they show a round.'}",
         highlight=False,
     )
-    console.print(f"The demo took {time.perf_counter() - started:.0f} s. Next: headrace up", highlight=False)
+    console.print(f"The demo took {time.perf_counter() - started:.0f} s. Next: {in_this_home('up')}", highlight=False)
 
 
 def draw_run(home: Path, run: str, folder: Path) -> bool:

@@ -16,6 +16,7 @@ from headrace.cli.common import (
     check_tenant,
     checked_question,
     cli,
+    in_this_home,
     out,
     print_json,
     settings_of,
@@ -68,6 +69,8 @@ def search(
         for number, passage in enumerate(found["passages"][:10], 1)
     ]
     out.print(rows_table(shown))
+    judge = f"judge a passage: {in_this_home('feedback')} {found['answer_id']} --passage CHUNK_ID --up  (chunk ids: --json)"
+    out.print(judge, style="dim", highlight=False)
     if (ranking := found["ranking_version"]) != "none":  # its scores are sums over features, and are not shown
         out.print(f"ordered by ranking {ranking}", style="dim", highlight=False)
     if found.get("note"):  # e.g. that the re-ranker was skipped
@@ -106,8 +109,8 @@ def ask(
     out.print()
     say_sources(out, found)
     if found["kind"] == "answer":
-        judge = f"judge it: headrace feedback {found['answer_id']} --up  (or --down --reason …)"
-        more = f"follow up: headrace ask QUESTION --after {found['answer_id']}"
+        judge = f"judge it: {in_this_home('feedback')} {found['answer_id']} --up  (or --down --reason …)"
+        more = f"follow up: {in_this_home('ask')} QUESTION --after {found['answer_id']}"
         out.print(f"  {judge}\n  {more}", style="dim", highlight=False)
 
 
@@ -185,6 +188,9 @@ def feedback(
     down: Annotated[bool, typer.Option("--down", help="It did not help.")] = False,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     correction: Annotated[str, typer.Option(help="What the answer should have been.")] = "",
+    passage: Annotated[
+        str, typer.Option(metavar="CHUNK_ID", help="Judge this passage of it, by the chunk_id that --json shows, not the answer.")
+    ] = "",
     consent: Annotated[
         bool | None,
         typer.Option("--consent/--no-consent", help="Whether models may learn from it; default: from the settings."),
@@ -192,7 +198,7 @@ def feedback(
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge an answer; the next training round learns from the verdict."""
+    """Judge an answer, or one of its passages; the next training round learns from the verdict."""
     from dataclasses import asdict
 
     from headrace.answering.record import Verdict
@@ -201,10 +207,10 @@ def feedback(
     if up == down:
         raise WrongUsage("Give either --up or --down.")
     settings = settings_of(tenant)
-    verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction, consent=consent)
+    verdict = Verdict(answer_id, up, settings.tenant, user(), passage, reason=reason, correction=correction, consent=consent)
     if (api := running_api(settings)) is not None:
-        body = {"answer_id": answer_id, "up": up, "reason": reason, "correction": correction, "consent": consent}
-        recorded = api.post("/v1/feedback", body | {"tenant": settings.tenant})
+        body = {"answer_id": answer_id, "up": up, "chunk_id": passage, "reason": reason, "correction": correction}
+        recorded = api.post("/v1/feedback", body | {"consent": consent, "tenant": settings.tenant})
     else:
         from headrace.app import App
         from headrace.catalog import INTERACTIONS
@@ -212,8 +218,11 @@ def feedback(
         with App(settings, "feedback", models=False, quiet=as_json) as app:
             check_tenant(app, tenant)
             app.storage.land().require(INTERACTIONS)
-            if app.answers.verdicts.answer(answer_id, settings.tenant) is None:  # or the verdict would be lost silently
+            answer = app.answers.verdicts.answer(answer_id, settings.tenant)
+            if answer is None:  # or the verdict would be lost silently
                 raise NotFound(f"Tenant {settings.tenant!r} has no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
+            if passage and passage not in answer.chunks:
+                raise NotFound(f"Answer {answer_id} is not based on a chunk {passage}.", hint="Take chunk_id from its passages.")
             recorded = asdict(app.answers.verdicts.record([verdict])[0])
     if as_json:
         print_json(recorded)

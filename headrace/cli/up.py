@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.common import AsJson, On, checked_on, cli, err, out, print_json, settings_of
+from headrace.cli.common import AsJson, On, checked_on, cli, err, in_this_home, out, print_json, settings_of
 from headrace.errors import Unavailable, WrongUsage
 
 if TYPE_CHECKING:
@@ -290,7 +290,9 @@ def _running_service() -> dict[str, Any]:
     if state is None and wanted:
         trouble = platform_trouble(home, wanted)
         parts = [
-            PartState("platform", trouble.state if trouble else "", math.nan, "Any command starts them, e.g. `headrace up`.")
+            PartState(
+                "platform", trouble.state if trouble else "", math.nan, f"Any command starts them, e.g. `{in_this_home('up')}`."
+            )
         ]
     elif state is not None:
         # What no command has needed yet is said of the platform; that it does not answer is no fault.
@@ -302,7 +304,7 @@ def _running_service() -> dict[str, Any]:
     else:
         with open_platform(settings, parts=frozenset()) as endpoints:
             parts = [*Readiness(asks(settings, endpoints)).check()]
-    parts.append(PartState("service", "not running in this home", math.nan, "Start it: `headrace up`."))
+    parts.append(PartState("service", "not running in this home", math.nan, f"Start it: `{in_this_home('up')}`."))
     return {"status": "not_ready", "parts": [part.as_dict() for part in parts], "unrecorded_answers": 0}
 
 

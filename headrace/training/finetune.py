@@ -12,6 +12,7 @@ from headrace.core.launch import Launch
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.errors import NotFound, NothingToLearn
+from headrace.models import GENERATOR
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.data import Dataset
@@ -20,7 +21,11 @@ from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Job, Trained, train
 
 _DONE = "trained.json"
-_MORE = "Gather more verdicts: `headrace ask`, then `headrace feedback`."
+_ON_ANSWERS = "Gather more verdicts: `headrace ask`, then `headrace feedback`."
+_ON_PASSAGES = (
+    "Gather more verdicts on passages, on the page of `headrace up` or by `headrace search`, then `headrace feedback --passage`:"
+    " a question counts once one of its passages is liked and another one disliked."
+)
 SIMULATED = "Simulated users are learned from with `headrace train --simulated`."
 
 
@@ -70,8 +75,13 @@ def require_examples(dataset: Dataset, recipe: str) -> None:
         raise NothingToLearn(
             f"{recipe} is not trained: the training split holds no {recipe_of(recipe).learns_from}.",
             hint=(f"All judged questions so far ({held:,}) are held out for evaluation. " if held else "")
-            + (SIMULATED if left_out_simulated(dataset) else _MORE),
+            + (SIMULATED if left_out_simulated(dataset) else more_verdicts(recipe_of(recipe).model)),
         )
+
+
+def more_verdicts(model: str) -> str:
+    """How to gather what the recipes of a model learn from."""
+    return _ON_ANSWERS if model == GENERATOR else _ON_PASSAGES
 
 
 def left_out_simulated(dataset: Dataset) -> bool:

@@ -23,7 +23,7 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training import manifest
 from headrace.training.data import Dataset
 from headrace.training.data.dataset import TEST, TRAIN, TUNE, by_question, fewer, passages, read, tellable
-from headrace.training.finetune import SIMULATED, left_out_simulated, require_examples
+from headrace.training.finetune import SIMULATED, left_out_simulated, more_verdicts, require_examples
 from headrace.training.manifest import Plan, Power
 from headrace.training.recipes import recipe_of
 
@@ -116,7 +116,7 @@ def lacking(recipe: str, model: str, found: Power, gate: Gate, *, simulated: boo
     what = "judged" if model == RANKING else "held-out"
     there = f"{found.questions:,} {what} question{'' if found.questions == 1 else 's'}"
     are = "is" if found.questions == 1 else "are"
-    more = "Gather more verdicts: `headrace ask`, then `headrace feedback`." + (f" {SIMULATED}" if simulated else "")
+    more = more_verdicts(model) + (f" {SIMULATED}" if simulated else "")
     if found.needed is None:
         return NothingToLearn(
             f"{recipe} is not trained: retrieval has every passage of {there} in the right order, so nothing could be better.",

@@ -37,7 +37,7 @@ from headrace.training.checkpoint import tidy
 from headrace.training.cutoff import NOTHING, Exclusions
 from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation, evaluate
-from headrace.training.finetune import finetune
+from headrace.training.finetune import finetune, more_verdicts
 from headrace.training.manifest import Clock, Manifest, Plan, Power
 from headrace.training.power import power
 from headrace.training.promote import Decision, promote, serve_promoted
@@ -84,7 +84,7 @@ def plan(
     if feedback.snapshot() is None or interactions.snapshot() is None:
         raise NothingToLearn(
             "There is no verdict to learn from yet.",
-            hint="Ask something and judge it: `headrace ask`, then `headrace feedback ANSWER_ID --up`.",
+            hint=more_verdicts(recipe_of(recipe).model),
         )
     chosen = recipe_of(recipe)
     earlier = manifest.newest_of(rounds, recipe)

@@ -236,6 +236,11 @@ def test_questions_and_verdicts_go_through_a_running_up(api: Api) -> None:
     assert "vault.md" in said
     assert "judge it" in said
     assert "Recorded at feedback/" in run(home, "feedback", answer["answer_id"], "--up").stdout
+    passage = found["passages"][0]["chunk_id"]
+    assert "judge a passage" in run(home, "search", "When is the vault opened?").stdout
+    assert "Recorded at" in run(home, "feedback", found["answer_id"], "--passage", passage, "--down").stdout
+    wrong = run(home, "feedback", found["answer_id"], "--passage", "0" * 16, "--down", code=1)
+    assert "not based on a chunk" in wrong.stderr
     assert "no answer" in run(home, "feedback", "0" * 16, "--up", code=1).stderr.lower()
     assert "no tenant" in run(home, "ask", "x", "--tenant", "nosuch", code=1).stderr.lower()
     assert "no tenant" in run(home, "feedback", answer["answer_id"], "--up", "--tenant", "nosuch", code=1).stderr.lower()

@@ -101,7 +101,7 @@ def test_too_little_says_what_it_would_take() -> None:
         "ranking is not trained: 40 judged questions could show a gain of 0.0393 at the smallest, and no more than 0.0150 is"
         " plausible (50% of what is left to gain)."
     )
-    assert hint.startswith("It takes about 235 more. Gather more verdicts")
+    assert hint.startswith("It takes about 235 more. Gather more verdicts on passages")
     message, hint = said("reranker", POWER)
     assert "40 held-out questions could show" in message
     assert hint.startswith("It takes about 235 more, a quarter of about 940 more judged questions.")

@@ -58,7 +58,10 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
     if not changed and not journal.attempts:
         if before is not None:
             return before
-        raise NotFound(f"Nothing is known about {subject}.", hint="Check --tenant, and upper and lower case.")
+        hint = "Check --tenant, and upper and lower case."
+        if subject.kind == USER:
+            hint += " Commands record the login name of who runs them, not who was named by --as."
+        raise NotFound(f"Nothing is known about {subject}.", hint=hint)
     if subject.kind != USER:
         runner.run(find_copies, subject=subject, journal=journal)
     journal.attempts += 1
