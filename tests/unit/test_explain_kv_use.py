@@ -81,6 +81,18 @@ def test_it_is_worth_it_where_more_is_saved_than_lost_and_than_by_memory_alone()
     assert memory_alone(same, [use(prefill_s=0.0)], 10.0, 100) is None
 
 
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_no_figure_is_lost_on_a_narrow_terminal(width: int) -> None:
+    console = Console(file=StringIO(), width=width)
+    say_use(console, [use(version="SmolLM2-135M-Instruct.Q4_1@x")], "")
+    lines = console.file.getvalue().splitlines()
+    whole = "".join("".join(lines).split())
+    wide = Console(file=StringIO(), width=300)
+    say_use(wide, [use(version="SmolLM2-135M-Instruct.Q4_1@x")], "")
+    assert sorted(whole) == sorted("".join(wide.file.getvalue().split())), "each character is there, whatever is folded"
+    assert all(len(line.rstrip()) <= width for line in lines)
+
+
 def test_what_is_printed_names_refusals_damage_and_what_is_closed() -> None:
     console = Console(file=StringIO(), width=160)
     closed = ClosedCache("id", "v1@x", 0, "2026-11-30T12:00:00.000000+00:00", "a restored value differs")

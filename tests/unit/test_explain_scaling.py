@@ -6,14 +6,17 @@ import heapq
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from rich.console import Console
 
 from headrace.cli import main
+from headrace.cli.render.scaling import say_prediction
 from headrace.errors import NotFound, WrongUsage
 from headrace.explain.diagram.draw import draw_scene
 from headrace.explain.scaling.demand import StageDemand, UnitDemand, UnitTraffic, demands, demands_of
@@ -232,6 +235,14 @@ def test_without_a_supply_no_store_is_named_and_the_driver_limits() -> None:
     assert at(prediction, 1000).per_s == pytest.approx(1 / 0.101)
     ten = predict(scaling_of({"workers": 1000, "platforms": 10}), [demand()])
     assert at(ten, 1000).per_s == pytest.approx(10 / 0.11)
+
+
+def test_a_share_of_less_than_a_percent_is_not_said_to_be_one() -> None:
+    supply = TierSupply(tier="vector", direction="write", bytes_per_s=1e15, source="as given")
+    console = Console(file=StringIO(), width=160)
+    say_prediction(console, predict(scaling_of({"workers": 10}), [demand()], [supply]))
+    assert "vector write <1 % used" in console.file.getvalue()
+    assert " 1 % used" not in console.file.getvalue()
 
 
 def test_gpus_run_the_models_in_the_workers_place() -> None:

@@ -171,7 +171,7 @@ def _tiers(before: Sequence[EngineTier], now: Sequence[EngineTier], seconds: flo
     for name in ("engine", "model", "tier"):
         table.add_column(name, overflow="fold")
     for name in ("hits", "read", "/s", "written", "/s", "held", "failed"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     several = len({one.source for one in now}) > 1
     for one, change in zip(now, since(before, now), strict=True):
 
@@ -197,10 +197,10 @@ def _tiers(before: Sequence[EngineTier], now: Sequence[EngineTier], seconds: flo
 def say_use(console: Console, uses: Sequence[KvUse], worth: str, closed: Sequence[ClosedCache] = ()) -> None:
     """Print a row per tenant and model version, what is closed, and whether the cache has paid."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tenant", overflow="fold", min_width=8)
-    table.add_column("model", overflow="fold", min_width=12)
+    table.add_column("tenant", overflow="fold")
+    table.add_column("model", overflow="fold")
     for name in ("answers", "tokens", "restored", "read", "written", "saved", "lost", "from"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     for use in uses:
         table.add_row(
             harmless(use.tenant),

@@ -105,7 +105,11 @@ def _limited(point: Throughput) -> str:
     busiest = max(known, key=lambda one: one.share or 0.0, default=None)
     if busiest is None or point.limited_by.startswith(f"{busiest.tier} {busiest.direction}"):
         return point.limited_by
-    return f"{point.limited_by} ({busiest.tier} {busiest.direction} {percent(busiest.share or 0.0)} used)"
+    return f"{point.limited_by} ({busiest.tier} {busiest.direction} {_share(busiest.share or 0.0)} used)"
+
+
+def _share(share: float) -> str:
+    return "<1 %" if 0 < share < 0.01 else percent(share)
 
 
 def _limits(limits: Sequence[StoreLimit]) -> Table:
@@ -125,7 +129,7 @@ def _limits(limits: Sequence[StoreLimit]) -> Table:
 def _load(loads: Sequence[TenantLoad], tenants: int, workers: int) -> Table:
     table = plain_table(f"\nAsked by {_tenants(tenants)}", "unit", "a second", f"of what {workers:,} can", "takes")
     for one in loads:
-        share = percent(one.share) if one.share < 10 else f"{one.share:,.0f} ×"
+        share = _share(one.share) if one.share < 10 else f"{one.share:,.0f} ×"
         takes = "more than any number" if one.workers is None else _workers(one.workers)
         table.add_row(one.unit, rate(one.per_s), Text(share, style="" if one.share <= 1 else "bold red"), takes)
     return table
