@@ -219,6 +219,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX source_claims_document ON source_claims (tenant, uri)",
         "CREATE INDEX source_claims_at ON source_claims (at)",
     ),
+    (
+        # Whose event a delivery is of: tenants take turns.
+        "ALTER TABLE trigger_deliveries ADD COLUMN tenant TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX trigger_deliveries_turn ON trigger_deliveries (trigger_name, state, tenant, due)",
+    ),
 )
 
 

@@ -35,6 +35,27 @@ def events(*numbers: int, trigger: str = "hook") -> list[tuple[str, dict[str, An
     return [(trigger, {"id": f"event/{number}", "type": "x"}) for number in numbers]
 
 
+def test_tenants_take_turns(queue: DeliveryQueue) -> None:
+    """The events of one came before those of all others, however many they were: 150 delayed another tenant's by 86 s."""
+
+    def of(tenant: str, *numbers: int) -> list[tuple[str, dict[str, Any]]]:
+        return [("hook", {"id": f"{tenant}/{number}", "type": "x", "data": {"tenant": tenant}}) for number in numbers]
+
+    def taken(most: int) -> list[str]:
+        return sorted(one.event["id"] for one in queue.take("hook", most, lease_s=60))
+
+    queue.add(of("acme", *range(1, 151)))
+    queue.add(of("beta", 1, 2))
+    queue.add([("hook", {"id": "nobody/1", "type": "x", "data": 7})])
+    first = [name for _ in range(6) for name in taken(1)]
+    assert sorted(first[:3]) == ["acme/1", "beta/1", "nobody/1"]
+    assert sorted(first[3:]) == ["acme/2", "acme/3", "beta/2"]
+    queue.add(of("beta", 3))
+    assert taken(4) == ["acme/4", "acme/5", "acme/6", "beta/3"]
+    assert len(taken(1_000)) == 144
+    assert taken(1) == []
+
+
 def test_an_event_is_queued_once_and_the_position_with_it(queue: DeliveryQueue) -> None:
     assert queue.position("documents") is None
     queue.add(events(1, 2), name="documents", position="a/1")

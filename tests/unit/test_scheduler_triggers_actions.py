@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import sys
+import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -97,6 +103,58 @@ def test_a_proxy_that_cannot_be_used_is_said_with_each_event(monkeypatch: pytest
     with pytest.raises(DeliveryFailed) as failed:
         action(EVENT)
     assert not failed.value.final
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["its time is over", "the service ends"])
+def test_a_receiver_that_sends_a_byte_now_and_then_is_not_waited_for(stops: bool) -> None:
+    """Each byte of its headers counted as an answer: it held its place for good, and `up` did not end."""
+    asked, over = threading.Event(), threading.Event()
+
+    def trickle() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.recv(1)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            asked.set()
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.05)
+        over.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        settings = HttpAction(type="http", url=f"http://127.0.0.1:{server.getsockname()[1]}/hook", timeout_s=600 if stops else 1)
+        action = action_of(settings, NO_RUNNER, lambda: stops and asked.is_set())
+        with pytest.raises(DeliveryFailed, match="the service stopped" if stops else "longer than 1 s") as failed:
+            action(EVENT)
+        assert not failed.value.final
+        assert over.wait(30), "its connection is shut down"
+        thread.join(30)
+    no_thread("trigger post")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_program_that_leaves_a_child_behind_leaves_no_thread(tmp_path: Path, code: int) -> None:
+    """The child has the program's standard error open: a thread went on reading that for as long as the child lives."""
+    written = tmp_path / "child"
+    child = "import time; time.sleep(600)"
+    program = (
+        f"import os, subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.DEVNULL)\n"
+        f"open({str(written)!r}, 'w').write(str(child.pid)); print('why', file=sys.stderr, flush=True); os._exit({code})"
+    )
+    action = action_of(command(program), NO_RUNNER, lambda: False)
+    try:
+        with pytest.raises(DeliveryFailed, match="exit code 3: why") if code else nullcontext():
+            action(EVENT)
+        no_thread("trigger says")
+    finally:
+        os.kill(int(written.read_text()), signal.SIGKILL)
+
+
+def no_thread(name: str) -> None:
+    """Wait until no thread of this name is left."""
+    until(30, lambda: all(one.name != name for one in threading.enumerate()), lambda: f"a thread {name} is left")
 
 
 def command(program: str, **more: Any) -> CommandAction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError
 from headrace.lean_httpx import httpx
+from headrace.scheduler.triggers.post import PostEnded, post
 from headrace.settings import CommandAction, HttpAction, TopicAction
 from headrace.storage.meter import Meter
 from headrace.storage.reason import reason
@@ -42,7 +44,7 @@ def action_of(settings: HttpAction | CommandAction | TopicAction, runner: Runner
     """The action that the settings describe; safe to call from several threads."""
     match settings:
         case HttpAction():
-            return _HttpRequest(settings)
+            return _HttpRequest(settings, stopping)
         case CommandAction():
             return lambda event: _run(settings, event, stopping)
         case TopicAction():
@@ -50,8 +52,8 @@ def action_of(settings: HttpAction | CommandAction | TopicAction, runner: Runner
 
 
 class _HttpRequest:
-    def __init__(self, settings: HttpAction) -> None:
-        self._settings = settings
+    def __init__(self, settings: HttpAction, stopping: Callable[[], bool]) -> None:
+        self._settings, self._stopping = settings, stopping
         self._http: httpx.Client | None = None
         self._opening = threading.Lock()
 
@@ -60,8 +62,10 @@ class _HttpRequest:
         try:
             if token := self._settings.token():
                 headers["authorization"] = f"Bearer {token}"
-            with self._client().stream("POST", self._settings.url, content=json.dumps(event), headers=headers) as answer:
-                status = answer.status_code  # what it says beside that is not read: it may be any length
+            body, seconds = json.dumps(event).encode(), self._settings.timeout_s
+            status = post(self._client(), self._settings.url, body, headers, seconds=seconds, stopping=self._stopping)
+        except PostEnded as error:
+            raise DeliveryFailed(_why_ended(seconds, self._stopping)) from error
         except HeadraceError as error:
             raise DeliveryFailed(error.message) from error
         except httpx.HTTPError as error:
@@ -75,7 +79,8 @@ class _HttpRequest:
         with self._opening:
             if self._http is None:
                 try:
-                    self._http = httpx.Client(timeout=self._settings.timeout_s, follow_redirects=False)
+                    own = httpx.Limits(max_keepalive_connections=0)  # each request's: it is shut down at its deadline
+                    self._http = httpx.Client(timeout=self._settings.timeout_s, follow_redirects=False, limits=own)
                     weakref.finalize(self, self._http.close)  # httpx leaves its sockets to the garbage collection
                 except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
                     raise DeliveryFailed(f"no connection can be opened: {reason(error) or error}") from error
@@ -125,33 +130,52 @@ def _run(settings: CommandAction, event: Mapping[str, Any], stopping: Callable[[
             given, left_s = None, left_s - _LOOK_S
             if stopping() or left_s <= 0:
                 _kill(process)
-                raise DeliveryFailed(
-                    "the service stopped meanwhile" if stopping() else f"it took longer than {settings.timeout_s:g} s"
-                ) from None
-    if process.returncode:
+                said.close()
+                raise DeliveryFailed(_why_ended(settings.timeout_s, stopping)) from None
+    if not process.returncode:
+        said.close()
+    else:
         lines = said.text().replace("\0", " ").strip().splitlines()  # PostgreSQL takes no NUL
         raise DeliveryFailed(f"exit code {process.returncode}{f': {lines[-1][-_SAID:]}' if lines else ''}")
 
 
+def _why_ended(seconds: float, stopping: Callable[[], bool]) -> str:
+    return "the service stopped meanwhile" if stopping() else f"it took longer than {seconds:g} s"
+
+
 class _LastSaid:
-    """The end of what a program writes to its standard error, which may be any length; read in a thread that ends with it."""
+    """The end of what a program writes to its standard error, which may be any length; read in a thread that ends with it.
+
+    What the program started may have it open for ever: what that writes once the program has ended is not read.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None
         self._pipe, process.stderr = process.stderr, None  # `communicate` would keep all of it in memory
         self._end = b""
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._read, name="trigger says", daemon=True)
         self._thread.start()
 
     def text(self) -> str:
-        """The end of it. What the program started may have it open still: that is not waited for."""
+        """The end of it, once the program has ended."""
         self._thread.join(_STOP_S)
+        self.close()
         return self._end.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Read no more of it."""
+        self._closed.set()
 
     def _read(self) -> None:
         with self._pipe as pipe:
-            while some := os.read(pipe.fileno(), _LAST_BYTES):
-                self._end = (self._end + some)[-_LAST_BYTES:]
+            ready = select.poll()
+            ready.register(pipe, select.POLLIN)
+            while not self._closed.is_set():
+                if ready.poll(_LOOK_S * 1_000):
+                    if not (some := os.read(pipe.fileno(), _LAST_BYTES)):
+                        return
+                    self._end = (self._end + some)[-_LAST_BYTES:]
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -18,6 +18,7 @@ from headrace.storage.database import Statements
 from headrace.storage.metadata import Metadata
 
 WAITING, RUNNING, DONE, DEAD = "waiting", "running", "done", "dead"
+_TENANTS = 200  # that are looked at for one delivery, of those with any that waits
 _LOOKED_AT = 1_000  # the newest deliveries of a trigger in a state, for the last failure
 _KEPT = timedelta(days=7)  # of what is done: so long the same event is not queued again
 DEAD_KEPT = 10_000
@@ -58,6 +59,7 @@ class DeliveryQueue:
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
+        self._last: dict[str, str] = {}  # trigger → the tenant that was served last
 
     def position(self, name: str) -> tuple[str, datetime] | None:
         """How far something was looked through, and when; `None` if it never was."""
@@ -84,6 +86,7 @@ class DeliveryQueue:
         rows = [
             {
                 **{"id": _id(trigger, event, name), "trigger": trigger, "event": json.dumps(event)},
+                "tenant": _tenant_of(event, name),
                 # Each a little later than the one before it, by which they are taken in their order.
                 **{"state": state, "reason": reason, "now": (now + timedelta(microseconds=place)).isoformat()},
             }
@@ -91,8 +94,8 @@ class DeliveryQueue:
         ]
         with self._metadata.transaction(writing=True) as run:
             run.many(
-                "INSERT INTO trigger_deliveries (id, trigger_name, event, state, attempts, due, reason, at)"
-                " VALUES (:id, :trigger, :event, :state, 0, :now, :reason, :now) ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO trigger_deliveries (id, trigger_name, event, tenant, state, attempts, due, reason, at)"
+                " VALUES (:id, :trigger, :event, :tenant, :state, 0, :now, :reason, :now) ON CONFLICT (id) DO NOTHING",
                 rows,
             )
             if name:
@@ -110,18 +113,58 @@ class DeliveryQueue:
         return bool(rows[0][0] >= MOST_WAITING)
 
     def take(self, trigger: str, most: int, *, lease_s: float) -> list[Delivery]:
-        """Take deliveries that are due, the oldest first. One that is not settled within `lease_s` seconds is due again."""
+        """Take deliveries that are due: those of tenants in turn, of each the oldest first.
+
+        One that is not settled within `lease_s` seconds is due again.
+        """
         now = datetime.now(UTC)
         values = {"trigger": trigger, "now": now.isoformat(), "most": most}
+        until = (now + timedelta(seconds=lease_s)).isoformat()
+        due = (
+            "SELECT id FROM trigger_deliveries WHERE trigger_name = :trigger AND state = '{}'{} AND due <= :now ORDER BY due, id"
+        )
         with self._metadata.transaction(writing=True) as run:
-            rows = run(
-                f"UPDATE trigger_deliveries SET state = '{RUNNING}', due = :until, attempts = attempts + 1"
-                f" WHERE id IN (SELECT id FROM trigger_deliveries WHERE trigger_name = :trigger AND {_DUE}"
-                # The condition again, since another process may have taken one that was selected.
-                f" ORDER BY due, id LIMIT :most) AND {_DUE} RETURNING {_COLUMNS}",
-                {**values, "until": (now + timedelta(seconds=lease_s)).isoformat()},
-            )
+            abandoned = [name for (name,) in run(due.format(RUNNING, "") + " LIMIT :most", values)]
+            waiting: dict[str, list[str]] = {}
+            for tenant in self._in_turn(run, trigger):
+                own = run(due.format(WAITING, " AND tenant = :tenant") + " LIMIT :most", {**values, "tenant": tenant})
+                waiting[tenant] = [name for (name,) in own]
+                if len(abandoned) + sum(map(len, waiting.values())) >= most and len(waiting) >= most:
+                    break
+            # The first of each tenant, then the second of each, and so on.
+            turns = sorted((place, turn, tenant) for turn, tenant in enumerate(waiting) for place in range(len(waiting[tenant])))
+            chosen = turns[: max(0, most - len(abandoned))]
+            if waiting:
+                self._last[trigger] = chosen[-1][2] if chosen else next(reversed(waiting))
+            rows = []
+            for name in [*abandoned, *(waiting[tenant][place] for place, _, tenant in chosen)]:
+                rows += run(
+                    f"UPDATE trigger_deliveries SET state = '{RUNNING}', due = :until, attempts = attempts + 1"
+                    # The condition again, since another process may have taken one that was selected.
+                    f" WHERE id = :id AND {_DUE} RETURNING {_COLUMNS}",
+                    {"id": name, "now": now.isoformat(), "until": until},
+                )
         return sorted(map(_delivery, rows), key=lambda one: (one.at, one.id))
+
+    def _in_turn(self, run: Statements, trigger: str) -> Iterator[str]:
+        """The tenants with waiting deliveries, behind the one that was served last, each by a step in the index: some of them."""
+        step = (
+            "SELECT tenant FROM trigger_deliveries WHERE trigger_name = :trigger AND state = '{}' AND tenant {} :last"
+            " ORDER BY tenant LIMIT 1"
+        )
+        begin = last = self._last.get(trigger, "")
+        wrapped = False
+        for _ in range(_TENANTS):
+            rows = run(step.format(WAITING, ">"), {"trigger": trigger, "last": last})
+            if not rows and not wrapped:
+                wrapped = True
+                rows = run(step.format(WAITING, ">="), {"trigger": trigger, "last": ""})
+            if not rows or (wrapped and rows[0][0] > begin):
+                return
+            last = rows[0][0]
+            yield last
+            if wrapped and last == begin:
+                return
 
     def renew(self, deliveries: Iterable[Delivery], *, lease_s: float) -> None:
         """Say that these are under way: none of them is due for so many seconds."""
@@ -235,6 +278,13 @@ def _delivery(row: Sequence[Any]) -> Delivery:
     name, trigger, event, state, attempts, due, reason, at = row
     times = datetime.fromisoformat(due), datetime.fromisoformat(at)
     return Delivery(name, trigger, json.loads(event), state, attempts, times[0], reason, times[1])
+
+
+def _tenant_of(event: Mapping[str, Any], name: str) -> str:
+    """Whose turn an event takes; those of a topic are nobody's, since any program may name any tenant there."""
+    data = event.get("data")
+    tenant = data.get("tenant") if isinstance(data, Mapping) and not name.startswith("topic/") else None
+    return tenant if isinstance(tenant, str) else ""
 
 
 def _id(trigger: str, event: Mapping[str, Any], name: str) -> str:
