@@ -128,25 +128,40 @@ class Unrecorded:
         try:
             there = runner.run(find_recorded, wanted={one.answer_id for one in waiting})
             count = 0
+            unread: dict[UnrecordedAnswer, str] = {}
             for start in range(0, len(waiting), _AT_ONCE):
                 some = waiting[start : start + _AT_ONCE]
-                rows = {one: row for one in some if one.answer_id not in there and (row := self._row(one)) is not None}
-                runner.run(record_late, rows=list(rows.values()))
+                rows = []
+                for one in some:
+                    try:
+                        row = None if one.answer_id in there else self._row(one)
+                    except OSError as error:  # which may be of this moment, like too many open files
+                        unread[one] = error.strerror or type(error).__name__
+                        continue
+                    rows += [row] if row is not None else []
+                runner.run(record_late, rows=rows)
                 count += len(rows)
-                self._remove(some)
+                self._remove([one for one in some if one not in unread])
             self.away = False
+            if unread:
+                one, reason = next(iter(unread.items()))
+                raise Unavailable(
+                    f"{one.path} cannot be read, and waits to be recorded: {reason}.", hint="Check the disk of the home."
+                )
             return count
         finally:
             lock.release()
 
     def _row(self, one: UnrecordedAnswer) -> dict[str, Any] | None:
-        """The row, or `None` if its file is gone or damaged; a damaged file is renamed."""
+        """The row, or `None` if its file is gone or damaged; a damaged file is renamed. Raises `OSError` if it cannot be read."""
         try:
-            row = json.loads(one.path.read_bytes())
-            encode(INTERACTIONS, row)
+            data = one.path.read_bytes()
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        try:
+            row = json.loads(data)
+            encode(INTERACTIONS, row)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.error("an answer that waited to be recorded cannot be read, and its file was renamed: %s", type(error).__name__)
             with contextlib.suppress(OSError):
                 one.path.rename(one.path.with_suffix(".damaged"))

@@ -27,6 +27,8 @@ from headrace.storage.endpoints import ModelEndpoint
 
 _EMBED_BATCH = 64
 _RANK_BATCH = 512
+_SHORTEST, _LONGEST = 1e-12, 1e15
+"""Lengths of embeddings: their squares, and sums of these, are far from where float32 ends."""
 _STREAM_TIMES = 10
 """How many times `timeout_s` a streamed answer may take in all; each of its events has `timeout_s`."""
 _PENALTIES = ("frequency_penalty", "presence_penalty")
@@ -168,9 +170,10 @@ class Embedder(_Client):
                 vectors = []
         except (KeyError, TypeError, ValueError):
             vectors = []
-        if not all(vector.ndim == 1 and len(vector) and np.isfinite(vector).all() for vector in vectors):
+        if not all(map(_is_usable, vectors)):
             raise RequestRefused(
-                f"{self.endpoint.url}/embeddings returned embeddings that are not finite numbers.",
+                f"{self.endpoint.url}/embeddings returned embeddings that are not finite numbers,"
+                " or of a length near 0 or infinity.",
                 hint="Check the model under [models].",
             )
         if len(vectors) != len(texts):
@@ -380,6 +383,17 @@ class Generator(_Client):
                     f"{self.endpoint.url}{path} did not return a stream of events.",
                     hint="Does this endpoint speak the OpenAI chat format with stream=true?",
                 ) from error
+
+
+def _is_usable(vector: np.ndarray[Any, np.dtype[np.float32]]) -> bool:
+    """Whether it is a vector with a direction that float32 can compute, or 0, which is near nothing.
+
+    The square of a shorter one is 0: it would be infinitely near to everything, and the first passage of each answer.
+    """
+    if vector.ndim != 1 or not len(vector):
+        return False
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    return math.isfinite(length) and (length == 0.0 or _SHORTEST < length < _LONGEST)
 
 
 def _vector(embedding: str | Iterable[float]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,19 @@ def test_what_is_no_answer_is_put_aside_and_what_is_half_written_is_none(tmp_pat
     assert kept._row(kept.waiting()[0]) is None
     assert [one.answer_id for one in kept.waiting()] == ["a1"]
     assert first.with_suffix(".damaged").exists()
+
+
+def test_what_cannot_be_read_at_the_moment_goes_on_waiting(tmp_path: Path) -> None:
+    """It was put aside, and never recorded, if a client had taken all descriptors."""
+    kept = Unrecorded(tmp_path)
+    kept.add(row("a0"))
+    [one] = kept.waiting()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            kept._row(one)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert kept.waiting() == [one]
+    assert kept._row(one) is not None

@@ -99,6 +99,17 @@ def test_a_field_the_server_does_not_know_is_left_out_from_then_on(server: Serve
     assert len(server.seen) == 4
 
 
+@pytest.mark.parametrize("number", [1e-40, 1e-25, 1e30, 3e38])
+def test_embeddings_of_no_length_that_can_be_computed_are_refused(server: Server, number: float) -> None:
+    """1e-40, in each place, was infinitely near to every question, also once the endpoint had been mended."""
+    made = [0.0] * 3
+    server.answer = lambda path, body: said(200, {"data": [{"index": 0, "embedding": made}]})
+    assert server.embedder().embed(["a"], kind="passage").tolist() == [made]
+    made = [number] * 3
+    with pytest.raises(RequestRefused, match="of a length near 0 or infinity"):
+        server.embedder().embed(["a"], kind="passage")
+
+
 def test_a_message_that_repeats_the_request_takes_no_field_from_all(server: Server) -> None:
     """As vLLM's do. Whoever has one request refused would put an end to the salt that keeps tenants' prompts apart."""
 
