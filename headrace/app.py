@@ -226,6 +226,7 @@ class DocumentIndex:
         from contextlib import closing
 
         from headrace.catalog import DOCUMENT_ROWS
+        from headrace.documents.lookup import DocumentLookup
         from headrace.storage.metadata import Metadata, no_tenant
         from headrace.storage.tables.handles import TableReader, quoted
 
@@ -233,7 +234,11 @@ class DocumentIndex:
         with closing(Metadata(self.runner.endpoints)) as metadata:
             if name in {known.name for known in metadata.tenants()}:
                 return
-        for store in (DOCUMENT_ROWS, *also):
+        documents = DocumentLookup(self.runner.metadata, self.runner.open(TableReader, DOCUMENT_ROWS, stage="documents"))
+        documents.follow()
+        if name in documents.tenants():
+            return
+        for store in also:
             table = self.runner.open(TableReader, store, stage="documents")
             if any(rows.num_rows for rows in table.scan(("tenant",), f"tenant = {quoted(name)}")):
                 return

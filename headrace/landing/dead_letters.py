@@ -16,7 +16,7 @@ from headrace.landing.positions import Position, origin, positions
 from headrace.storage.records import decode
 from headrace.storage.signature import UNSIGNED
 from headrace.storage.stream.reader import TopicReader
-from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 
 _PROPERTY = "relanded"
 _TRIES = 5
@@ -61,7 +61,7 @@ def _append(table: TableWriter, rows: pa.RecordBatch, origins: list[dict[str, An
         return 0
     for _ in range(_TRIES):
         recorded = table.snapshot_property(_PROPERTY)
-        existing = {tuple(row.values()) for row in table.read(_ORIGIN).to_pylist()}
+        existing = _landed(table, origins)
         new = [index for index, origin in enumerate(origins) if tuple(origin.values()) not in existing]
         if not new:
             return 0
@@ -75,6 +75,21 @@ def _append(table: TableWriter, rows: pa.RecordBatch, origins: list[dict[str, An
         except LostRace:
             continue
     raise LostRace(f"Other processes are landing dead letters in {table.store.table} too.", hint="Run the command again.")
+
+
+def _landed(table: TableWriter, origins: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    """Those of some events that a table has, by topic, partition and offset; ten million rows are not held for a few."""
+    offsets: dict[tuple[str, int], list[int]] = {}
+    for one in origins:
+        offsets.setdefault((one["topic"], one["partition"]), []).append(one["offset"])
+    found: set[tuple[Any, ...]] = set()
+    for (topic, partition), own in offsets.items():
+        wanted, here = pa.array(own, pa.int64()), f"topic = {quoted(topic)} AND partition = {partition}"
+        # Between the first and the last of them, so that files of other events are not read.
+        for rows in table.scan(("offset",), f"{here} AND offset >= {min(own)} AND offset <= {max(own)}"):
+            same = rows.filter(pc.is_in(rows.column("offset"), value_set=wanted)).column("offset").to_pylist()
+            found.update((topic, partition, offset) for offset in same)
+    return found
 
 
 _NAME = "skipped/"

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -612,6 +613,30 @@ def test_dead_letters_land_once_when_they_can_be_read(servers: Servers, tmp_path
     found = handle(endpoints, table).read(("n", "text", "partition", "offset")).to_pylist()
     assert sorted((r["offset"], r["n"], r["text"]) for r in found) == [(0, 1, "good"), (1, 2, None), (3, 4, None)]
     assert handle(endpoints, DEAD_LETTERS).count() == 3, "what came is kept"
+
+
+def test_dead_letters_are_landed_without_reading_all_that_has_landed(servers: Servers, tmp_path: Path) -> None:
+    """The origins of all rows were read, and held, to find out which letters had landed before."""
+
+    def read(later: int) -> int:
+        """Bytes read of the table for two letters from before so many rows."""
+        table = replace(EVENT_ROWS, name=f"events-{later}")
+        topic = replace(EVENTS, name=table.name)
+        columns = {"n": 1, "text": "good", "extra": None, "topic": topic.name, "partition": 0}
+        writer = handle(servers.endpoints, table)
+        writer.append(batch(table.columns, [{**columns, "offset": offset} for offset in range(3)]))
+        writer.append(batch(table.columns, [{**columns, "offset": 3 + offset} for offset in range(later)]))
+        letters = [{"key": b"", "value": b'{"n": 1, "text": "good"}', "reason": "it was", "at": datetime.now(UTC)}] * 2
+        places = [{"topic": topic.name, "partition": 0, "offset": offset} for offset in (0, 2)]
+        letter_rows = [letter | place for letter, place in zip(letters, places, strict=True)]
+        handle(servers.endpoints, DEAD_LETTERS).append(batch(DEAD_LETTERS.columns, letter_rows))
+        its = runner(servers.endpoints, tmp_path)
+        done = its.run(reland.over(tables=[table]), topics=[topic])
+        assert (done.events[topic.name], done.before) == (0, 2)
+        return sum(row.bytes for row in its.record.ledger.rows() if (row.store, row.direction) == (table.name, "read"))
+
+    few, many = read(100), read(60_000)
+    assert 0 < many < few + 5_000
 
 
 def test_a_topic_may_gain_columns_and_producers_may_be_ahead_or_behind(servers: Servers, tmp_path: Path) -> None:
