@@ -12,7 +12,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -33,8 +33,8 @@ _TIMES = ("at", "put_at")
 _ALL = "SELECT document_id FROM document_states WHERE scope = :scope"
 _UNFILLED = "SELECT document_id, fields, description FROM document_states WHERE scope = :scope AND status = '' LIMIT :most"
 _WHOLE = (
-    "SELECT revision FROM table_copies JOIN document_states ON document_states.scope = table_copies.scope"
-    " WHERE table_copies.scope = :scope AND document_id = :document_id"
+    "SELECT revision FROM table_copies WHERE scope = :scope"
+    " AND EXISTS (SELECT 1 FROM document_states WHERE document_states.scope = table_copies.scope)"
 )
 _TENANT = "SELECT tenant FROM document_states WHERE scope = :scope"
 
@@ -221,35 +221,43 @@ class DocumentLookup(_TableCopy):
         old = {uri: version for changed_s, uri, version in found[:most] if changed_s < before_s}
         return old, found[len(old)][0] if len(old) < len(found) else float("inf")
 
-    def stored_elsewhere(self, tenant: str, document: str, versions: Iterable[str]) -> set[str]:
-        """Those of a document's versions whose source another document of the tenant has; all where that cannot be told.
+    def newest_elsewhere(self, tenant: str, document: str, versions: Iterable[str]) -> set[str]:
+        """Those of some versions that are the newest of another document of the tenant, which is not deleted."""
 
-        Of the other documents it reads those with the same bytes.
-        """
+        def is_newest(run: Statements, names: Sequence[str], version: str) -> bool:
+            return any(row["version"] == version and row["status"] != "deleted" for row in _newest(run, self._scope, names))
+
+        return self._elsewhere(tenant, document, versions, is_newest)
+
+    def stored_elsewhere(self, tenant: str, document: str, versions: Iterable[str]) -> set[str]:
+        """Those of a document's versions whose source another document of the tenant has."""
+
+        def is_stored(run: Statements, names: Sequence[str], version: str) -> bool:
+            return any(version in stored_versions(every) for every in _by_document(run, self._scope, names))
+
+        return self._elsewhere(tenant, document, versions, is_stored)
+
+    def _elsewhere(
+        self, tenant: str, document: str, versions: Iterable[str], has: Callable[[Statements, Sequence[str], str], bool]
+    ) -> set[str]:
+        """Those versions that another document `has`, all where that cannot be told; it asks those with the same bytes."""
         wanted = set(versions)
-        for _ in range(_TRIES):
+        for _ in range(_TRIES if self._scope else 0):
             # `alone`: nobody makes the copy anew meanwhile, and it is whole.
             with self._metadata.transaction(alone=True) as run:
-                if run(_WHOLE, {"scope": self._scope, "document_id": document}):
-                    return {version for version in wanted if self._is_stored_elsewhere(run, tenant, document, version)}
+                if run(_WHOLE, {"scope": self._scope}):
+                    found = set()
+                    for version in wanted:
+                        last: str | None = ""
+                        while last is not None:
+                            names = _with_version(run, self._scope, tenant, version, beside=document, after=last)
+                            last = names[-1] if len(names) == _AT_ONCE else None
+                            if names and has(run, names, version):
+                                found.add(version)
+                                break
+                    return found
             self.follow()
-        return wanted
-
-    def _is_stored_elsewhere(self, run: Statements, tenant: str, document: str, version: str) -> bool:
-        values = {"scope": self._scope, "tenant": tenant, "version": version, "own": document, "most": _AT_ONCE}
-        last = ""
-        while True:
-            rows = run(
-                "SELECT DISTINCT document_id FROM document_rows WHERE scope = :scope AND tenant = :tenant AND version = :version"
-                " AND document_id > :last AND document_id <> :own ORDER BY document_id LIMIT :most",
-                {**values, "last": last},
-            )
-            names = [name for (name,) in rows]
-            if names and any(version in stored_versions(every) for every in _by_document(run, self._scope, names)):
-                return True
-            if len(names) < _AT_ONCE:
-                return False
-            last = names[-1]
+        return wanted if self._scope else set()
 
     def with_bytes(self, pairs: Iterable[tuple[str, str]]) -> set[str]:
         """Documents of which some version has the same bytes, given tenant and version: a few of each, however many there are."""
@@ -343,6 +351,23 @@ class DocumentLookup(_TableCopy):
                         for name, fields, described in rows
                     ],
                 )
+
+
+def _with_version(run: Statements, scope: int, tenant: str, version: str, *, beside: str, after: str) -> list[str]:
+    """The next documents of a tenant, by id, with a row of this version."""
+    rows = run(
+        "SELECT DISTINCT document_id FROM document_rows WHERE scope = :scope AND tenant = :tenant AND version = :version"
+        " AND document_id > :after AND document_id <> :beside ORDER BY document_id LIMIT :most",
+        {"scope": scope, "tenant": tenant, "version": version, "beside": beside, "after": after, "most": _AT_ONCE},
+    )
+    return [name for (name,) in rows]
+
+
+def _newest(run: Statements, scope: int, names: Sequence[str]) -> list[dict[str, Any]]:
+    named = {f"v{index}": name for index, name in enumerate(names)}
+    among = ", ".join(f":{name}" for name in named)
+    statement = f"SELECT fields FROM document_states WHERE scope = :scope AND document_id IN ({among})"
+    return [_read(fields) for (fields,) in run(statement, {"scope": scope, **named})]
 
 
 def _by_document(run: Statements, scope: int, names: Sequence[str]) -> list[list[dict[str, Any]]]:

@@ -14,7 +14,7 @@ from typing import Any
 from headrace.catalog import ORIGIN_COLUMNS
 from headrace.documents.formats.registry import kinds_of
 from headrace.documents.names import document_id
-from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.tables.handles import quoted
 from headrace.storage.vectors.labels import Description, labels_of
 
 ORIGIN = tuple(column.name for column in ORIGIN_COLUMNS)
@@ -44,12 +44,6 @@ class StoredVersion:
         """What that row says."""
         readers, attributes = tuple(row["readers"] or ()), tuple(row["attributes"] or ())
         return cls(row["status"], row["version"], row["reason"], readers, attributes, row["source"])
-
-
-def newest_versions(documents: TableReader, tenant: str) -> dict[str, StoredVersion]:
-    """uri → the newest row of each of the tenant's documents."""
-    columns = ("uri", "status", "version", "reason", "readers", "attributes", "source")
-    return {row["uri"]: StoredVersion.from_row(row) for row in _rows(documents, columns, f"tenant = {quoted(tenant)}")}
 
 
 def describe(rows: Sequence[Mapping[str, Any]]) -> dict[str, Description]:
@@ -196,11 +190,3 @@ def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
         "put_at": event["at"],
         "at": datetime.now(UTC),
     }
-
-
-def _rows(documents: TableReader, columns: tuple[str, ...], where: str = "") -> list[dict[str, Any]]:
-    """These columns of the rows, in their order."""
-    wanted = tuple(dict.fromkeys((*columns, "status", *ORIGIN)))
-    table = documents.read(wanted, where) if where else documents.read(wanted)
-    rows: list[dict[str, Any]] = table.sort_by(ROWS_IN_ORDER).to_pylist()
-    return rows

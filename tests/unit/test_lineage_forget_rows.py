@@ -28,6 +28,7 @@ from headrace.lineage.forget.rows import find_document, find_user, strike_docume
 from headrace.lineage.forget.subject import DOCUMENT, USER, Subject
 from headrace.storage.endpoints import Endpoints, VastEndpoint
 from headrace.storage.ledger import Ledger
+from headrace.storage.metadata import Metadata
 from headrace.storage.meter import Meter
 from headrace.storage.tables.handles import TableWriter
 
@@ -176,6 +177,7 @@ def test_other_documents_with_the_same_passages_are_named_if_questions_find_them
     find_copies(
         known=TableWriter(DOCUMENT_ROWS, endpoints, Meter(Ledger(), "test")),
         chunks=TableWriter(CHUNK_ROWS, endpoints, Meter(Ledger(), "test")),
+        metadata=Metadata(endpoints),
         subject=PUMP,
         journal=journal,
     )

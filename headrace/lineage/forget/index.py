@@ -23,7 +23,6 @@ from headrace.documents.claims import SourceClaims
 from headrace.documents.lookup import ChunkLookup, DocumentLookup, SeenEvents
 from headrace.documents.names import object_key
 from headrace.documents.sources.hashes import SourceHashes
-from headrace.documents.versions import newest_versions
 from headrace.lineage.forget.journal import REMOVED, Journal
 from headrace.lineage.forget.subject import DOCUMENT, Subject
 from headrace.models.kv.backends import BlockWriter
@@ -150,9 +149,7 @@ def shared(known: TableReader, metadata: Metadata, subject: Subject, journal: Jo
     versions = {key.rpartition("/")[2] for key in journal.sources}
     # First: what is no longer claimed is in the table then.
     claimed = SourceClaims(metadata).claimed(subject.tenant, versions, beside=subject.uris)
-    current = newest_versions(known, subject.tenant)
-    others = {
-        object_key(subject.tenant, was.version) for uri, was in current.items() if uri != subject.name and was.status != "deleted"
-    }
-    others.update(object_key(subject.tenant, version) for version in claimed)
-    return others & journal.sources
+    lookup = DocumentLookup(metadata, known)
+    lookup.follow()
+    others = claimed | lookup.newest_elsewhere(subject.tenant, subject.document_id, versions)
+    return {object_key(subject.tenant, version) for version in others} & journal.sources

@@ -24,7 +24,7 @@ from headrace.catalog import (
     Store,
 )
 from headrace.core.stage import each, stage
-from headrace.documents.versions import newest_versions
+from headrace.documents.lookup import DocumentLookup
 from headrace.landing.event import Event
 from headrace.lineage.forget.index import shared
 from headrace.lineage.forget.journal import Journal
@@ -95,6 +95,7 @@ def kept_sources(
 def find_copies(
     known: Annotated[TableReader, DOCUMENT_ROWS],
     chunks: Annotated[TableReader, CHUNK_ROWS],
+    metadata: Metadata,
     subject: Subject,
     journal: Journal,
 ) -> None:
@@ -102,17 +103,18 @@ def find_copies(
     mine = chunks.read(("text",), f"document_id = {quoted(subject.document_id)}")["text"].combine_chunks().unique()
     if not len(mine):
         return
-    current = newest_versions(known, subject.tenant)
-    copied: dict[str, set[str]] = {}
-    for rows in chunks.scan(("uri", "version", "text"), f"tenant = {quoted(subject.tenant)}"):
+    found: dict[str, dict[str, set[str]]] = {}  # document id → version → the texts it shares
+    for rows in chunks.scan(("document_id", "version", "text"), f"tenant = {quoted(subject.tenant)}"):
         for row in rows.filter(pc.is_in(rows["text"], value_set=mine)).to_pylist():
-            newest = current.get(row["uri"])
-            if row["uri"] == subject.name or newest is None or newest.status == "deleted":
-                continue
-            # Where the newest version failed, an older one answers.
-            if newest.status == "failed" or newest.version == row["version"]:
-                copied.setdefault(row["uri"], set()).add(row["text"])
-    journal.copies.update({uri: len(texts) for uri, texts in copied.items()})
+            found.setdefault(row["document_id"], {}).setdefault(row["version"], set()).add(row["text"])
+    found.pop(subject.document_id, None)
+    lookup = DocumentLookup(metadata, known)
+    lookup.follow()
+    for name, newest in lookup.newest(found).items():
+        # Where the newest version failed, an older one answers.
+        answers = found[name] if newest["status"] == "failed" else {newest["version"]} & found[name].keys()
+        if newest["status"] != "deleted" and answers:
+            journal.copies[newest["uri"]] = len(set().union(*(found[name][version] for version in answers)))
 
 
 def remains(
