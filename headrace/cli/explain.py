@@ -34,7 +34,7 @@ def size(
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option(help="Compare with this run; default: for each quantity, the one of the last 50 with the largest sample."),
+        typer.Option(help="Compare with this run; default: for each quantity, the newest run with the largest sample."),
     ] = None,
     show_all: Annotated[bool, typer.Option("--list", help="List models, recipes and parameters, and size nothing.")] = False,
     as_json: AsJson = False,
@@ -94,7 +94,7 @@ def simulate(
         typer.Option(metavar="FILE.json", help="What `headrace check --json` measured; default: this home's last check."),
     ] = None,
     run: Annotated[
-        str | None, typer.Option(help="Predict from this run; default: for each unit, the one of the last 50 with most of it.")
+        str | None, typer.Option(help="Predict from this run; default: for each unit, the newest run with most of it.")
     ] = None,
     against: Annotated[
         list[str] | None, typer.Option(metavar="RUN", help="Compare with a run of other workers; repeatable.")

@@ -14,9 +14,10 @@ import os
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from heapq import merge
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -34,6 +35,9 @@ _RUNNING = (
 )
 _KEPT = 1_000  # archived journals
 _LOOKED_AT = 100  # journals, for one that handled something
+_OF_MANY = frozenset(
+    ("demo", "eval", "index", "land", "loop", "replay", "train", "up")
+)  # commands that handle many things at once
 _SECOND = len("20261129-065201")  # length of the start time in a run's id
 
 
@@ -151,12 +155,26 @@ def newest_first(home: Path, *, prefix: str = "", command: str | None = None) ->
 
     They are read lazily, so that finding a recent one reads few.
     """
-    paths = [
-        path
-        for folder in (home / "runs", home / "runs" / _ARCHIVED)
-        for path in folder.glob("*.json")
-        if path.name.startswith(prefix) and (command is None or path.name[_SECOND + 1 :].startswith(f"{command}-"))
-    ]
+    return _newest(home, lambda name: name.startswith(prefix) and (command is None or _command(name) == command))
+
+
+def to_measure_by(home: Path, most: int) -> Iterator[dict[str, Any]]:
+    """Journals to measure something by, newest first: the newest of commands that handle many things, and of the others.
+
+    Of each at most `most`: so many questions, or looks at what there is, must not hide the run that indexed all documents.
+    """
+    many = islice(_newest(home, lambda name: _command(name) in _OF_MANY), most)
+    others = islice(_newest(home, lambda name: _command(name) not in _OF_MANY), most)
+    return merge(many, others, key=lambda journal: str(journal["started"]), reverse=True)
+
+
+def _command(name: str) -> str:
+    """The command in the name of a journal."""
+    return name[_SECOND + 1 :].rpartition("-")[0]
+
+
+def _newest(home: Path, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+    paths = [path for folder in (home / "runs", home / "runs" / _ARCHIVED) for path in folder.glob("*.json") if wanted(path.name)]
     for _, second in groupby(sorted(paths, key=lambda path: path.name, reverse=True), lambda path: path.name[:_SECOND]):
         found = []
         for path in second:

@@ -75,7 +75,8 @@ def require_examples(dataset: Dataset, recipe: str) -> None:
         raise NothingToLearn(
             f"{recipe} is not trained: the training split holds no {recipe_of(recipe).learns_from}.",
             hint=(f"All judged questions so far ({held:,}) are held out for evaluation. " if held else "")
-            + (SIMULATED if left_out_simulated(dataset) else more_verdicts(recipe_of(recipe).model)),
+            + more_verdicts(recipe_of(recipe).model)
+            + (f" {SIMULATED}" if left_out_simulated(dataset) else ""),
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from headrace.catalog import DOCUMENTS
 from headrace.core import run as run_module
-from headrace.core.run import ended_runs, journal_of, recorded, runs, set_aside
+from headrace.core.run import ended_runs, journal_of, recorded, runs, set_aside, to_measure_by
 from headrace.errors import NotFound, NothingToLearn
 from headrace.storage.ledger import Direction, summed
 
@@ -175,3 +175,11 @@ def test_a_home_in_which_nothing_ran(tmp_path: Path) -> None:
     assert runs(tmp_path) == []
     with pytest.raises(NotFound, match="Nothing has run"):
         journal_of(tmp_path, None)
+
+
+def test_the_run_of_many_things_is_not_hidden_by_those_of_one(tmp_path: Path) -> None:
+    for command in ("index", "ask", "demo", *["ask"] * 4, "search-x"):
+        with recorded(command, tmp_path):
+            pass
+    found = [journal["command"] for journal in to_measure_by(tmp_path, 2)]
+    assert found == ["search-x", "ask", "demo", "index"]

@@ -7,7 +7,6 @@ process however many workers there are (`serial_s`); the rest is shared by the w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from pydantic import BaseModel, ConfigDict
 
 from headrace.answering.engine import INFERENCE
 from headrace.catalog import CHECKPOINTS, DOCUMENT_EVENT_ROWS, DOCUMENT_EVENTS
-from headrace.core.run import journal_of, newest_first
+from headrace.core.run import journal_of, to_measure_by
 from headrace.storage.timeline import AHEAD, ASKED
 from headrace.training.round import TRAINING
 
-_RUNS = 50  # newest runs that are looked at, as for a sizing
+_RUNS = 50  # runs that are looked at, as for a sizing
 _LEAST = 1e-12
 _LAND, _FINETUNE = "land", "finetune"
 _BATCHED = {stage.name for stage in (*INFERENCE.stages, *TRAINING.stages) if {"batches", "launch"} & set(stage.inputs)}
@@ -92,11 +91,11 @@ class UnitDemand(BaseModel):
 
 
 def demands(home: Path, run: str | None = None) -> tuple[UnitDemand, ...]:
-    """Each unit's demand by the run with the largest sample, of this home's last 50; with `run`, by that one.
+    """Each unit's demand by the run with the largest sample, of this home's newest; with `run`, by that one.
 
     Raises `NotFound` for it.
     """
-    journals = [journal_of(home, run)] if run else islice(newest_first(home), _RUNS)
+    journals = [journal_of(home, run)] if run else to_measure_by(home, _RUNS)
     found: dict[str, UnitDemand] = {}
     for journal in journals:
         for one in demands_of(journal):

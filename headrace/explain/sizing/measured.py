@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from headrace.catalog import CHECKPOINTS, CHUNKS, DIMENSIONS, KV_STORES, LANDINGS, Tier
-from headrace.core.run import journal_of, newest_first
+from headrace.core.run import journal_of, to_measure_by
 from headrace.explain.sizing import formulas
 from headrace.explain.sizing.models import PRESETS, TYPE_BYTES
 from headrace.explain.sizing.parameters import SizingParameters
@@ -53,11 +52,11 @@ class Measurement(BaseModel):
 
 
 def measurements(home: Path, run: str | None = None) -> tuple[Measurement, ...]:
-    """Each quantity as the run with the largest sample measured it, of this home's last 50, the newer of two equal ones.
+    """Each quantity as the run with the largest sample measured it, of this home's newest, the newer of two equal ones.
 
     With `run`, those of that run. Raises `NotFound` for it.
     """
-    journals = [journal_of(home, run)] if run else islice(newest_first(home), _RUNS)
+    journals = [journal_of(home, run)] if run else to_measure_by(home, _RUNS)
     found: dict[str, list[Measurement]] = {}
     for journal in journals:
         for one in measured_by(journal):
