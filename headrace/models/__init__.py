@@ -6,7 +6,8 @@
     pointer, cards                                     which version is served, and the files of one
     ranking, served_ranking, interleaving              the order of passages
     citations, support, word_match, concepts           whether a passage supports a sentence
-    asked, arguments, subject, question_parts, fact_kinds, ranges    what a question asks for
+    asked, arguments, subject, question_parts, ranges  what a question asks for
+    fact_kinds, identifiers, counts                    the kind of fact it asks for, and whether a text has one
     extract, quotable, clauses, short_answer, spans    the words of a passage that answer it
     measures                                           how good an answer is
     http, handshakes                                   what both HTTP servers share

@@ -79,6 +79,11 @@ def _is_slight(word: str) -> bool:
     )
 
 
+def _is_gerund(word: str, behind: str) -> bool:
+    """Whether a word in -ing has an object, as in "for cleaning the pool"; "for cleaning" is what it is for."""
+    return word.endswith("ing") and behind[:1].isalnum() and behind not in PREPOSITIONS
+
+
 def arguments_of(question: str) -> Arguments:
     """The nouns of a question with what describes them, but not those behind its question word ("which insurer"); its verb."""
     nouns: set[str] = set()
@@ -122,7 +127,7 @@ def arguments_of(question: str) -> Arguments:
         elif before == asks and not auxiliary:
             if asks in ("who", "wer") or (asks in ("what", "was") and behind in DETERMINERS | OWNERS):
                 verbs.add(word)
-        elif is_open and not _is_slight(word) and not (before == "to" or (before in PREPOSITIONS and word.endswith("ing"))):
+        elif is_open and not _is_slight(word) and not (before == "to" or (before in PREPOSITIONS and _is_gerund(word, behind))):
             chunk.append(word)
             continue
         is_modal = False

@@ -80,11 +80,17 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (r"\b(?:how|wie)\b", "how"),
 )
 _ASKS = re.compile(r"what|which|who|whose|whom|how|when|where|why|wer|was|wann|wo|wie|welche[rsnm]?")
+RATE_BY_TIME = (
+    r"\b(?:hourly|daily|weekly|monthly|yearly|annual|hour|day|week|month)(?:[\s-]+\w+)?[\s-]+rates?\b"
+    r"|\brates?\s+(?:per|an?)\s+\w+"
+)
+"""A pattern of what something costs by time: "the hourly rate"."""
 # Units that a question asks for, by its words.
 _MEASURES = (
     (r"how (?:long|often|soon|late|early|much time)|wie (?:lange|oft)|what period", "second minute hour day week month year"),
     (r"\b(?:costs?|price|fee|paid|pay|salary|budget|money|revenue|worth|charged?|income|kostet|teuer)\b", "eur usd gbp"),
-    (r"percent|share|proportion|\brate\b|Prozent", "percent"),
+    (RATE_BY_TIME, "eur usd gbp chf"),
+    (r"percent|share|proportion|Prozent", "percent"),
     (r"how (?:far|tall|high|wide|deep)|distance|length|altitude|wie (?:weit|hoch)", "m km"),
     (r"how (?:big|large|heavy)|\bsize|capacity|weigh", "byte kb mb gb tb pb kib mib gib tib kg w kw"),
 )  # fmt: skip

@@ -52,6 +52,9 @@ group: group groups party · gruppe* · groupe* · grupo*
 adult: adult adults · erwachsen* · adulte* · adulto*
 child: child children kid kids · kind kinder* · enfant* · niño* niña* menor*
 pupil: pupil* student* · schüler* student* · élève* étudiant* · alumn* estudiante*
+pensioner: pensioner* senior seniors retired retiree* · rentner* senioren seniorin* · retraité* senior* · jubilad* pensionista*
+couple: couple couples · paar paare ehepaar* · couple couples · pareja parejas
+family: family families · familie* · famille* · familia*
 apprentice: apprentice* trainee* · lehrling* auszubild* azubi* · apprenti* · aprendi*
 leave: leave holiday holidays vacation* · urlaub* ferien · congé* vacances · vacaciones permiso
 sick: sick* ill illness* · krank* · malad* · enferm*
@@ -67,6 +70,7 @@ restore: restor* recover* · wiederherstell* · restaur* rétabl* · restaur* re
 replace: replac* exchang* swap* renew* chang* · ersetz* *wechsel *wechselt austausch* erneuer* · remplac* chang* renouvel* ·
     reemplaz* cambi* sustitu*
 repair: repair* fix fixes fixed mend* · reparatur* reparier* · répar* · repar*
+maintain: maintain* maintenance upkeep servic* · wart* · entretien maintenance · mantenimiento
 build: build builds built construct* erected · gebaut bau erbaut errichtet · construit* bâti* · construid* construy*
 buy: buy buys bought purchas* acquir* procur* · kauf* gekauft einkauf* beschaff* · achat* achet* · compra*
 sell: sell sells sold sale sales · verkauf* · vend* vente* · vende* venta*
@@ -126,7 +130,7 @@ year: year years yearly annual* · jahr jahre* jährlich · an ans année* annue
 monthly: month months monthly · monat* · mois mensuel* · mes meses mensual*
 weekly: week weeks weekly · woche* wöchentlich · semaine* hebdomadaire* · semana* semanal*
 daily: day days daily · tag tage tages* täglich · jour* quotidien* · día días diari*
-hourly: hour hourly · stunde* stündlich · heure horaire · hora
+hourly: hour hourly h hr hrs · stunde* stündlich std · heure horaire · hora
 glass: glass · glas altglas · verre · vidrio
 paper: paper · papier altpapier · papier · papel
 waste: waste rubbish garbage trash refuse · abfall* müll* · déchet* ordures · residuo* basura*
@@ -194,7 +198,7 @@ CONTRASTS = tuple(
         "monday tuesday wednesday thursday friday saturday sunday",
         "spring summer autumn winter",
         "morning evening",
-        "adult child pupil apprentice",
+        "adult child pupil apprentice pensioner couple family",
         "breakfast lunch dinner",
         "domestic abroad",
         "phone mail",

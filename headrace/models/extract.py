@@ -16,7 +16,9 @@ A quote is evidence if its score reaches `ENOUGH`, and if it is not about anothe
 - it has half of the words for what the question is about and, of "who", the verb, or is so similar that it may say the same in
   other words: who built an oven is no answer to who repaired it (`arguments.py`);
 - it says nothing that excludes what the question says: "hourly" of "daily" (`concepts.CONTRASTS`), "the Malmö site" of "the
-  Lund site".
+  Lund site", full-time of part-time;
+- it has the identifier that is asked for (`identifiers.py`), a price for those whose price it is, and of "how many" a number of
+  what is counted (`counts.py`).
 
 Otherwise the answer is that the documents contain none. `python -m bench.reader` fits the weights and measures them.
 """
@@ -36,7 +38,8 @@ from headrace.models.arguments import arguments_of, language_of
 from headrace.models.asked import AUXILIARIES, CONJUNCTIONS, DETERMINERS, OWNERS, PREPOSITIONS, PRONOUNS, asked_of
 from headrace.models.clauses import BEGINS_WITH_PRONOUN, about, clauses, with_relative
 from headrace.models.concepts import concepts_of, contrasting, contrasts
-from headrace.models.fact_kinds import FactKind, fact_kind
+from headrace.models.counts import COUNT, behind_numbers, counted_words, is_count, is_no_count, numerals_in
+from headrace.models.fact_kinds import DAY_OF_MONTH, MONEY, FactKind, fact_kind
 from headrace.models.question_parts import NAMED
 from headrace.models.quotable import PASSAGES, Quote, SourceText, is_whole
 from headrace.models.ranges import included
@@ -149,6 +152,29 @@ _WHEN = r"\W*(?:when|in (?:what|which) (?:year|month)|wann)\s+"
 _WHEN_DONE = re.compile(rf"{_WHEN}(?:was|were|did|does|do|is|are|wurde|wurden)\b", re.IGNORECASE)
 _WAS_DONE = re.compile(rf"{_WHEN}(?:was|were|did|wurde|wurden)\b", re.IGNORECASE)
 _NAME = re.compile(r"[A-ZÄÖÜ]")
+_DONE_TO = re.compile(r"\bfor\s+(?:the\s+|our\s+|an?\s+)?(?:[\w-]+\s+){0,2}?([^\W\d_]{4,40})\s+(?:of|to|on)\b")
+_HYPHENATED = re.compile(r"(?<![\w-])([^\W\d_]{2,20})-([^\W\d_]{3,20})(?![\w-])")
+_COUNT_COLUMNS = frozenset(
+    ["number", "count", "quantity", "amount", "total", "pieces", "anzahl", "menge", "stück", "nombre", "cantidad"]
+)
+_DONE = re.compile(
+    r"\w{2,}(?:ed|ing|ion|ment)|built|bought|sold|sent|broken|stolen|torn|written|driven|lent|lost|found|cut|set|put"
+)
+_WHEN_CLOSES = re.compile(r"\W*when\s+(?:do|does)\s+.{1,100}\b(?:close|shut)\W*$", re.IGNORECASE)
+_CLOSES_AT = re.compile(
+    r"\b(?:close|shut)s?\b|(?:\b(?:to|until|till|at|by|before)|[-–])\s*(?:\d|noon|midnight|dusk|sunset"
+    r"|(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b)",
+    re.IGNORECASE,
+)
+_HOW_MEASURED = re.compile(r"\W*how (?:many|long|old|far|tall|heavy|deep|wide)\b", re.IGNORECASE)
+_SOME = re.compile(
+    r"\b(?:an?|one|all|no|none|few|several|some|both|each|every|until|half|always|never|forever|permanently|overnight|pair|couple|dozens?)\b",
+    re.IGNORECASE,
+)
+_PERSONS = frozenset(["child", "pupil", "apprentice", "pensioner", "couple", "family"])
+_COUPLE_OF = re.compile(r"\bcouple of\b", re.IGNORECASE)
+_TICKETS = frozenset(["ticket", "tickets", "card", "cards", "pass", "passes", "permit", "permits"])
+_SAYS_NOTHING = 3  # words beside an identifier and the question's
 _SLIGHT_VERBS = frozenset(
     re.findall(
         r"\S+",
@@ -265,7 +291,7 @@ class _Question:
         self._names = _names(question)
         self._weights = word_weights(question, sources)
         self._total = sum(self._weights.values()) or 1.0
-        self._kind: FactKind = fact_kind(question, self._numbers)
+        self._kind: FactKind = fact_kind(question, self._numbers, [source.text for source in sources])
         low = [source.text.lower() for source in sources]
         self._modified = [
             (one, other)
@@ -275,13 +301,24 @@ class _Question:
             and one.isalpha()
             and any(f"{one} {other}" in text for text in low)
         ]
+        self._persons = [word for word in terms(_COUPLE_OF.sub(" ", question[:_READ])) if concepts_of(word) & _PERSONS]
+        self._named_things = [
+            (one, other)
+            for one, other in pairwise(re.findall(r"\w+", question.lower()[:_READ]))
+            if other in _TICKETS and one not in _FUNCTION | _SLIGHT and any(f"{one} {other}" in text for text in low)
+        ]
         meant = _MEANT_FOR.search(question[-_READ:])
         known = frozenset[str]().union(*self._texts)
         self._meant_for = [word for word in terms(meant[1]) if has(known, word)] if meant else []
         self._contrasting = {word for word in self._weights if contrasting(word)}
         self._measured = _DIMENSION.search(question) is not None
         self._focus = _focus(question)
-        self._counted = _COUNTED.search(question) is not None
+        counted = _COUNTED.search(question)
+        self._counted = counted is not None
+        self.counts = (
+            counted_words(question[counted.end() :], _SLIGHT | _GENERIC) if counted and self._kind.kind == "number" else ()
+        )
+        self._hyphenated = _HYPHENATED.findall(question[:_READ].lower())
         self._beside_names = _beside_names(question, self._names)
         about = arguments_of(question)
         asked = frozenset[str]() if _HOW_MUCH.search(question) else asked_of(question, {}).nouns
@@ -291,7 +328,7 @@ class _Question:
         self._acts = sorted(about.verbs & told) if self._kind.kind == "person" else []
         self._language = language_of(question)
         self._pieces = unspaced_pieces(question[:_READ])
-        self.event = _event(question)
+        self.event = _identified(question) if self._kind.identifier else _event(question)
 
     def compare(self, quote: Quote, similarity: float | None, rows: Sequence[frozenset[str]]) -> _Compared:
         """`rows` are the words in the cells of each row of the quote's table."""
@@ -311,12 +348,14 @@ class _Question:
                     break
         share_of_pieces = self._share_of_pieces(quote)
         shares["own"] = max(shares["own"], share_of_pieces or 0.0)
-        missing = [name for name in self._names if not (has(own, name) or has(over, name))]
+        numerals = numerals_in(f"{quote.over}\n{quote.own}")
+        missing = [name for name in self._names if not (has(own, name) or has(over, name) or name in numerals)]
         nowhere = [name for name in missing if not (has(beside, name) or self._in_passage(quote, name))]
         around = facts(f"{quote.over}\n{quote.own}\n{quote.beside}")
         # "oxygen-18" and "third-and-9" are read as names.
         held = [readings for readings, _ in around.numbers]
         held += [frozenset(re.findall(r"\d+", name)) for name in around.names] + [inside.numbers]
+        held.append(numerals)
         lacks_number = [read for read in self._numbers if not any(read & other for other in held)]
         fits, unit = self._kind.fits(quote)
         focus = self._focus_in(own | over, own | over | beside)
@@ -345,6 +384,8 @@ class _Question:
             or self._is_modified(quote, own | over)
             or self._is_denied(quote)
             or self._is_for_another(quote, own | over)
+            or self._is_otherwise(quote)
+            or self._is_for_others(quote, own | over)
         )
         another = (
             sibling
@@ -353,9 +394,10 @@ class _Question:
             or self._kind.is_missing(quote, fits)
             or unit < 0
             or (self._measured and unit <= 0 and focus <= 0)
-            or (self._counted and focus < 0 and quote.is_row)  # "how many cabins" of a row without a column of them
+            or (self._counted and quote.is_row and not self._has_count(quote))
             or (not singled and _SUPERLATIVE.search(self._question) is not None)
             or self._names_another(quote, missing)
+            or self._is_without_fact(quote, fits)
         )
         another = another or self._is_of_another(quote, own | over | beside, named["embedding"])
         another = another or self._is_in_another_clause(quote, over, named["embedding"])
@@ -447,6 +489,10 @@ class _Question:
             return False
         if quote.is_row:
             return self._is_of_another_column(quote)
+        if self._kind.identifier:
+            return self._is_identifier_of_another(quote, similarity)
+        if _WHEN_CLOSES.match(self._question) and not _CLOSES_AT.search(quote.said):
+            return True  # "is closed on Mondays", "is open from May": at another time of day
         parts = clauses(quote.said)
         numbers = self._stating(quote) or list(range(len(parts)))
         texts = [with_relative(quote.said, number) for number in numbers]
@@ -461,6 +507,20 @@ class _Question:
         known = self._words | over
         others = sorted(word for word in own if word.isalpha() and not has(known, word) and not _is_name_in(word, texts))
         near = similarity(self.event, others) if others else 0.0
+        return near is not None and near < _SAME_VERB
+
+    def _is_identifier_of_another(self, quote: Quote, similarity: WordSimilarity) -> bool:
+        """Whether the sentence with an identifier says that something else was done, with the same thing.
+
+        A sentence that says nothing but the identifier is about what the sentence before is about.
+        """
+        own, over = terms(quote.said), terms(quote.over)
+        others = {word for word in own if word.isalpha() and not has(self._words, word)}
+        there = own | over | (terms(quote.beside) if len(others) <= _SAYS_NOTHING else frozenset())
+        if match(there, self.event) or any(alike(self.event, word) for word in there):
+            return False
+        done = sorted(word for word in others if _DONE.fullmatch(word))
+        near = similarity(self.event, done) if done else None
         return near is not None and near < _SAME_VERB
 
     def _is_of_another_column(self, quote: Quote) -> bool:
@@ -494,6 +554,67 @@ class _Question:
         if not self._meant_for or any(match(there, word) for word in self._meant_for):
             return False
         return any(other.lower() not in self._words for other in _FOR.findall(quote.text))
+
+    def _is_without_fact(self, quote: Quote, fits: float) -> bool:
+        """Whether a question when something was done, or how much of it there is, has no date or number here at all."""
+        if fits >= 0 or self._is_foreign(quote):
+            return False
+        if self._kind.kind == "date":
+            return _WAS_DONE.match(self._question) is not None
+        is_amount = self._kind.kind == "number" and _HOW_MEASURED.match(self._question) is not None
+        return is_amount and not COUNT.search(quote.own) and not _SOME.search(quote.own)
+
+    def _is_for_others(self, quote: Quote, there: frozenset[str]) -> bool:
+        """Whether a price is no price for those that a question names, or of another thing with a name of two words.
+
+        Students of whom the passage says nothing may pay something else, and a year card's price is not a day ticket's.
+        """
+        if not self._kind.units >= MONEY or self._is_foreign(quote):
+            return False
+        known = self._texts[quote.source] | there
+        if any(not match(known, word) for word in self._persons):
+            return True
+        if BEGINS_WITH_PRONOUN.match(quote.said):
+            return False
+        return any(not has(there, one) and not has(there, other) for one, other in self._named_things)
+
+    def _is_otherwise(self, quote: Quote) -> bool:
+        """Whether a quote is about full-time work, and the question about part-time work."""
+        there = _HYPHENATED.findall(f"{quote.over}\n{quote.own}".lower())
+        return any(
+            (first, last) not in there and any(same == last and other != first for other, same in there)
+            for first, last in self._hyphenated
+        )
+
+    def _has_count(self, quote: Quote) -> bool:
+        """Whether a row has a number of what the question counts: below a column of that name, or in front of it."""
+        if not self.counts:
+            return any(match(terms(name), word) for name, _ in quote.cells for word in self._focus)
+        return any(
+            (is_count(cell) and (self._has_counted(terms(name)) or terms(name) & _COUNT_COLUMNS))
+            or any(self._has_counted(terms(behind)) for behind in behind_numbers(cell).values())
+            for name, cell in quote.cells
+        )
+
+    def is_miscounted(self, quote: Quote, similarity: WordSimilarity) -> bool:
+        """Whether all numbers of a sentence count or measure something else than the question asks to be counted."""
+        if not self.counts or quote.is_row or self._is_foreign(quote):
+            return False
+        said = DAY_OF_MONTH.sub(" ", quote.said)
+        behind = behind_numbers(said)
+        if any(self._has_counted(terms(words)) for words in behind.values()):
+            return False
+        near = [terms(words) for number, words in behind.items() if not is_no_count(said[slice(*number)])]
+        if not near:
+            return True  # a year, a time of day
+        if not all(near):
+            return False
+        others = sorted({word for words in near for word in words if word.isalpha()})
+        likeness = similarity(" ".join(self.counts), others) if others else 0.0
+        return likeness is not None and likeness < _SAME_VERB
+
+    def _has_counted(self, there: frozenset[str]) -> bool:
+        return any(match(there, word) for word in self.counts)
 
     def _is_denied(self, quote: Quote) -> bool:
         """Whether a quote is about non-members, and the question about members."""
@@ -535,6 +656,12 @@ def _event(question: str) -> str:
     (verb,) = verbs
     behind = question.lower().partition(verb)[2]
     return "" if _SLIGHT_VERBS & set(re.findall(r"\w+", behind[:_READ])) else verb  # "does the course take place"
+
+
+def _identified(question: str) -> str:
+    """What was done, of a question for its identifier: "upgrade" of "the change ticket for the firmware upgrade of array A7"."""
+    done = _DONE_TO.search(question[:_READ])
+    return done[1].lower() if done and done[1].lower() not in _FUNCTION else ""
 
 
 def _is_name_in(word: str, texts: Sequence[str]) -> bool:
@@ -640,7 +767,9 @@ def best(
     undone: dict[int, bool] = {}
     while (first := int(np.argmax(scores))) not in undone and _enough(scores[first], compared[first]):
         # Below one that says something else the next has to have the verb itself.
-        undone[first] = asked.is_undone(found[first], _nothing_alike if any(undone.values()) else similarity)
+        undone[first] = asked.is_undone(
+            found[first], _nothing_alike if any(undone.values()) else similarity
+        ) or asked.is_miscounted(found[first], similarity)
         scores[first] -= _ANOTHER * undone[first]
     second = [int(index) for index in np.argsort(-scores, kind="stable")[:_SECONDS] if index != first]
     enough = (
@@ -654,6 +783,7 @@ def best(
         if scores[first] - scores[index] <= (CLOSE if found[index].source == found[first].source else CLOSE_ELSEWHERE)
         and _enough(scores[index], compared[index])
         and not asked.is_undone(found[index], similarity)
+        and not asked.is_miscounted(found[index], similarity)
         and _is_like(compared[index], compared[first], row=found[first].is_row or found[index].is_row)
         and is_whole(found[index].text)
     ]

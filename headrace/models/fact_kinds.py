@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headrace.models.asked import RATE_BY_TIME
 from headrace.models.concepts import concepts_of
+from headrace.models.identifiers import AskedIdentifier, asked_identifier
 from headrace.models.quotable import Quote
 from headrace.models.support import MONTHS, UNITS, facts
 from headrace.models.word_match import terms
@@ -24,9 +26,10 @@ _DATE = re.compile(
 )
 _MONTH = "|".join(sorted(MONTHS, key=len, reverse=True))
 # A day of a month is no amount.
-_DAY_OF_MONTH = re.compile(
+DAY_OF_MONTH = re.compile(
     rf"\b\d{{1,2}}(?:\.|st|nd|rd|th)?\s+(?:{_MONTH})\b(?:,?\s+\d{{4}}\b)?|\b\d{{4}}-\d\d-\d\d\b", re.IGNORECASE
 )
+_DECADE = re.compile(r"\b(?:1[0-9]|20)\d0['’]?s\b|\b\d{1,2}(?:st|nd|rd|th) century\b")  # "1950s" is read as a name
 _CLOCK = re.compile(r"\b\d{1,2}:\d\d\b")
 _AFTER = re.compile(
     r"\b(?:days?|weeks?|months?|years?) (?:later|earlier|before|after|ago)\b|\b(?:Tage?|Wochen?|Monate?|Jahre?) später\b"
@@ -71,7 +74,8 @@ _ASKED = tuple(
         ),
         (r"\bhow (?:long|often|soon|quickly|late|early)\b|\bwie (?:lange|oft)\b", "number", f"{_TIMES} m km cm"),
         (
-            r"\b(?:costs?|prices?|fees?|fares?|charged?|budget|salary|pay|paid|kostet|kosten|wie teuer|coûte|cuesta)\b",
+            r"\b(?:costs?|prices?|fees?|fares?|charged?|budget|salary|(?<!to )(?<!'t )(?<!not )(?:pay|paid)|how much .{0,80}\bpay"
+            r"|kostet|kosten|wie teuer|coûte|cuesta)\b",
             "number",
             _MONEY,
         ),
@@ -81,7 +85,10 @@ _ASKED = tuple(
         (r"\bhow far\b|\bwie weit\b", "number", "m km mile"),
         (r"\bhow (?:hot|warm|cold)\b|\btemperature\b|\bTemperatur\b|\bwie (?:heiß|warm|kalt)\b", "number", "degree"),
         (r"\bhow (?:tall|wide|deep|high)\b|\bwie (?:tief|breit|lang)\b|\b(?:depth|width|altitude)\b", "number", _LENGTHS),
-        (r"\b(?:percent|percentage|share|rate)\b|\bProzent\b", "number", "percent"),
+        # The rate of a thing by time is what it costs; a rate of anything else is a share, or a speed in any unit.
+        (rf"{RATE_BY_TIME}|\b(?:Stundensätze?|Tagessätze?|Stundensatz|Tagessatz|Stundenlohn)\b", "number", _MONEY),
+        (r"\b(?:percent|percentage|share)\b|\bProzent\b", "number", "percent"),
+        (r"\brates?\b", "number", ""),
         (
             r"\bhow (?:much|many|low|fast|poor|small)\b|\bwie ?(?:viele?|hoch|schnell)\b|\bcombien\b|\bcuánt[oa]s?\b",
             "number",
@@ -103,7 +110,8 @@ def _costs(quote: Quote) -> bool:
 
 @dataclass(frozen=True)
 class FactKind:
-    """What a question asks for: "number" with its possible units, "date", "person", "cause", "age", "mail", "phone", or "".
+    """What a question asks for: "number" with its possible units, "date", "person", "cause", "age", "mail", "phone",
+    "identifier", or "".
 
     `numbers` are the question's own, which are no answer.
     """
@@ -112,6 +120,7 @@ class FactKind:
     units: frozenset[str]
     question: str
     numbers: tuple[frozenset[str], ...]
+    identifier: AskedIdentifier | None = None
 
     def is_missing(self, quote: Quote, fits: float) -> bool:
         """Whether a quote cannot be the answer, whatever else it has: no address where one is asked for, no sum and not free."""
@@ -122,14 +131,14 @@ class FactKind:
     @property
     def is_exact(self) -> bool:
         """Whether a text without such a fact cannot be the answer, whatever else it has."""
-        return self.kind in ("mail", "phone", "age")
+        return self.kind in ("mail", "phone", "age", "identifier")
 
     def fits(self, quote: Quote) -> tuple[float, float]:
         """Whether a quote has the kind of fact asked for, not counting the question's own; and the same for a number's unit.
 
         Each is 1 if it has it, -1 if it lacks it, and 0 if the question asks for none or the number has no unit.
         """
-        own = facts(_DAY_OF_MONTH.sub(" ", quote.own) if self.kind == "number" else quote.own)
+        own = facts(DAY_OF_MONTH.sub(" ", quote.own) if self.kind == "number" else quote.own)
         new = [
             (readings, unit)
             for readings, unit in own.numbers
@@ -143,12 +152,12 @@ class FactKind:
                 if not self.units or not new:
                     return (1.0 if new else -1.0), 0.0
                 # A number without a unit may be of any, "Price: 12.00", but is no sum where nothing costs or is paid.
-                bare = "" in there and (self.units != MONEY or _costs(quote))
+                bare = "" in there and (not self.units >= MONEY or _costs(quote))
                 return 1.0, (1.0 if there & self.units else 0.0 if bare else -1.0)
             case "date":
                 is_time = bool(new) or _CLOCK.search(quote.own) is not None  # "21:30" is read as a name
                 has = (is_time and _DATE.search(quote.own) is not None) or _WEEKDAY.search(quote.own) is not None
-                has = has or (bool(new) and _AFTER.search(quote.own) is not None)
+                has = has or _DECADE.search(quote.own) is not None or (bool(new) and _AFTER.search(quote.own) is not None)
             case "age":
                 has = bool(new) and _AGE.search(f"{quote.own} {quote.over}") is not None
             case "person":
@@ -164,6 +173,8 @@ class FactKind:
                 has = _MAIL.search(quote.text) is not None
             case "phone":
                 has = _PHONE.search(quote.text) is not None
+            case "identifier" if self.identifier is not None:
+                has = self.identifier.found_in(quote.own, self.question)
             case _:
                 return 0.0, 0.0
         return (1.0 if has else -1.0), 0.0
@@ -175,8 +186,11 @@ _WEEKDAY = re.compile(
 )
 
 
-def fact_kind(question: str, numbers: Sequence[frozenset[str]]) -> FactKind:
-    """What a question asks for."""
+def fact_kind(question: str, numbers: Sequence[frozenset[str]], texts: Sequence[str] = ()) -> FactKind:
+    """What a question asks for. `texts` are the passages, which tell whether "the contract with X" is known by an identifier."""
+    asked = asked_identifier(question)
+    if asked is not None and (asked.always or any(asked.found_in(text, question) for text in texts)):
+        return FactKind("identifier", frozenset(), question, tuple(numbers), asked)
     kind, units = next(((kind, units) for pattern, kind, units in _ASKED if pattern.search(question)), ("", frozenset[str]()))
     if kind == "number":
         named = frozenset(UNITS[word] for m in _COUNTED.finditer(question) for word in m.groups() if word and word in UNITS)

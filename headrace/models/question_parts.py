@@ -13,7 +13,7 @@ from headrace.models.asked import DETERMINERS, PREPOSITIONS, asked_of
 from headrace.models.concepts import CONTRASTS, concepts_of, contrasting
 from headrace.models.support import content_words, facts
 
-NAMED = re.compile(r"(?<=\s)(?!I\b)[A-Z]\b|(?<=\s)\d\b")  # "cluster C", "wave 2"
+NAMED = re.compile(r"(?<=\s)(?!I\b)[A-Z]\b|(?<=\s)\d\b(?!-\w)")  # "cluster C", "wave 2"
 _MOST = 4  # parts of a question, each with embeddings of its own: one of 400 parts took minutes
 _ASKS = (
     r"(?:who|when|where|why|how|what|which|whose|wer|wann|wo|warum|wie|was|welche[rsnm]?"

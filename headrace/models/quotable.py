@@ -15,8 +15,8 @@ _COLUMNS = 8  # cells of a row that are shown
 _LISTED = 16  # items of a list or rows of a table below what introduces them
 # A wrapped line of prose has at least so many characters and words; a sentence is joined up to so many characters.
 _WRAPPED, _PROSE, _LONGEST = 45, 6, 600
-_ENDED = re.compile(r"[.!?:;{}=|][\"')\]]*$")
-_STOPPED = re.compile(r"[.!?;][\"')\]*_]*$")
+_ENDED = re.compile(r"[.!?:;{}=|。！？｡：；][\"')\]」』）】〉》”’]*$")
+_STOPPED = re.compile(r"[.!?;。！？｡；؟۔।][\"')\]*_」』）】〉》”’]*$")
 # "every" above "250 hours": an amount in the middle of a sentence, where neither an item of a list nor a time of a log begins so.
 _AMOUNT = re.compile(r"\d{1,4}(?:[.,]\d+)*\s?[^\W\d_A-ZÄÖÜ]")
 _CAPITAL_UNIT = re.compile(r"\d{1,4}(?:[.,]\d+)*\s?([A-ZÄÖÜ][^\W\d_]{2,30})\b")  # as German writes it: "18 Tonnen"

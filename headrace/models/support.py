@@ -183,8 +183,12 @@ _TOKEN = re.compile(
     r"|(?P<sign>[%€$£µ°])"
     r"|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)?)"
 )
-# A full stop ends a sentence before white space; a line break always does (headings, rows of a table).
-_SENTENCE = re.compile(r"[^\n]+?(?:[.!?][\"')\]]*(?=\s)|(?=\n)|$)")
+# A full stop ends a sentence before white space, and without it in scripts that have no spaces, unless it ends a quotation within
+# a sentence; a line break always does (headings, rows of a table).
+_CLOSING = "」』）】〉》”’"
+_SENTENCE = re.compile(
+    rf"[^\n]+?(?:[.!?؟۔।][\"')\]]*(?=\s)|[。！？｡](?:[{_CLOSING}]+(?![ぁ-ん、，])|(?![{_CLOSING}。！？｡]))|(?=\n)|$)"
+)
 
 
 @dataclass(frozen=True)

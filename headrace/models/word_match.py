@@ -19,9 +19,17 @@ def terms(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=65536)
 def match(there: frozenset[str], word: str) -> float:
-    """How well one of the terms matches a word: 1 if it is the word or a form of it, less if it means the same, else 0."""
+    """How well one of the terms matches a word: 1 if it is the word or a form of it, else 0.
+
+    It is less than 1 if the term means the same, or is derived from the same word as "transferring" and "transfer" are.
+    """
     if has(there, word):
         return 1.0
+    # One of both is a verb's form: "hire" and "hiring", not "depart" and "department".
+    known = _roots_of(there)
+    for stem, kind in _roots(word):
+        if (stem, "verbal") in known if kind != "verbal" else (stem, "nominal") in known or (stem, "plain") in known:
+            return _MEANT
     means = concepts_of(word)
     return _MEANT if means and not means.isdisjoint(_meanings(there)) else 0.0
 
@@ -35,3 +43,30 @@ def _meanings(there: frozenset[str]) -> frozenset[str]:
 def has(there: frozenset[str], word: str) -> bool:
     """Whether one of the terms is a word or a form of it."""
     return word in there or any(alike(word, other) for other in there)
+
+
+_VERBAL = ("ing", "ings", "ed")
+_NOMINAL = ("ation", "ations", "ition", "itions", "ion", "ions", "ment", "ments", "ance", "ances", "ence", "ences", "al", "als")
+_PLAIN = ("", "e", "s", "es")
+_LEAST_ROOT, _LONGEST_WORD = 4, 40  # letters
+
+
+@lru_cache(maxsize=16384)
+def _roots(word: str) -> frozenset[tuple[str, str]]:
+    """What a word may be derived from, each with what is added: a verb's ending, a noun's, or none."""
+    if not (word.isascii() and word.isalpha()) or len(word) > _LONGEST_WORD:
+        return frozenset()
+    found = set()
+    for kind, suffixes in (("verbal", _VERBAL), ("nominal", _NOMINAL), ("plain", _PLAIN)):
+        for suffix in suffixes:
+            stem = word.removesuffix(suffix) if suffix and word.endswith(suffix) else "" if suffix else word
+            if kind == "verbal" and len(stem) > _LEAST_ROOT and stem[-1] == stem[-2]:
+                found.add((stem[:-1], kind))  # "planning"
+            if len(stem) >= _LEAST_ROOT or (len(stem) == _LEAST_ROOT - 1 and kind != "nominal"):
+                found.add((stem, kind))
+    return frozenset(found)
+
+
+@lru_cache(maxsize=4096)
+def _roots_of(there: frozenset[str]) -> frozenset[tuple[str, str]]:
+    return frozenset[tuple[str, str]]().union(*map(_roots, there))

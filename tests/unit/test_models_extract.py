@@ -561,3 +561,45 @@ def test_the_column_of_what_was_done_decides_in_a_row() -> None:
     assert asked("When was Lund inspected?", [plants]).found
     assert not asked("When was Lund built?", [plants]).found
     assert not asked("Who inspected Lund?", [plants]).found
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "| Service | Hourly rate |\n|---|---|\n| Migration | 140 EUR |\n| Training | 95 EUR |",
+        "| Service | Rate (EUR/h) |\n|---|---|\n| Data migration | 140 |\n| Data backup | 95 |",
+        "| service | hourly rate EUR | minimum |\n|---|---|---|\n| Migrating | 140 | 2 h |\n| Training | 95 | 1 h |",
+        "| Service | Rate per hour |\n|---|---|\n| Migrations | €140.00 |\n| Backups | €95.00 |",
+        "| service | price.hour |\n|---|---|\n| migration | 140 |\n| training | 95 |",
+    ],
+)
+def test_a_rate_by_time_is_a_price_whatever_its_column_is_called(table: str) -> None:
+    [found] = quoted("What is the hourly rate for migration?", [SourceText(f"Services\n{table}", "services.csv", 0.6)])
+    assert found.found
+    assert "140" in found.quote.own  # type: ignore[union-attr]
+    [none] = quoted("What is the hourly rate for welding?", [SourceText(f"Services\n{table}", "services.csv", 0.6)])
+    assert not none.found
+
+
+def test_a_price_of_others_is_no_answer_for_those_the_passages_do_not_know() -> None:
+    fares = SourceText("Fares\nA year card costs 29 EUR for adults. A day ticket costs 9 EUR for adults.", "fares.md", 0.6)
+    assert quoted("How much is a year card for adults?", [fares])[0].found
+    assert not quoted("How much is a year card for students?", [fares])[0].found
+    assert not quoted("What does a day ticket cost for couples?", [fares])[0].found
+
+
+def test_when_something_closes_is_no_day_on_which_it_is_closed() -> None:
+    hours = SourceText("Hours\nThe seed shop is closed on Mondays.", "hours.md", 0.6)
+    assert not quoted("When does the seed shop close?", [hours])[0].found
+    later = SourceText("Hours\nThe seed shop is open from 9:00 to 17:00.", "hours.md", 0.6)
+    assert quoted("When does the seed shop close?", [later])[0].found
+
+
+def test_sentences_of_scripts_without_spaces_are_quoted_one_by_one() -> None:
+    rules = SourceText("保管規則\n保管期間は五年です。返却は受付へ。「返却済み」と書く。", "rules.txt", 0.6)
+    assert [quote.said for quote in quotes([rules])] == ["保管期間は五年です。", "返却は受付へ。", "「返却済み」と書く。"]
+    [found] = quoted("保管期間は何年ですか", [rules])
+    assert found.found
+    assert found.quote.said == "保管期間は五年です。"  # type: ignore[union-attr]
+    talk = SourceText("話\n「はい。」と答えた。次へ！？終わり", "talk.txt", 0.6)
+    assert [quote.said for quote in quotes([talk])] == ["「はい。」と答えた。", "次へ！？", "終わり"]

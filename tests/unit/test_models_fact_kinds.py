@@ -83,3 +83,14 @@ def test_a_column_names_the_unit_of_its_cells() -> None:
     over = "fleet\nFleet\n| Boat | Tank (litres) | Length |"
     assert fits("How many litres of fuel does the tender take?", "| Tender | 90 | |", over) == (1, 1)
     assert fits("How many litres of fuel does the tender take?", "| Tender | | 5 m |", over) == (1, -1)
+
+
+def test_a_rate_is_a_price_by_time_or_of_no_certain_unit() -> None:
+    assert fact_kind("What is the hourly rate for migration?", []).units >= {"eur"}
+    assert "percent" not in fact_kind("What is the flow rate?", []).units
+    assert fits("What is the flow rate?", "The pump moves 30 litres a minute.") == (1.0, 0.0)
+    assert fact_kind("What happens if members refuse to pay the fine?", []).kind == ""
+
+
+def test_a_decade_is_a_time() -> None:
+    assert fits("When was the pier built?", "The pier was built in the 1950s.")[0] == 1.0
