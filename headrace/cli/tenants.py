@@ -166,14 +166,23 @@ def key_list(
 
 
 @key_cli.command("revoke")
-def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], as_json: AsJson = False) -> None:
+def key_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")],
+    with_made: Annotated[bool, typer.Option("--with-made", help="Also the keys that it made, and that these made.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Revoke a key; every process rejects it within a second."""
     with _metadata() as metadata:
-        metadata.revoke_key(key_id, by=_by())
+        done = metadata.revoke_key(key_id, with_made=with_made, by=_by())
     if as_json:
-        print_json({"id": key_id, "revoked": True})
-    else:
-        out.print(f"Revoked {key_id}.", highlight=False)
+        print_json({"id": key_id, "revoked": True, "also_revoked": list(done.with_it), "made_remaining": done.remaining})
+        return
+    out.print(f"Revoked {', '.join((key_id, *done.with_it))}.", highlight=False)
+    if done.remaining:
+        err.print(
+            f"{done.remaining:,} keys that it made go on. If it was stolen: headrace key revoke {key_id} --with-made",
+            highlight=False,
+        )
 
 
 def _metadata() -> Any:

@@ -71,6 +71,14 @@ class ApiKey:
 
 
 @dataclass(frozen=True)
+class RevokedKeys:
+    """A key that was revoked: which others were with it, and how many that it made, also by way of others, go on."""
+
+    with_it: tuple[str, ...] = ()
+    remaining: int = 0
+
+
+@dataclass(frozen=True)
 class KeyHolder:
     """A key's tenant and permissions."""
 
@@ -112,9 +120,15 @@ HERE = By("", "here", "local")
 """A user of this machine."""
 _BATCH_LINES = 5_000
 _REVOKED_KEPT = 1_000
-_FORGET_REVOKED = (
-    "DELETE FROM api_keys WHERE tenant = :tenant AND revoked_at IS NOT NULL AND id NOT IN (SELECT id FROM api_keys"
-    f" WHERE tenant = :tenant AND revoked_at IS NOT NULL ORDER BY revoked_at DESC, id LIMIT {_REVOKED_KEPT})"
+_LONG_REVOKED = (
+    "SELECT id, made_by FROM api_keys WHERE tenant = :tenant AND revoked_at IS NOT NULL AND id NOT IN (SELECT id FROM api_keys"
+    f" WHERE tenant = :tenant AND revoked_at IS NOT NULL ORDER BY revoked_at DESC, id LIMIT {_REVOKED_KEPT}) ORDER BY id"
+)
+_MADE = (
+    "WITH RECURSIVE made (id) AS (SELECT id FROM api_keys WHERE made_by = :id UNION"
+    " SELECT api_keys.id FROM api_keys JOIN made ON api_keys.made_by = made.id)"
+    " SELECT api_keys.id, api_keys.tenant FROM api_keys JOIN made ON made.id = api_keys.id"
+    " WHERE revoked_at IS NULL AND api_keys.id <> :id ORDER BY created_at, api_keys.id"
 )
 
 
@@ -233,11 +247,15 @@ class Metadata:
                         f"This tenant has reached its limit of {most:,} keys.", hint="Revoke some, or ask for more."
                     )
                 # Creating and revoking keys endlessly must not fill the store; the audit still has them.
-                run(_FORGET_REVOKED, {"tenant": tenant})
+                for name, its_maker in run(_LONG_REVOKED, {"tenant": tenant}):
+                    # What it made counts as made by its own maker then.
+                    values = {"id": name, "maker": its_maker}
+                    run("UPDATE api_keys SET made_by = :maker WHERE made_by = :id", values)
+                    run("DELETE FROM api_keys WHERE id = :id", {"id": name})
             run(
-                "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label, readers, voter)"
-                " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label, :readers, :voter)",
-                row,
+                "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label, readers, voter, made_by)"
+                " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label, :readers, :voter, :made_by)",
+                {**row, "made_by": by.key_id if maker else None},
             )
             _note(run, [AuditLine(by, "key.create", f"{tenant}/{key.id}")])
         return f"hr_{key.id}_{secret}", key
@@ -262,8 +280,11 @@ class Metadata:
             for key, whose, scopes, label, made, revoked, used, readers in rows
         ]
 
-    def revoke_key(self, key_id: str, *, tenant: str | None = None, by: By = HERE) -> None:
-        """Revoke a key (of a tenant); no effect on a revoked one. Raises `NotFound`."""
+    def revoke_key(self, key_id: str, *, tenant: str | None = None, with_made: bool = False, by: By = HERE) -> RevokedKeys:
+        """Revoke a key (of a tenant); no effect on a revoked one. Raises `NotFound`.
+
+        Keys that it made, and that these made, go on, unless they are revoked `with_made`.
+        """
         own = "" if tenant is None else " AND tenant = :tenant"
         change = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id{own} RETURNING tenant"
         values = {"id": key_id, "now": _text(_now())} | ({} if tenant is None else {"tenant": tenant})
@@ -271,6 +292,14 @@ class Metadata:
             if not (changed := run(change, values)):
                 raise NotFound(f"There is no key {key_id}.", hint="A key's id is between the underscores of its text.")
             _note(run, [AuditLine(by, "key.revoke", f"{changed[0][0]}/{key_id}")])
+            revoked: list[str] = []
+            # Again until there are none: one of them may just have made another.
+            while (made := run(_MADE, {"id": key_id})) and with_made:
+                for name, whose in made:
+                    run(change.replace(own, ""), {"id": name, "now": values["now"]})
+                    _note(run, [AuditLine(by, "key.revoke", f"{whose}/{name}")])
+                    revoked.append(name)
+        return RevokedKeys(tuple(revoked), len(made))
 
     def note(self, lines: Iterable[AuditLine]) -> None:
         """Buffer audit lines until they are in the audit table; they are on disk when this returns."""

@@ -224,6 +224,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE trigger_deliveries ADD COLUMN tenant TEXT NOT NULL DEFAULT ''",
         "CREATE INDEX trigger_deliveries_turn ON trigger_deliveries (trigger_name, state, tenant, due)",
     ),
+    (
+        # The key that made a key; of those made before, the tenant admin's key that they count as.
+        "ALTER TABLE api_keys ADD COLUMN made_by TEXT",
+        "UPDATE api_keys SET made_by = voter",
+        "CREATE INDEX api_keys_made_by ON api_keys (made_by)",
+    ),
 )
 
 

@@ -404,6 +404,40 @@ def test_a_key_that_is_revoked_makes_no_key_any_more(runner: Runner) -> None:
     metadata.close()
 
 
+def test_a_stolen_key_is_revoked_with_all_that_it_made(runner: Runner) -> None:
+    """What it had made, and what these had made, went on, and nothing said how many they were."""
+    metadata = Metadata(runner.endpoints)
+    metadata.add_tenant("stolen")
+
+    def made(by: str) -> tuple[str, str]:
+        text, key = metadata.create_key("stolen", ["tenant-admin"], by=By("stolen", by, "127.0.0.1"), most=2_000)
+        return text, key.id
+
+    _, admin = made("here")
+    (first, first_id), (other, _) = made(admin), made("here")
+    second, second_id = made(first_id)
+    assert metadata.revoke_key(first_id).remaining == 1
+    third, third_id = made(second_id)
+    done = metadata.revoke_key(admin)
+    assert (done.with_it, done.remaining) == ((), 2)
+    with metadata.transaction(writing=True) as run:  # so many were revoked since that the first one is forgotten
+        old = {"id": first_id, "at": "2000-01-01T00:00:00.000000+00:00"}
+        run("UPDATE api_keys SET revoked_at = :at WHERE id = :id", old)
+        some = (
+            "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, revoked_at, label)"
+            " VALUES (:id, 'stolen', '', '[]', :at, :at, '')"
+        )
+        at = "2026-01-01T00:00:00.000000+00:00"
+        run.many(some, [{"id": f"{number:016x}", "at": at} for number in range(1_000)])
+    made("here")
+    assert first_id not in {key.id for key in metadata.keys("stolen")}
+    done = metadata.revoke_key(admin, with_made=True)
+    assert (set(done.with_it), done.remaining) == ({second_id, third_id}, 0)
+    assert [metadata.holder_of(text) for text in (first, second, third)] == [None] * 3
+    assert metadata.holder_of(other) is not None
+    metadata.close()
+
+
 _STOPS_WHERE_IT_IS_OPEN = """
 CREATE FUNCTION waits() RETURNS trigger AS $$ BEGIN
     IF NEW.description LIKE '[[]%' THEN PERFORM pg_advisory_xact_lock(42); END IF;

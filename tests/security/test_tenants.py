@@ -244,7 +244,7 @@ def test_an_admin_of_a_tenant_fills_no_memory_with_keys(api: Any) -> None:
 
 
 def test_only_so_many_revoked_keys_are_kept(api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "_FORGET_REVOKED", metadata._FORGET_REVOKED.replace("LIMIT 1000", "LIMIT 2"))
+    monkeypatch.setattr(metadata, "_LONG_REVOKED", metadata._LONG_REVOKED.replace("LIMIT 1000", "LIMIT 2"))
     own = api.endpoints.metadata.model_copy(update={"file": tmp_path / "metadata.db"})
     with closing(metadata.Metadata(api.endpoints.model_copy(update={"metadata": own}))) as store:
         for tenant in ("a", "b"):

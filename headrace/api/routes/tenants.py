@@ -18,7 +18,7 @@ from headrace.api.service import Service
 from headrace.api.threads import RequestThread
 from headrace.errors import Forbidden
 from headrace.settings import TenantLimits
-from headrace.storage.metadata import ApiKey, Tenant
+from headrace.storage.metadata import ApiKey, RevokedKeys, Tenant
 
 router = APIRouter()
 
@@ -117,10 +117,12 @@ class KeyList(ApiResponse):
 
 
 class RevokedKey(ApiResponse):
-    """A revoked key."""
+    """A revoked key, the keys that were revoked with it, and how many that it made, also by way of others, go on."""
 
     id: str
     revoked: Literal[True] = True
+    also_revoked: list[str]
+    made_remaining: int
 
 
 class AuditLineResponse(ApiResponse):
@@ -227,17 +229,18 @@ async def revoke_key(
     service: Serving,
     caller: TenantAdministering,
     in_thread: InThread,
+    with_made: Annotated[bool, Query(description="Also revoke the keys that it made, and that these made.")] = False,
 ) -> RevokedKey:
-    """Revoke a key: from now on it allows nothing."""
+    """Revoke a key: from now on it allows nothing. Keys that it made go on, unless they are revoked with it."""
     own, metadata = _own(caller), service.metadata
 
-    def revoke() -> None:
+    def revoke() -> RevokedKeys:
         if own is not None and any(key.id == key_id and ADMIN in key.scopes for key in metadata.keys(own)):
             raise Forbidden("This key is the operator's: it has the scope admin.", hint="Ask the operator of this service.")
-        metadata.revoke_key(key_id, tenant=own, by=caller.by)
+        return metadata.revoke_key(key_id, tenant=own, with_made=with_made, by=caller.by)
 
-    await _changed(request, in_thread, revoke)
-    return RevokedKey(id=key_id)
+    done = await _changed(request, in_thread, revoke)
+    return RevokedKey(id=key_id, also_revoked=list(done.with_it), made_remaining=done.remaining)
 
 
 @router.get("/v1/audit")
