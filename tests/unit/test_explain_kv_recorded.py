@@ -23,9 +23,14 @@ class Rows:
 
     def __init__(self, *rows: dict[str, Any]) -> None:
         self._rows = rows
+        self.given = 0
 
-    def scan(self, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-        yield pa.RecordBatch.from_pylist([{name: row[name] for name in columns} for row in self._rows])
+    def scan(self, columns: tuple[str, ...], where: str = "") -> Iterator[pa.RecordBatch]:
+        since = datetime.fromisoformat(where.removeprefix("at >= ").strip("'")) if where else AT.min.replace(tzinfo=UTC)
+        rows = [{name: row[name] for name in columns} for row in self._rows if row["at"] >= since]
+        self.given += len(rows)
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows)
 
 
 def answer(after_s: float, tokens: list[int], *, tenant: str = "acme") -> dict[str, Any]:
@@ -56,3 +61,16 @@ def test_recorded_prompts_are_a_trace_in_order_of_time_that_tenants_do_not_share
     assert found.block_hit_rate == 2 / 8, "the two full blocks of the same tenant's first prompt, and nothing of another's"
     with pytest.raises(NotFound, match="No generated answer"):
         trace_of([])
+
+
+@pytest.mark.parametrize("older", [10, 2_000])
+def test_older_answers_are_not_read_where_there_are_enough_newer_ones(older: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All answers ever given were, with their prompts."""
+    monkeypatch.setattr("headrace.explain.kv.recorded._MOST", 8)
+    now = datetime.now(UTC)
+    rows = Rows(
+        *({**answer(0, SAME), "at": now - timedelta(days=400, seconds=number)} for number in range(older)),
+        *({**answer(0, SAME), "at": now - timedelta(minutes=20, seconds=number)} for number in range(8)),
+    )
+    assert [one.at_s > (now - timedelta(hours=1)).timestamp() for one in recorded_prompts(rows)] == [True] * 8
+    assert rows.given == 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from headrace.catalog import INTERACTION_ROWS
@@ -12,11 +13,12 @@ from headrace.core.stage import stage
 from headrace.errors import NotFound
 from headrace.explain.kv.trace import Trace, TracedRequest
 from headrace.models.kv.format import BLOCK
-from headrace.storage.tables.handles import TableReader
+from headrace.storage.tables.handles import TableReader, quoted
 
 _COLUMNS = ("tenant", "generator_version", "prompt_tokens", "completion_tokens", "at")
 _MOST = 100_000
 """Answers that are looked at, the newest."""
+_LOOK_BACK = (*(timedelta(hours=hours) for hours in (0.1, 1, 6, 24, 7 * 24, 30 * 24, 365 * 24)), None)
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,18 @@ class RecordedPrompt:
 @stage("Reads the prompts of generated answers.")
 def recorded_prompts(interactions: Annotated[TableReader, INTERACTION_ROWS]) -> list[RecordedPrompt]:
     """The newest generated answers in order of time. Equal ids of blocks are equal prefixes of one tenant and model version."""
-    found: deque[RecordedPrompt] = deque(maxlen=_MOST)
-    ids: dict[tuple[int, str, str, tuple[int, ...]], int] = {}
-    for batch in interactions.scan(_COLUMNS):
-        for row in batch.to_pylist():
-            if row["prompt_tokens"]:
-                found.append(_prompt(row, ids))
+    now = datetime.now(UTC)
+    # A few minutes of answers first, and further back where these were too few: prompts are long, and there may be millions.
+    for look_back in _LOOK_BACK:
+        found: deque[RecordedPrompt] = deque(maxlen=_MOST)
+        ids: dict[tuple[int, str, str, tuple[int, ...]], int] = {}
+        where = "" if look_back is None else f"at >= {quoted((now - look_back).isoformat())}"
+        for batch in interactions.scan(_COLUMNS, where) if where else interactions.scan(_COLUMNS):
+            for row in batch.to_pylist():
+                if row["prompt_tokens"]:
+                    found.append(_prompt(row, ids))
+        if len(found) == _MOST:
+            break
     return sorted(found, key=lambda one: one.at_s)
 
 
