@@ -112,7 +112,9 @@ class SourceGit(Section):
     token: str = Field(default="", pattern=r"^((env|file):.+)?$")
     """Where the token or password is: `env:NAME` for an environment variable of the service, or `file:PATH`. Empty: none."""
     most_bytes: int = Field(default=10_000_000_000, ge=1_000_000)
-    """A commit that is packed into more is not fetched."""
+    """A commit that is packed into more is not fetched; a copy with more is made anew, so that it has at most twice that."""
+    most_files: int = Field(default=100_000, ge=1)
+    """A commit with more files, or more folders, is refused."""
 
     @field_validator("branch")
     @classmethod

@@ -298,30 +298,24 @@ def test_a_repository_can_have_nothing_run(
     assert not list(user.glob("[!.]*"))
 
 
-def test_a_few_bytes_that_name_any_number_of_files_are_refused(
-    repository: GitRepository, repositories: Repositories, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_MOST_FILES", 10_000)
+def test_a_few_bytes_that_name_any_number_of_files_are_refused(repository: GitRepository, repositories: Repositories) -> None:
     inner, mode = repository.blob(b"Something."), "100644"
     for _ in range(10):  # ten folders, each with ten folders
         raw = b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(inner) for name in "abcdefghij")
         inner, mode = repository.git("hash-object", "-t", "tree", "-w", "--stdin", given=raw), "40000"
     repository.commit_of(inner)
     with pytest.raises(WrongUsage, match=r"more than 10,000 files"):
-        look(repositories, repository.place)
+        look(repositories, repository.place, most_files=10_000)
 
 
-def test_folders_without_a_file_are_not_walked_through_for_ever(
-    repository: GitRepository, repositories: Repositories, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_MOST_FILES", 10_000)
+def test_folders_without_a_file_are_not_walked_through_for_ever(repository: GitRepository, repositories: Repositories) -> None:
     inner = repository.git("hash-object", "-t", "tree", "-w", "--stdin", given=b"")
     for _ in range(10):
         raw = b"".join(f"40000 {name}\0".encode() + bytes.fromhex(inner) for name in "abcdefghij")
         inner = repository.git("hash-object", "-t", "tree", "-w", "--stdin", given=raw)
     repository.commit_of(inner)
     with pytest.raises(WrongUsage, match=r"more than 10,000 files, as many folders"):
-        look(repositories, repository.place)
+        look(repositories, repository.place, most_files=10_000)
 
 
 def repeated(times: int) -> tuple[bytes, str]:
@@ -386,6 +380,29 @@ def test_a_commit_that_is_too_large_is_not_kept(repository: GitRepository, repos
     (copy,) = copies(repositories)
     assert sum(path.stat().st_size for path in copy.rglob("*") if path.is_file()) < 100_000, "what was fetched of it is gone"
     assert "handbook/large.bin" in texts(look(repositories, repository.place, most_bytes=10_000_000))
+
+
+def test_without_a_new_commit_no_name_is_looked_at_again(
+    repository: GitRepository, repositories: Repositories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million names took 16 s at each look."""
+    seen: list[str] = []
+    monkeypatch.setattr(module, "is_readable", lambda path: seen.append(path) or True)
+    first = texts(look(repositories, repository.place))
+    assert len(seen) == len(first) == 3
+    assert texts(look(repositories, repository.place)) == first
+    assert len(seen) == 3
+
+
+def test_the_copy_is_bounded_as_a_fetch_is(repository: GitRepository, repositories: Repositories) -> None:
+    """Git keeps twenty packs before it makes one of them: the copy had twenty times what one commit may have."""
+    most = 1_000_000
+    for number in range(5):
+        repository.commit(**{"large.bin": os.urandom(800_000).hex()[:1_200_000], "pump.md": f"The pump {number}."})
+        found = texts(look(repositories, repository.place, most_bytes=most))
+        assert found["handbook/pump.md"] == f"The pump {number}."
+        [copy] = copies(repositories)
+        assert sum(pack.stat().st_size for pack in copy.glob("objects/pack/*.pack")) <= 2 * most
 
 
 def test_what_cannot_be_read_is_named(repository: GitRepository, repositories: Repositories, tmp_path: Path) -> None:

@@ -27,8 +27,7 @@ from headrace.storage.records import NAME_BYTES
 
 _TIP = "refs/headrace/tip"
 _REGULAR = ("100644", "100755", "100664")
-_MOST_FILES = 1_000_000
-_MOST_LISTED = 512 << 20  # bytes of all names together
+_LISTED_BYTES = 512  # of names, for each file that a commit may have
 _LOCK_S = 60.0
 _LEFT_S = 30 * 86_400.0  # a copy that nobody has asked for is removed
 _UNREADABLE = "its path has an empty part, . or .., or a control character: rename it"
@@ -87,9 +86,12 @@ class _Entry:
 class RepositoryCopy:
     """The newest commit of one branch, in a bare repository below `folder`. `buckets` counts what is fetched."""
 
-    def __init__(self, remote: Remote, branch: str, folder: Path, most_bytes: int, buckets: BucketReader) -> None:
+    def __init__(
+        self, remote: Remote, branch: str, folder: Path, most_bytes: int, most_files: int, buckets: BucketReader
+    ) -> None:
         name = hashlib.sha256(f"{remote.url}\0{branch}".encode()).hexdigest()[:16]
-        self._remote, self._most_bytes, self._buckets = remote, most_bytes, buckets
+        self._remote, self._buckets = remote, buckets
+        self._most_bytes, self._most_files = most_bytes, most_files
         self._reference = f"refs/heads/{branch}" if branch else "HEAD"
         self.path = folder / f"{name}.git"
         self._lock_path = folder / f"{name}.lock"
@@ -121,7 +123,7 @@ class RepositoryCopy:
     def entries(self, commit: str, folder: str) -> list[_Entry]:
         """The files below a folder of the commit that is followed, in git's order; no links and no submodules.
 
-        Raises `NotFound` where there is no such folder, and `WrongUsage` for more files and folders than anybody commits: a few
+        Raises `NotFound` where there is no such folder, and `WrongUsage` for more files and folders than it may have: a few
         bytes of a repository can name any number.
         """
         tree = f"{commit}:{folder}"
@@ -135,6 +137,7 @@ class RepositoryCopy:
                 f"{self._remote.url} has no folder {folder} in its newest commit.", hint="Check `folder` under [sources.git]."
             )
         found: list[_Entry] = []
+        most, most_listed = self._most_files, max(1 << 20, self._most_files * _LISTED_BYTES)
         size, listed, rest = 0, 0, b""
         try:
             for piece in self._git.pieces("ls-tree", "-r", "-t", "-z", "--full-tree", tree):
@@ -146,11 +149,10 @@ class RepositoryCopy:
                     mode, _, blob = about.decode("ascii").split(" ")
                     if mode in _REGULAR:
                         found.append(_Entry(path.decode("utf-8", "surrogateescape"), blob))
-                if listed - len(found) > _MOST_FILES or len(found) > _MOST_FILES or size > _MOST_LISTED:
+                if listed - len(found) > most or len(found) > most or size > most_listed:
                     raise WrongUsage(
-                        f"{self._remote.url} has more than {_MOST_FILES:,} files, as many folders, or {_MOST_LISTED >> 20} MiB of"
-                        " names.",
-                        hint="Name a folder of it under [sources.git].",
+                        f"{self._remote.url} has more than {most:,} files, as many folders, or {most_listed >> 20} MiB of names.",
+                        hint="Name a `folder` of it under [sources.git], or raise `most_files` there.",
                     )
         except Unavailable:
             self._check(commit)
@@ -197,7 +199,8 @@ class RepositoryCopy:
         with self._locked() as lock:
             if self._commit() == newest:
                 return  # another process has fetched it
-            if not (self.path / "HEAD").exists():
+            # Git keeps the packs of twenty fetches before it packs them anew: begun again, the copy has two at most.
+            if self._bytes() > self._most_bytes or not (self.path / "HEAD").exists():
                 shutil.rmtree(self.path, ignore_errors=True)  # of one that was killed
                 kind = "sha1" if len(newest) == len(hashlib.sha1(usedforsecurity=False).hexdigest()) else "sha256"
                 self._git.local("init", "--quiet", "--bare", "--template=", f"--object-format={kind}", lock=lock.descriptor)
@@ -276,12 +279,14 @@ class Repositories:
     """Opens repositories, with copies beside the stores of the file tier; remembers what it listed last of each."""
 
     buckets: BucketReader
-    listed: dict[tuple[Path, str], tuple[str, list[_Entry]]] = field(default_factory=dict)
+    listed: dict[tuple[Path, str], tuple[str, list[FoundBlob]]] = field(default_factory=dict)
 
     def copy(self, url: str, settings: SourceGit) -> RepositoryCopy:
         """The copy of the branch that the settings name. Raises `BadSettings` where the token is not where it should be."""
         remote = Remote(url, settings.user, settings.secret())
-        return RepositoryCopy(remote, settings.branch, self.buckets.copies_dir, settings.most_bytes, self.buckets)
+        return RepositoryCopy(
+            remote, settings.branch, self.buckets.copies_dir, settings.most_bytes, settings.most_files, self.buckets
+        )
 
 
 @dataclass(frozen=True)
@@ -317,9 +322,10 @@ class SourceRepository:
         commit = self.copy.follow()
         known = self.repositories.listed.get((self.copy.path, self.folder))
         if known is None or known[0] != commit:
-            known = commit, self.copy.entries(commit, self.folder)
+            entries = self.copy.entries(commit, self.folder)
+            known = commit, _each_once([self._found(commit, entry) for entry in entries if not _is_hidden(entry.path)])
             self.repositories.listed[self.copy.path, self.folder] = known
-        return _each_once([self._found(commit, entry) for entry in known[1] if not _is_hidden(entry.path)])
+        return list(known[1])
 
     def _found(self, commit: str, entry: _Entry) -> FoundBlob:
         refused = "" if is_readable(entry.path) else _UNREADABLE
