@@ -15,6 +15,7 @@ TriggerEvent = Literal[
     "document.tagged",
     "document.deleted",
     "document.failed",
+    "document.forgotten",
     "model.promoted",
     "model.rolled_back",
 ]

@@ -26,6 +26,8 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
 from headrace.errors import BadSettings
+from headrace.lineage.forget import Subject, forget
+from headrace.lineage.forget.subject import DOCUMENT
 from headrace.platform.address import brought, overlay
 from headrace.scheduler.triggers.events import EventFinder
 from headrace.scheduler.triggers.queue import DeliveryQueue
@@ -154,6 +156,29 @@ def test_a_finder_that_died_loses_nothing_and_doubles_nothing(
     EventFinder(triggers, runner, queue, lambda: 0).find()
     assert told(queued(queue)) == [("document.created", "docs/between.md")]
     assert queued(queue, "later") == []
+
+
+def test_a_document_that_is_forgotten_is_an_event_and_nothing_else_is(
+    runner: Runner, queue: DeliveryQueue, tenant: str, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("kept", "forgotten"):
+        (docs / f"{name}.md").write_text(f"The text that is {name}.")
+    index_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
+    both = ["document.created", "document.forgotten"]
+    triggers = [trigger(on=both), trigger("of-another", on=both, tenant="another")]
+    finder = EventFinder(triggers, runner, queue, lambda: 0)
+    finder.find()
+    assert queued(queue) == []
+    forget(runner, Subject(DOCUMENT, tenant, "docs/forgotten.md"), who="ann", embedded=True)
+    finder.find()
+    [event] = queued(queue)
+    assert (event["type"], event["subject"]) == ("io.headrace.document.forgotten", "docs/forgotten.md")
+    assert event["data"]["tenant"] == tenant
+    assert queued(queue, "of-another") == []
+    finder.find()
+    assert queued(queue) == []
 
 
 def test_a_table_that_stays_as_it_is_counts_as_looked_at(

@@ -1,4 +1,4 @@
-"""What happened, as CloudEvents 1.0: found in the rows of the documents and promotions tables, on the clock and on the head.
+"""What happened, as CloudEvents 1.0: found in the rows of three tables, on the clock and on the head.
 
 Tables are what events can be relied on for: a row is there once what it says is durable, and stays. The id of an event is that of
 its row, so an event that is found twice is the same one. What a table has at the first look with a trigger is no event for it.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from headrace.catalog import DOCUMENT_ROWS, PROMOTIONS
+from headrace.catalog import DOCUMENT_ROWS, PROMOTIONS, SUPPRESSIONS
 from headrace.core.runner import Runner
 from headrace.documents.lookup import DocumentLookup, follows
 from headrace.documents.versions import ORIGIN, origin_of
@@ -33,6 +33,8 @@ _TYPE = "io.headrace."
 _OVERLAP = timedelta(hours=1)  # rows are looked through again by their times where a table's revision is no longer known
 _ROW = ("document_id", "status", "at", *ORIGIN)
 _PROMOTION = ("model", "version", "previous", "kind", "round", "who", "why", "at")
+_SUPPRESSION = ("suppression_id", "tenant", "name", "document_id", "at")
+_FORGOTTEN = "document.forgotten"
 _KINDS = {"promote": "model.promoted", "rollback": "model.rolled_back"}
 _LAG = "lag"
 _TOPIC_S, _TOPIC_LONGEST_S = 2.0, 60.0  # until a topic that cannot be read is looked at again
@@ -59,6 +61,7 @@ class EventFinder:
         self._triggers, self._queue, self._unlanded = triggers, queue, unlanded
         self._documents = runner.open(TableReader, DOCUMENT_ROWS, stage="triggers")
         self._promotions = runner.open(TableReader, PROMOTIONS, stage="triggers")
+        self._suppressions = runner.open(TableReader, SUPPRESSIONS, stage="triggers")
         self._lookup = DocumentLookup(runner.metadata, self._documents)
         self._lag_looked = -_LAG_S
         self._runner = runner
@@ -81,6 +84,8 @@ class EventFinder:
         self._begin()
         if self._wants("document."):
             self._follow(self._documents, "documents", self._of_documents)
+        if self._wants(_FORGOTTEN):
+            self._follow(self._suppressions, "suppressions", self._of_suppressions)
         if self._wants("model."):
             self._follow(self._promotions, "promotions", self._of_promotions)
         self._first.clear()
@@ -162,6 +167,18 @@ class EventFinder:
                 identity = hashlib.sha256(told_apart.encode()).hexdigest()[:16]
                 event = cloud_event(kind, f"promotions/{identity}", "/headrace/models", row["model"], row["at"], data)
                 yield kind, "", row["at"], event
+
+    def _of_suppressions(
+        self, table: TableReader, since: str | None, where: str | None
+    ) -> Iterator[tuple[str, str, datetime, dict[str, Any]]]:
+        """Of documents that were forgotten: their own rows are removed, mostly before they are looked at."""
+        rows = table.read(_SUPPRESSION, where, since=since) if where else table.read(_SUPPRESSION, since=since)
+        for row in rows.to_pylist():
+            if row["document_id"]:  # empty for a user
+                data = {"tenant": row["tenant"], "uri": row["name"], "document_id": row["document_id"]}
+                identity = f"suppressions/{row['suppression_id']}/{row['at'].isoformat()}"
+                event = cloud_event(_FORGOTTEN, identity, "/headrace/documents", row["name"], row["at"], data)
+                yield _FORGOTTEN, row["tenant"], row["at"], event
 
     def _clock(self) -> None:
         now = datetime.now(UTC)
