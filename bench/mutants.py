@@ -502,6 +502,14 @@ MUTANTS = (
         ("tests/security/test_kv_blocks.py::test_a_read_that_ends_too_late_writes_into_no_block_that_is_read_by_then",),
     ),
     Mutant(
+        "K10",
+        "headrace/models/kv/prompt_memory.py",
+        "        weakref.finalize(owner, self._unused.append, piece).atexit = False\n",
+        "        self._unused.append(piece)\n",
+        "Keys and values that wait to be stored are overwritten by the next prompt.",
+        ("tests/unit/test_models_kv_prompt_memory.py::test_values_that_wait_to_be_stored_are_no_longer_changed",),
+    ),
+    Mutant(
         "L1",
         "headrace/landing/land.py",
         "if record.offset >= upto[record.partition]]",
