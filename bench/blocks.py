@@ -88,9 +88,13 @@ def _endpoints(folder: Path) -> Endpoints:
 
 def _look_up(store: FileBlocks, name: str) -> None:
     """As the cache does: read, and note the use."""
-    with store.reading(name, _BLOCK_BYTES + 1) as data:
+
+    def there(data: bytes | memoryview | None) -> bool:
         if data is None:
             raise RuntimeError(f"{name} is not there")
+        return True
+
+    store.read_each([name], _BLOCK_BYTES + 1, there)
     store.touch(name)
 
 

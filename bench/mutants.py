@@ -496,8 +496,8 @@ MUTANTS = (
     Mutant(
         "K9",
         "headrace/models/kv/blocks.py",
-        "        data = self._files.read_into(buffer, name, most, then=then)\n        try:\n            yield data\n",
-        "        try:\n            yield self._files.read_into(buffer, name, most, then=then)\n",
+        "        self._files.read_each(buffer, names, most, use)\n",
+        "        self._buffers.append(buffer)\n        self._files.read_each(buffer, names, most, use)\n",
         "A KV block is read into memory that a read which was given up may still write to.",
         ("tests/security/test_kv_blocks.py::test_a_read_that_ends_too_late_writes_into_no_block_that_is_read_by_then",),
     ),

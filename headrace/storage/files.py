@@ -45,11 +45,17 @@ class FileReader(Metered):
             operation.bytes = len(data)
         return data
 
-    def read_into(self, buffer: ReadBuffer, key: str, most: int, *, then: str = "") -> memoryview | None:
-        """As `read`, into memory that was used before: the bytes are good until `buffer` is used again.
+    def read_each(self, buffer: ReadBuffer, keys: Sequence[str], most: int, use: Callable[[memoryview | None], bool]) -> None:
+        """As `read`, one file after another into memory that was used before, until `use`, which gets the bytes, returns false.
 
-        If the file was not in the page cache, the kernel is asked to read the first `most` bytes of the file `then` meanwhile.
+        The bytes are good until `use` returns. If a file was not in the page cache, the kernel is asked to read the first `most`
+        bytes of the next one meanwhile.
         """
+        for key, then in zip(keys, [*keys, ""][1:], strict=True):
+            if not use(self._read_into(buffer, key, most, then)):
+                return
+
+    def _read_into(self, buffer: ReadBuffer, key: str, most: int, then: str) -> memoryview | None:
         with self._faults(key), self.meter.operation(self.store, Direction.READ) as operation:
             try:
                 with self._opened(self._path(key)) as (descriptor, size):
@@ -210,6 +216,32 @@ _LATE = 2
 _REST_S = (5.0, 300.0)
 
 
+class WatchedWork:
+    """How far work has come for which somebody waits as long as it goes on; thread-safe."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+        """When it began, or its last part ended."""
+        self._lock = threading.Lock()
+        self._given_up = False
+
+    def part(self, work: Callable[[], bool]) -> bool:
+        """Do a part that changes what belongs to whoever waits; once that has given up, nothing is done, and false returned."""
+        with self._lock:
+            if self._given_up:
+                return False
+            try:
+                return work()
+            finally:
+                self.at = time.monotonic()
+
+    def give_up(self, seconds: float) -> bool:
+        """Give up unless a part ended within so many seconds; waits for one that is under way."""
+        with self._lock:
+            self._given_up = time.monotonic() - self.at >= seconds
+            return self._given_up
+
+
 class Mount:
     """Circuit breaker for a mount, or other storage, that may hang; thread-safe."""
 
@@ -229,21 +261,33 @@ class Mount:
 
     def call(self, work: Callable[[], T], seconds: float) -> T:
         """Return or raise what `work` does; raises `Unavailable` on a timeout or while the mount is being left alone."""
+        return self.follow(lambda progress: work(), seconds)
+
+    def follow(self, work: Callable[[WatchedWork], T], seconds: float) -> T:
+        """As `call`, where each part of the work has so many seconds.
+
+        All parts are done in one thread: to hand work over and back takes a turn of two threads on the processors, which is
+        milliseconds where these are busy.
+        """
         with self._lock:
             if self._clock() < self._resting_until:
                 raise Unavailable(f"{self._what} did not answer and is not used for a while.", hint=self._hint)
         done: list[T] = []
         failed: list[BaseException] = []
+        progress = WatchedWork()
 
         def run() -> None:
             try:
-                done.append(work())
+                done.append(work(progress))
             except BaseException as error:
                 failed.append(error)
 
         thread = threading.Thread(target=run, name="mount", daemon=True)
         thread.start()
-        thread.join(seconds)
+        while True:
+            thread.join(max(0.0, progress.at + seconds - time.monotonic()))
+            if done or failed or progress.give_up(seconds):
+                break
         if done or failed:
             with self._lock:
                 self._late, self._rest_s = 0, _REST_S[0]
@@ -270,9 +314,16 @@ class TimedFiles(FileWriter):
         """See `FileReader.read`."""
         return self._mount.call(partial(super().read, key, most), READ_S)
 
-    def read_into(self, buffer: ReadBuffer, key: str, most: int, *, then: str = "") -> memoryview | None:
-        """See `FileReader.read_into`. After a timeout, `buffer` may still be written to."""
-        return self._mount.call(partial(super().read_into, buffer, key, most, then=then), READ_S)
+    def read_each(self, buffer: ReadBuffer, keys: Sequence[str], most: int, use: Callable[[memoryview | None], bool]) -> None:
+        """See `FileReader.read_each`; each file has so many seconds. `use` is called in another thread, but not after a timeout.
+
+        After one, `buffer` may still be written to.
+        """
+        read = super().read_each
+        self._mount.follow(
+            lambda progress: read(buffer, keys, most, lambda data: progress.part(partial(use, data))),
+            READ_S,
+        )
 
     def list(self, folder: str = "", *, partial: bool = False) -> Iterator[FileInfo]:
         """See `FileReader.list`."""

@@ -18,7 +18,7 @@ from headrace.models.kv.cache import KvCache
 from headrace.models.kv.format import BLOCK, Shape, pack
 from headrace.storage import files as files_module
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
-from headrace.storage.files import READ_S, FileWriter, Mount, ReadBuffer, TimedFiles
+from headrace.storage.files import READ_S, FileWriter, Mount, ReadBuffer, TimedFiles, WatchedWork
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 
@@ -208,6 +208,50 @@ def test_a_read_that_ends_too_late_writes_into_no_block_that_is_read_by_then(
 
     assert ours.restore(other, into, fill=fill) == BLOCK
     assert np.array_equal(into, VALUES[..., BLOCK:, :])
+
+
+def test_a_read_that_ends_too_late_changes_nothing_that_was_restored_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.storage.files.READ_S", 0.2)
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
+    files = Late(tmp_path)
+    into = np.zeros(SHAPE.array(len(TOKENS)), np.float32)
+    before = set(threading.enumerate())
+    assert cache(files).restore(TOKENS, into) == 0
+    files.freed.set()
+    assert files.done.wait(60)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    assert not into.any()
+
+
+def test_a_deadline_is_that_of_each_part_and_nothing_is_done_once_it_has_passed() -> None:
+    progress = WatchedWork()
+    progress.at -= 100.0
+    assert progress.part(lambda: True)
+    assert not progress.give_up(50.0), "a part has just ended"
+    progress.at -= 100.0
+    assert progress.give_up(50.0)
+    done: list[int] = []
+    assert not progress.part(lambda: not done.append(1))
+    assert done == []
+
+
+def test_a_prefix_is_read_by_one_thread_with_a_deadline(tmp_path: Path) -> None:
+    files = TimedFiles(KV_CACHE, endpoints(tmp_path), Meter(Ledger(), "test"), Mount())
+    cache(files).save(TOKENS, VALUES, restored=0)
+    threads: list[int] = []
+    into = np.zeros(SHAPE.array(len(TOKENS)), np.float32)
+
+    def fill(part: np.ndarray, values: np.ndarray) -> None:
+        threads.append(threading.get_ident())
+        np.copyto(part, values)
+
+    assert cache(files).restore(TOKENS, into, fill=fill) == 2 * BLOCK
+    assert len(threads) == 2
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
 
 
 class Hanging(TimedFiles):

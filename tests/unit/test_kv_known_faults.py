@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,16 +139,16 @@ def test_a_block_that_goes_during_a_restore_shortens_it_and_ends_nothing(tmp_pat
     class Going:
         """Evicts the second block just before it is read."""
 
-        reads = 0
-
         def __getattr__(self, name: str) -> Any:
             return getattr(blocks, name)
 
-        def reading(self, name: str, most: int, *, then: str) -> Any:
-            self.reads += 1
-            if self.reads == 2:
-                blocks.delete(name)
-            return blocks.reading(name, most, then=then)
+        def read_each(self, names: Sequence[str], most: int, use: Callable[[bytes | memoryview | None], bool]) -> None:
+            def used(data: bytes | memoryview | None) -> bool:
+                goes_on = use(data)
+                blocks.delete(names[1])
+                return goes_on
+
+            blocks.read_each(names, most, used)
 
     assert cache_on(Going()).restore(TOKENS, zeros(TOKENS)) == BLOCK
 

@@ -10,8 +10,7 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -45,11 +44,11 @@ class BlockStore(Protocol):
     def get(self, name: str) -> bytes | None:
         """A block's bytes, or `None` if there is none."""
 
-    def reading(self, name: str, most: int, *, then: str = "") -> AbstractContextManager[bytes | memoryview | None]:
-        """A block's bytes, at least its first `most` if it has more, or `None` if there is none.
+    def read_each(self, names: Sequence[str], most: int, use: Callable[[bytes | memoryview | None], bool]) -> None:
+        """Read one block after another until `use` returns false.
 
-        They are good within the context only: the store may use their memory again. `then` is the block that is read next, if
-        this one is there; storage may begin to read it.
+        `use` gets a block's bytes, at least the first `most` if it has more, or `None` if there is none. They are good until it
+        returns: the store may use their memory again. It may be called in another thread, while this one waits.
         """
 
     def put(self, name: str, data: bytes) -> None:
@@ -105,19 +104,15 @@ class FileBlocks:
         """See `BlockStore.get`."""
         return self._files.read(name, _MOST_BYTES)
 
-    @contextmanager
-    def reading(self, name: str, most: int, *, then: str = "") -> Iterator[memoryview | None]:
-        """See `BlockStore.reading`."""
+    def read_each(self, names: Sequence[str], most: int, use: Callable[[bytes | memoryview | None], bool]) -> None:
+        """See `BlockStore.read_each`."""
         try:
             buffer = self._buffers.pop()
         except IndexError:
             buffer = ReadBuffer()
         # A read that takes too long ends in an error here and may still write to its buffer, which is not used again then.
-        data = self._files.read_into(buffer, name, most, then=then)
-        try:
-            yield data
-        finally:
-            self._buffers.append(buffer)
+        self._files.read_each(buffer, names, most, use)
+        self._buffers.append(buffer)
 
     def put(self, name: str, data: bytes) -> None:
         """See `BlockStore.put`."""

@@ -22,9 +22,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -65,16 +63,6 @@ class Behind(Protocol):
 
     def notes(self, last: str, documents: frozenset[str] | None) -> bool:
         """Whether the documents of a restored prefix, given its last block, have to be noted with it."""
-
-
-@dataclass(frozen=True)
-class _Lookup:
-    """The block that a lookup found, whether it still waits to be stored, the bytes that were read, and seconds."""
-
-    block: Values | None
-    waiting: bool
-    read: int
-    seconds: float
 
 
 class KvCache:
@@ -133,17 +121,53 @@ class KvCache:
         self._count.decided("load", decision.yes, decision.reason)
         if not decision.yes:
             return 0
+        names = list(map(self._name, range(len(keys)), keys))
         restored = waiting = size = 0
-        began = time.perf_counter()
-        for lookup in self._lookups(keys):
-            size += lookup.read
-            if lookup.block is not None:
-                waiting += lookup.waiting
-                fill(into[..., restored * BLOCK : (restored + 1) * BLOCK, :], lookup.block)
-                restored += 1
-            elif not lookup.read:
-                self._economy.missed(lookup.seconds)
-                self._count.add(misses=1, miss_s=lookup.seconds)
+        missed = False
+        damaged = ""
+        began = since = time.perf_counter()
+
+        def put(block: Values) -> None:
+            nonlocal restored, since
+            fill(into[..., restored * BLOCK : (restored + 1) * BLOCK, :], block)
+            restored += 1
+            since = time.perf_counter()
+
+        def use(data: bytes | memoryview | None) -> bool:
+            nonlocal size, missed, damaged
+            if data is None:
+                missed = True
+                return False
+            size += len(data)
+            block = unpacked(keys[restored], data, self._shape, self._secret)
+            if isinstance(block, str):
+                damaged = block
+                return False
+            put(block)
+            return restored < len(names) and self._waiting(names[restored]) is None
+
+        # One block after the other: a thread that read ahead made loading half as fast, since reading, checking and conversion
+        # wait for the same memory and the interpreter's lock.
+        try:
+            while restored < len(names) and not missed and not damaged:
+                block, before = self._waiting(names[restored]), restored
+                if block is None:
+                    self._blocks.read_each(names[restored:], self._shape.stored_bytes + 1, use)
+                    missed = missed or (restored == before and not damaged)
+                else:
+                    put(block)
+                    waiting += 1
+            if damaged:
+                log.warning("KV block %s is damaged (%s): deleted, its tokens are computed again", names[restored], damaged)
+                self._count.damaged(damaged)
+                self._blocks.delete(names[restored])
+        except HeadraceError as error:
+            log.warning("KV block %s cannot be read: %s", names[min(restored, len(names) - 1)], error)
+            self._count.decided("load", False, "storage failed")
+            missed = not damaged
+        if missed:
+            self._economy.missed(time.perf_counter() - since)
+            self._count.add(misses=1, miss_s=time.perf_counter() - since)
         self._used(keys[:restored], written=restored - waiting)
         seconds = time.perf_counter() - began
         if restored > waiting:
@@ -299,44 +323,9 @@ class KvCache:
             except HeadraceError:  # evicted meanwhile, or a read-only mount
                 return
 
-    def _lookups(self, keys: Sequence[str]) -> Iterator[_Lookup]:
-        """Look a prefix's blocks up until one is not there.
-
-        One after the other: a thread that read ahead made loading half as fast, since reading, checking and conversion wait for
-        the same memory and the interpreter's lock. While a disk reads one, its file system is asked for the next. A block is
-        good until the next one is looked up.
-        """
-        for position, key in enumerate(keys):
-            began = time.perf_counter()
-            name = self._name(position, key)
-            block = self._behind.writes.block(name) if self._behind else None
-            if block is not None:
-                yield _Lookup(block, True, 0, time.perf_counter() - began)
-                continue
-            then = self._name(position + 1, keys[position + 1]) if position + 1 < len(keys) else ""
-            with ExitStack() as read:
-                block, size = self._read(read, name, key, then)
-                yield _Lookup(block, False, size, time.perf_counter() - began)
-            if block is None:
-                return
-
-    def _read(self, read: ExitStack, name: str, key: str, then: str) -> tuple[Values | None, int]:
-        """A block, which is good until `read` is closed, or `None`, and the bytes that were read."""
-        try:
-            data = read.enter_context(self._blocks.reading(name, self._shape.stored_bytes + 1, then=then))
-            if data is None:
-                return None, 0
-            block = unpacked(key, data, self._shape, self._secret)
-            if isinstance(block, str):
-                log.warning("KV block %s is damaged (%s): deleted, its tokens are computed again", name, block)
-                self._count.damaged(block)
-                self._blocks.delete(name)
-                return None, len(data)
-            return block, len(data)
-        except HeadraceError as error:
-            log.warning("KV block %s cannot be read: %s", name, error)
-            self._count.decided("load", False, "storage failed")
-            return None, 0
+    def _waiting(self, name: str) -> Values | None:
+        """A block that waits to be stored."""
+        return self._behind.writes.block(name) if self._behind else None
 
     def _make_room(self, wanted: int, size: int, *, keep: set[str]) -> int:
         """Evict blocks of `size` bytes outside `keep`, least recently used first, until `wanted` bytes fit; return what now fits.

@@ -9,8 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from headrace.catalog import Store
@@ -125,10 +124,11 @@ class FrontedBlocks:
             self._memory.put(name, data)
         return data
 
-    @contextmanager
-    def reading(self, name: str, most: int, *, then: str = "") -> Iterator[bytes | None]:
-        """See `BlockStore.reading`."""
-        yield self.get(name)
+    def read_each(self, names: Sequence[str], most: int, use: Callable[[bytes | memoryview | None], bool]) -> None:
+        """See `BlockStore.read_each`."""
+        for name in names:
+            if not use(self.get(name)):
+                return
 
     def put(self, name: str, data: bytes) -> None:
         """See `BlockStore.put`."""

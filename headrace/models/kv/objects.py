@@ -14,8 +14,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -84,10 +84,11 @@ class ObjectBlocks:
                 self._index.remove(name, used)
             return None
 
-    @contextmanager
-    def reading(self, name: str, most: int, *, then: str = "") -> Iterator[bytes | None]:
-        """See `BlockStore.reading`."""
-        yield self.get(name)
+    def read_each(self, names: Sequence[str], most: int, use: Callable[[bytes | memoryview | None], bool]) -> None:
+        """See `BlockStore.read_each`."""
+        for name in names:
+            if not use(self.get(name)):
+                return
 
     def put(self, name: str, data: bytes) -> None:
         """See `BlockStore.put`."""

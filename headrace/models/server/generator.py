@@ -291,8 +291,9 @@ def fill(part: Array, values: Values) -> None:
     torch converts four times as fast as NumPy. It does so matrix by matrix, since a call for the whole would be spread over
     threads, which costs more than it saves, and far more where processors are busy.
     """
-    for into, block in zip(torch.from_numpy(part).flatten(0, 1), torch.from_numpy(values).flatten(0, 1), strict=True):
-        into.copy_(block)
+    with torch.inference_mode():
+        for into, block in zip(torch.from_numpy(part).flatten(0, 1), torch.from_numpy(values).flatten(0, 1), strict=True):
+            into.copy_(block)
 
 
 def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], random: torch.Generator) -> tuple[int, float]:
