@@ -165,7 +165,8 @@ class DocumentView:
         self._tenants: dict[str, _TenantDocuments] = {}
         self._parsed: dict[str, tuple[str, str]] = {}  # id → tenant and uri, of those not known to be in the index
         self._since: dict[str, dict[str, Sequence[Document]]] = {}  # what was put or deleted here since, in its order
-        self._usage: dict[str, tuple[int, int]] = {}  # forgotten with each change
+        self._changing: dict[tuple[str, str], set[str]] = {}  # tenant and version → documents of `_since` that it may be of
+        self._usage: dict[str, tuple[int, int]] = {}  # forgotten with each look at a changed table
         self._processed = ProcessedOffsets()  # events that the tables show
         self._followed = ProcessedOffsets()  # events that the index follows: what was deleted answers until then
         self._asked = (-_ASK_S, "")  # when the index was looked at last, and its version then
@@ -179,10 +180,30 @@ class DocumentView:
     def add(self, document: Document) -> None:
         """Show a document that was put or deleted here, until the tables do."""
         with self.lock:
-            own = self._since.setdefault(document.tenant, {})
+            tenant, uri = document.tenant, document.uri
+            counted = self._usage.pop(tenant, None)
+            before = self._counted(tenant, uri) if counted else (0, {})
+            own = self._since.setdefault(tenant, {})
             # Of two at once, the head says which came first.
-            own[document.uri] = sorted([*own.get(document.uri, ()), document], key=lambda one: one.offset)
-            self._usage.pop(document.tenant, None)
+            own[uri] = sorted([*own.get(uri, ()), document], key=lambda one: one.offset)
+            self._note_versions(tenant, uri)
+            if counted:
+                count, stored = self._counted(tenant, uri)
+                # What other documents store, too, was counted before and still is.
+                added = sum(stored[v] for v in stored.keys() - before[1].keys() if not self.stores(tenant, v, beside=uri))
+                freed = sum(before[1][v] for v in before[1].keys() - stored.keys() if not self.stores(tenant, v, beside=uri))
+                self._usage[tenant] = counted[0] + count - before[0], counted[1] + added - freed
+
+    def _counted(self, tenant: str, uri: str) -> tuple[int, _Versions]:
+        """What a document counts in `usage`: 1 or 0, and the versions that are stored for it."""
+        document = self.find(tenant, uri, look=False)
+        return int(document is not None and document.status != DELETING), self.stored_of(tenant, uri)
+
+    def _note_versions(self, tenant: str, uri: str) -> None:
+        """Note which versions a document that was put or deleted here may store, or may have stored."""
+        changes = self._since[tenant][uri]
+        for version in {*self._of(tenant).versions.get(uri, _NOTHING), *(change.version for change in changes)}:
+            self._changing.setdefault((tenant, version), set()).add(uri)
 
     def find(self, tenant: str, uri: str, *, look: bool = True) -> Document | None:
         """A tenant's document of exactly this name; without `look`, as of the last look at the table."""
@@ -326,7 +347,10 @@ class DocumentView:
     def stores(self, tenant: str, version: str, *, beside: str | None = None) -> bool:
         """Whether a version's source is stored for a document of the tenant (another one than `beside`)."""
         with self.lock:
-            count = self._of(tenant).holders[version] + self._stored_since(tenant)[0][version]
+            own = self._of(tenant)
+            count = own.holders[version]
+            for uri in self._changing.get((tenant, version), ()):
+                count += (version in self.stored_of(tenant, uri)) - (version in own.versions.get(uri, _NOTHING))
             return count > (beside is not None and version in self.stored_of(tenant, beside))
 
     def stored_of(self, tenant: str, uri: str) -> _Versions:
@@ -463,6 +487,10 @@ class DocumentView:
             for tenant, own in self._since.items()
         }
         self._since = {tenant: own for tenant, own in left.items() if own}
+        self._changing = {}
+        for tenant, own in self._since.items():
+            for uri in own:
+                self._note_versions(tenant, uri)
 
     def _newest_since(self, tenant: str) -> dict[str, Document]:
         return {uri: since[-1] for uri, since in self._since.get(tenant, {}).items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from headrace.core.runner import Runner
 from headrace.documents.claims import SourceClaims
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id
-from headrace.documents.view import DocumentView
+from headrace.documents.view import Document, DocumentView
 from headrace.storage.ledger import Row
 from headrace.storage.metadata import Metadata
 from headrace.storage.records import batch
@@ -24,7 +26,8 @@ from headrace.storage.tables.handles import TableReader, TableWriter
 
 FEW, MANY = 300, 6_000
 BEGAN_S = 1_700_000_000
-SAME = "f" * 64
+SAME = "0f" * 32
+BYTES = 5
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def stored(runner: Runner, tenant: str, count: int) -> DocumentLookup:
         {
             **dict.fromkeys(("reason", "title", "text"), ""),
             **{"document_id": document_id(tenant, name(n)), "tenant": tenant, "uri": name(n), "status": status.get(n, "parsed")},
-            **{"version": SAME if n < 2 else uuid.uuid4().hex * 2, "media": "text/markdown", "bytes": 5},
+            **{"version": SAME if n < 2 else uuid.uuid4().hex * 2, "media": "text/markdown", "bytes": BYTES},
             **{"at": datetime.fromtimestamp(BEGAN_S + n, UTC), "topic": "document-events", "partition": 0, "offset": n},
         }
         for n in range(count)
@@ -179,3 +182,63 @@ def test_rows_that_an_older_version_wrote_are_listed_too(runner: Runner) -> None
     lookup.follow()
     assert (lookup.after(tenant, "", FEW), lookup.older_than(tenant, BEGAN_S + 9, 5)) == expected
     assert len(lookup.after(tenant, "", FEW, status="failed")) == 2
+
+
+def put(tenant: str, uri: str, version: str, offset: int, status: str = "put") -> Document:
+    """A document as the API adds it to the view: its event is not parsed yet."""
+    size = 7 * (int(version[0], 16) + 1) if len(set(version)) == 1 else BYTES
+    return Document(tenant, uri, version, status, size, datetime.now(UTC), partition=0, offset=1_000_000 + offset)
+
+
+def test_what_is_put_and_deleted_is_counted_as_if_all_were_counted_anew(runner: Runner) -> None:
+    tenant, view, chance = f"t{uuid.uuid4().hex[:8]}", DocumentView(runner), Random(15)
+    lookup = stored(runner, tenant, FEW)
+    view.refresh(now=True)
+    known = [lookup.newest([document_id(tenant, name(n))])[document_id(tenant, name(n))]["version"] for n in range(4)]
+    versions = [*known, *(f"{n}" * 64 for n in range(4))]
+    uris = [name(n) for n in range(8)] + [f"new/{n}.md" for n in range(4)]
+    assert view.usage(tenant, look=False)[0] == FEW - 100
+    for offset in range(300):
+        uri, version = chance.choice(uris), chance.choice(versions)
+        deleted = view.find(tenant, uri, look=False)
+        if chance.random() < 0.3 and deleted is not None:
+            view.add(put(tenant, uri, deleted.version, offset, "deleting"))
+        else:
+            view.add(put(tenant, uri, version, offset))
+        found = view.usage(tenant, look=False)
+        view._usage.clear()
+        assert found == view.usage(tenant, look=False)
+        every = {one for one in [*uris, *(name(n) for n in range(8, FEW))] if version in view.stored_of(tenant, one)}
+        assert view.stores(tenant, version) == bool(every)
+        assert view.stores(tenant, version, beside=uri) == bool(every - {uri})
+
+
+def test_a_put_costs_the_same_behind_many_that_wait(runner: Runner) -> None:
+    """All that were put and not parsed yet were gone through, twice for each put."""
+    tenant, view = f"t{uuid.uuid4().hex[:8]}", DocumentView(runner)
+    stored(runner, tenant, 300)
+    view.refresh(now=True)
+
+    def calls(offset: int) -> int:
+        """How many functions are called for one put and its quota."""
+        counted = 0
+
+        def count(*_: object) -> None:
+            nonlocal counted
+            counted += 1
+
+        document = put(tenant, f"new/{offset:06}.md", f"{offset:064x}", offset)
+        view.usage(tenant, look=False)
+        sys.setprofile(count)
+        try:
+            view.stores(tenant, document.version)
+            view.add(document)
+            view.usage(tenant, look=False)
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    few = calls(0)
+    for offset in range(1, 2_000):
+        view.add(put(tenant, f"new/{offset:06}.md", f"{offset:064x}", offset))
+    assert calls(2_000) < 1.5 * few + 50
