@@ -21,11 +21,20 @@ def _inside(name: str) -> str:
 
 
 class CardFile(BaseModel):
-    """One file of a version, by its name below the version's folder."""
+    """One file of a version, by its name; `folder` is that of the version's folder which it is in, named by its hash.
+
+    So nobody who releases the same version late can change it. Files of versions released before have no such folder.
+    """
 
     name: Annotated[str, AfterValidator(_inside)]
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    folder: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
+
+    @property
+    def key(self) -> str:
+        """Its key below the version's folder."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
 
 
 class Card(BaseModel):

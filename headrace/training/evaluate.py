@@ -25,7 +25,7 @@ from headrace.training.recipe import FittedRecipe
 from headrace.training.recipes import recipe_of
 from headrace.training.scratch import scratch_folder
 from headrace.training.served_order import ServedOrder
-from headrace.training.trainer import Trained, fetch
+from headrace.training.trainer import Trained, fetch, fetch_release
 
 _Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 _BESIDE = ("groundedness", "tokens", "wanted", "refused", "repetition")
@@ -125,7 +125,7 @@ def evaluate(
         reigning: Path | None = None
         known: dict[str, Any] = {}
         if champion_version != NONE:
-            reigning = fetch(models, f"{chosen.model}/{champion_version}", folder / "champion")
+            reigning = fetch_release(models, f"{chosen.model}/{champion_version}", folder / "champion")
             known = card(models, chosen.model, champion_version)
         tune: Rows
         test: Rows

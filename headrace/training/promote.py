@@ -29,6 +29,8 @@ from headrace.training.recipes import recipe_of
 from headrace.training.scratch import scratch_folder
 from headrace.training.trainer import Trained
 
+_CARDS = 10  # processes in one round, at most
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -74,12 +76,13 @@ def promote(
             hint="Run the command again: it plans a new round.",
         )
     files: list[dict[str, Any]] = []
+    card: dict[str, Any] = {}
     if promoted:
         known = {"version": version, "round": plan.round, "model": model, "recipe": plan.recipe, **evaluation.card}
         if model == RERANKER:
             known["ranking"] = {**known["ranking"], "reranker": version}
         # What is committed may be served, and another machine's weights differ in their last bits.
-        files = _release(
+        card = _release(
             checkpoints,
             models,
             trained.weights,
@@ -87,6 +90,7 @@ def promote(
             known,
             before_each=lambda: manifest.check_open(rounds, plan.round),
         )
+        files = card["files"]
         clock.lap("publish")
         if load is not None:
             load(model, version)
@@ -110,6 +114,8 @@ def promote(
             }
         ),
     )
+    if promoted:
+        _settle(models, f"{model}/{version}/card.json", {**card, "committed": True})
     pointer = serve_promoted(models, rounds, promotions, model)
     return Decision(
         plan.round,
@@ -166,8 +172,12 @@ def _release(
     prefix: str,
     known: dict[str, Any],
     before_each: Callable[[], None],
-) -> list[dict[str, Any]]:
-    """Copy the weights to the models store, and last the card, which has what serving needs."""
+) -> dict[str, Any]:
+    """Copy the weights to the models store, and last the card, which has what serving needs and is returned.
+
+    A process that is late, frozen inside a request, must not change what another one has committed meanwhile: each file is in a
+    folder named by its hash, and the card replaces only the one that was there while the round was open.
+    """
     files = []
     with scratch_folder() as folder:
         for info in list(checkpoints.list(f"{weights}/")):
@@ -175,13 +185,38 @@ def _release(
             path = folder / "file"
             checkpoints.download(info.key, path)
             before_each()
-            models.upload(f"{prefix}/{name}", path)
-            files.append({"name": name, "bytes": path.stat().st_size, "sha256": _sha256(path)})
+            sha256 = _sha256(path)
+            file = {"name": name, "bytes": path.stat().st_size, "sha256": sha256, "folder": sha256[:16]}
+            models.upload(f"{prefix}/{file['folder']}/{name}", path)
+            files.append(file)
     card = {**known, "files": files}
     CARDS[known["model"]].model_validate(card)
+    key, data = f"{prefix}/card.json", _json(card)
+    try:
+        _, etag = models.get_with_etag(key)
+    except NotFound:
+        etag = ""
     before_each()
-    models.put(f"{prefix}/card.json", json.dumps(card, indent=1).encode())
-    return files
+    if etag:
+        models.put_if_match(key, data, etag)
+    else:
+        models.put_if_absent(key, data)
+    return card
+
+
+def _settle(models: ObjectWriter, key: str, card: dict[str, Any]) -> None:
+    """Write the card of a round that is committed: from now on nobody's condition holds who saw it open."""
+    for _ in range(_CARDS):
+        try:
+            _, etag = models.get_with_etag(key)
+            models.put_if_match(key, _json(card), etag)
+            return
+        except LostRace:  # somebody who saw the round open was faster, which each of them can be once
+            continue
+
+
+def _json(card: dict[str, Any]) -> bytes:
+    return json.dumps(card, indent=1).encode()
 
 
 def _sha256(path: Path) -> str:

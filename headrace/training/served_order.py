@@ -9,7 +9,7 @@ from typing import Any
 from headrace.catalog import MODELS
 from headrace.core.schema import parse
 from headrace.models import RANKING, RERANKER
-from headrace.models.cards import RerankerCard
+from headrace.models.cards import RankingCard, RerankerCard
 from headrace.models.pointer import NONE
 from headrace.models.ranking import RETRIEVAL_ORDER, RankingWeights
 from headrace.storage.objects import ObjectReader
@@ -33,7 +33,10 @@ class ServedOrder:
         """Read what both pointers name. Raises `NotFound` or `InvalidState` where that is not there."""
         ranking, reranker = (champion(models, model)[0].version for model in (RANKING, RERANKER))
         if ranking != NONE:
-            key = f"{RANKING}/{ranking}/{FILE}"
+            key = f"{RANKING}/{ranking}/card.json"
+            released = parse(RankingCard, models.get(key), f"{MODELS.name}/{key}")
+            name = next((file.key for file in released.files if file.name == FILE), FILE)
+            key = f"{RANKING}/{ranking}/{name}"
             learned = parse(LearnedRanking, models.get(key), f"{MODELS.name}/{key}")
             if learned.ranking.reranker == reranker:
                 return cls(reranker, learned.ranking, learned)

@@ -17,7 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from headrace.core.peers import ALONE, Peers
+from headrace.core.schema import parse
 from headrace.errors import NothingToLearn
+from headrace.models.cards import Card
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.checkpoint import Checkpoints, newest, resume
 from headrace.training.data.dataset import TEST, TRAIN, TUNE, read
@@ -114,7 +116,7 @@ def train(
     if not items:
         raise _nothing(job.recipe, left_out)
     with scratch_folder() as folder:
-        parent = fetch(models, job.parent, folder) if job.parent else None
+        parent = fetch_release(models, job.parent, folder) if job.parent else None
         with defer_sigint():
             policy = recipe.fresh(parent, settings, job.seed)
     trained = [p for p in policy.model.parameters() if p.requires_grad]
@@ -267,6 +269,17 @@ def fetch(store: ObjectReader, prefix: str, folder: Path) -> Path:
         path = folder / PurePosixPath(info.key).relative_to(prefix)
         path.parent.mkdir(parents=True, exist_ok=True)
         store.download(info.key, path)
+    return folder
+
+
+def fetch_release(models: ObjectReader, prefix: str, folder: Path) -> Path:
+    """Copy the files that the card of a released version (`model/version`) lists into `folder`, which is returned."""
+    key = f"{prefix}/card.json"
+    card = parse(Card, models.get(key), f"{models.store.name}/{key}")
+    for file in card.files:
+        path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        models.download(f"{prefix}/{file.key}", path)
     return folder
 
 

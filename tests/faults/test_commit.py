@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import threading
 
 import pytest
 from forks import ForkedProcess
@@ -21,6 +23,7 @@ from headrace.training.promote import serve_promoted
 from headrace.training.promotions import champion, versions
 
 pytest_plugins = ["shared"]
+pytestmark = pytest.mark.story
 METER = Meter(Ledger(), "test")
 
 # Where a round's promotion can be cut: which server is asked what, on which side of its work, and what then stands:
@@ -113,3 +116,34 @@ def test_rounds_killed_around_their_commit_happen_once_each(endpoints: Endpoints
     assert late.wait() == 1
     assert "LostRace" in late.said[-1]
     assert {name: models.get(name) for name in released} == released
+
+
+@pytest.mark.parametrize("name", ["[0-9a-f]{16}/model\\.safetensors", "card\\.json"], ids=["weights", "card"])
+def test_a_promotion_that_is_frozen_inside_a_put_changes_nothing_that_another_commits(endpoints: Endpoints, name: str) -> None:
+    """It had looked before that request whether the round was open: what was served had no longer the hashes of its card."""
+    models, rounds = ObjectReader(MODELS, endpoints, METER), ObjectReader(ROUNDS, endpoints, METER)
+    number = max(manifest.numbers(rounds), default=0) + 1
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def asked() -> None:
+        arrived.set()
+        assert go_on.wait(60)
+
+    wanted = f"PUT /headrace/models/reranker/v{number:06d}/{name}".encode()
+    with wire(endpoints.s3_endpoint, wanted, asked=asked) as between:
+        late = ForkedProcess(promoting, endpoints.model_copy(update={"s3_endpoint": between.url}), number)
+        assert arrived.wait(60)
+        # On another processor weights differ in their last bits.
+        ObjectWriter(CHECKPOINTS, endpoints, METER).put("reranker/d1/weights/model.safetensors", os.urandom(100_000))
+        assert ForkedProcess(promoting, endpoints, number).result()["serving"] == f"v{number:06d}"
+        folder = f"reranker/v{number:06d}/"
+        committed = {info.key: models.get(info.key) for info in models.list(folder)}
+        go_on.set()
+        assert late.wait() == 1
+    assert "LostRace" in late.said[-1]
+    assert {key: models.get(key) for key in committed} == committed
+    card = versions(models)[-1]
+    for file in card["files"]:
+        data = models.get(f"{folder}{file['folder']}/{file['name']}")
+        assert hashlib.sha256(data).hexdigest() == file["sha256"]
+    assert card["files"] == manifest.read(rounds, number).weights.files

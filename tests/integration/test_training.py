@@ -149,7 +149,7 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     committed = manifest.read(rounds, 1)
     assert (committed.round, committed.parent, committed.decision.promote) == (1, None, True)
     for file in committed.weights.files:
-        data = models.get(f"reranker/v000001/{file['name']}")
+        data = models.get(f"reranker/v000001/{file['folder']}/{file['name']}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
         (folder / file["name"]).write_bytes(data)
     weights = card(models, "reranker", "v000001")["ranking"]

@@ -1,7 +1,7 @@
 """Released versions of a model: their format in the object tier, and loading them into this process.
 
 In the store `models`, `<model>/champion.json` is the pointer to the served version (`models/pointer.py`), and
-`<model>/<version>/card.json` lists the files of a version, which are in the same folder.
+`<model>/<version>/card.json` lists the files of a version, which are below the same folder.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class LoadedReleases(Generic[C, M]):
             for file in card.files:
                 path = arriving / file.name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                reader.download(prefix + file.name, path)
+                reader.download(prefix + file.key, path)
             if not _whole(arriving, card):
                 raise _Broken(f"the files of {card.version} are not those that its card lists")
             arriving.rename(folder)
