@@ -13,7 +13,7 @@ Kinds take turns within a round, so that other work on the machine meets all of 
 lookups of prompts that another tenant has cached beside lookups of prompts that nobody has.
 
 `load_over_plain` is, for each kind, the bandwidth of restoring as a share of that of reading the same bytes: files one after
-another into one buffer, objects with one GET each. `load_bandwidth` takes restoring from files apart, without an answer between.
+another into one buffer, objects with one GET each. `load_bandwidth` takes restoring from files apart.
 
 `python -m bench.kv [MINUTES]` takes about so many minutes (8), `python -m bench kv` the same.
 """
@@ -96,6 +96,7 @@ def measure(minutes: float = _MINUTES, tokens: Sequence[int] = _TOKENS) -> dict[
             "left_out": left_out,
             "file_over_recompute_at_1500": middle["restore_over_recompute"]["file"],
             "bound_file_over_recompute": _FASTER,
+            "load_over_plain": load_over_plain(model.shape, stores),
             "load_bandwidth": bandwidth(model.shape, folder),
             "bound_of_plain_read": _OF_PLAIN,
             "storing": _storing(model, folder, _MIDDLE, began + 60 * minutes),
@@ -184,8 +185,7 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], until: float) -> 
     first, *others = (place.blocks for place in stores.values())
     before = {block.name for block in first.oldest(100_000)}
     _first_token(model, prompt, _cache(model, first))  # computes and stores
-    names = sorted({block.name for block in first.oldest(100_000)} - before)
-    for name in names:
+    for name in {block.name for block in first.oldest(100_000)} - before:
         data = first.get(name)
         if data is None:
             raise RuntimeError(f"{name} was not stored")
@@ -193,7 +193,6 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], until: float) -> 
             blocks.put(name, data)
     took: dict[str, list[float]] = {"recompute": [], **{name: [] for name in stores}}
     read: dict[str, list[float]] = {name: [] for name in stores}
-    plain: dict[str, list[float]] = {name: [] for name in stores}
     rest: list[float] = []
     behind = {name: _behind(model, place.blocks) for name, place in stores.items()}
     pages: dict[str, set[str]] = {name: set() for name in stores}
@@ -209,9 +208,6 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], until: float) -> 
             took[name].append(_ms(generated))
             read[name].append(generated.timings_ms["kv_read"])
             rest.append(generated.timings_ms["prefill"])
-            if place.plain is not None:
-                place.before()
-                plain[name].append(1e3 * _seconds(partial(place.plain, names)))
     for one in behind.values():
         one.writes.close(1.0)
     middle = {name: statistics.median(values) for name, values in took.items()}
@@ -225,7 +221,6 @@ def _at(model: SmolLM, tokens: int, stores: dict[str, _Place], until: float) -> 
         "p50_ms": {name: round(value, 1) for name, value in middle.items()},
         "p95_ms": {name: round(percentile(values, 0.95), 1) for name, values in took.items()},
         "faster": {name: round(middle["recompute"] / value, 1) for name, value in middle.items()},
-        "load_over_plain": {name: round(statistics.median(some) / restore[name], 3) for name, some in plain.items() if some},
         "restore_p50_ms": {name: round(value, 1) for name, value in restore.items()},
         "rest_p50_ms": round(statistics.median(rest), 1),
         "restore_over_recompute": {name: round(spared / value, 1) for name, value in restore.items()},
@@ -294,6 +289,58 @@ def _bytes_per_token(model: SmolLM) -> int:
     return shape.layers * 2 * shape.heads * shape.width * np.dtype(shape.dtype).itemsize
 
 
+def load_over_plain(shape: Shape, stores: dict[str, _Place], tokens: int = _MIDDLE) -> dict[str, Any]:
+    """For each kind of storage, milliseconds of restoring a prefix and of plainly reading the same bytes, and the share.
+
+    Medians; `best_over_plain` is that of the fastest of either. Files are read as forgetting reads them, without a deadline.
+    """
+    from headrace.models.server.generator import fill
+
+    prompt = [*range(1_000, 1_000 + tokens)]
+    values = np.random.default_rng(1).standard_normal(shape.array(tokens), dtype=np.float32)
+    memory, behind = PromptMemory(), _Behind(lambda tokens, values, restored: None)
+
+    def cache(place: _Place, behind: _Behind | None = None) -> KvCache:
+        return KvCache(
+            place.blocks, identity="load", tenant="load", shape=shape, secret=b"bench", limit_bytes=1 << 40, behind=behind
+        )
+
+    def restore(place: _Place) -> None:
+        if cache(place, behind).restore(prompt, memory.take(shape, tokens), fill=fill) != tokens // BLOCK * BLOCK:
+            raise RuntimeError("not everything was restored")
+
+    for place in stores.values():
+        cache(place).save(prompt, values, restored=0)
+    first = next(iter(stores.values()))
+    names = [block.name for block in first.blocks.oldest(1_000, "load")]
+    took: dict[str, tuple[list[float], list[float]]] = {kind: ([], []) for kind in stores}
+    for _ in range(_READS):
+        for kind, place in stores.items():
+            for times, work in zip(
+                took[kind], (partial(restore, place), place.plain and partial(place.plain, names)), strict=True
+            ):
+                if work:
+                    place.before()
+                    times.append(1e3 * _seconds(work))
+                    behind.writes.wait(60.0)
+    behind.writes.close(1.0)
+    return {
+        kind: {
+            "load_ms": round(statistics.median(load), 1),
+            **(
+                {
+                    "plain_read_ms": round(statistics.median(plain), 1),
+                    "load_over_plain": round(statistics.median(plain) / statistics.median(load), 3),
+                    "best_over_plain": round(min(plain) / min(load), 3),
+                }
+                if plain
+                else {}
+            ),
+        }
+        for kind, (load, plain) in took.items()
+    }
+
+
 def bandwidth(shape: Shape, folder: Path, tokens: int = _MIDDLE) -> dict[str, Any]:
     """Restoring a prefix as the model server does, beside reading the same files; each from the page cache and after dropping it.
 
@@ -305,8 +352,6 @@ def bandwidth(shape: Shape, folder: Path, tokens: int = _MIDDLE) -> dict[str, An
     - `float32_written`: nothing but writing as many float32 values, to memory that was used before
     - `plain_read`: one file after the other into one buffer; `plain_read_anew`: each into its own memory
     """
-    import torch
-
     from headrace.models.server.generator import fill
 
     place = folder / "bandwidth"
@@ -325,7 +370,6 @@ def bandwidth(shape: Shape, folder: Path, tokens: int = _MIDDLE) -> dict[str, An
     room = memoryview(bytearray(shape.stored_bytes))
     rooms = [memoryview(bytearray(path.stat().st_size)) for path in paths]
 
-    @torch.inference_mode()
     def restore(into: Any) -> None:
         if cache.restore(prompt, into, fill=fill) != tokens // BLOCK * BLOCK:
             raise RuntimeError("not everything was restored")
