@@ -173,6 +173,8 @@ INTERACTIONS = Store(
             ASKED_AS,
             _f("ranking_version", TEXT),  # of the ranking whose weights ordered the passages; "none" where none did
             _f("signals", pa.list_(SIGNAL)),
+            # The API key, or the one that created it, if all who ask with it count as one user; null if `user` counts.
+            _f("key", TEXT),
         ),
     ),
     partitions=1,

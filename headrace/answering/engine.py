@@ -103,6 +103,7 @@ class QueryEngine:
         tenant: str,
         user: str,
         simulated: bool = False,
+        key: str | None = None,
         record: bool = True,
         readers: Sequence[str] = (),
         filters: Filters = NO_FILTERS,
@@ -111,9 +112,10 @@ class QueryEngine:
         """The re-ranked passages for a question, recorded as an interaction of kind `search` unless `record` is false.
 
         Passages come from documents that `filters` select and that are open to the whole tenant or to one of `readers` (the user
-        and their groups). A follow-up to the questions of `history` is rewritten to stand alone (`asked_as`).
+        and their groups). A follow-up to the questions of `history` is rewritten to stand alone (`asked_as`). `key` is as in
+        `Answer`.
         """
-        found, _ = self._passages(question, tenant, user, simulated, readers, filters, history)
+        found, _ = self._passages(question, tenant, user, simulated, key, readers, filters, history)
         return self._recorded(found) if record else found
 
     def ask(
@@ -123,6 +125,7 @@ class QueryEngine:
         tenant: str,
         user: str,
         simulated: bool = False,
+        key: str | None = None,
         record: bool = True,
         readers: Sequence[str] = (),
         filters: Filters = NO_FILTERS,
@@ -134,7 +137,7 @@ class QueryEngine:
     ) -> Iterator[str | Answer]:
         """Stream the answer's text with its citations, then the `Answer`, recorded unless `record` is false.
 
-        - `readers`, `filters` and `history` are as in `search`; `options` override the settings.
+        - `readers`, `filters`, `history` and `key` are as in `search`; `options` override the settings.
         - `kv_cache_bytes` bounds the tenant's part of the KV cache.
         - `answer_id` is for callers that need the id before the answer (`new_id`).
         - `given_up` is polled while the generator writes; once it returns true the generator is stopped and `GivenUp` raised.
@@ -151,7 +154,7 @@ class QueryEngine:
             stream = self._replied(aside, history, options, watched, kv_cache_bytes, given_up, readers)
             quoted = intent == "small_talk" or self._embedded
         else:
-            retrieved, embedder = self._passages(question, tenant, user, simulated, readers, filters, history, answer_id)
+            retrieved, embedder = self._passages(question, tenant, user, simulated, key, readers, filters, history, answer_id)
             retrieved = replace(retrieved, kind="answer")
             if quoted:
                 stream = self._extracted(retrieved, embedder, options)
@@ -384,6 +387,7 @@ class QueryEngine:
         tenant: str,
         user: str,
         simulated: bool,
+        key: str | None,
         readers: Sequence[str],
         filters: Filters,
         history: Sequence[Turn],
@@ -423,6 +427,7 @@ class QueryEngine:
             tenant=tenant,
             user=user,
             simulated=simulated,
+            key=key,
             kind="search",
             filters=filters.said,
             asked_as="" if in_full == question else in_full,

@@ -35,6 +35,7 @@ class Answer:
     """An answered question, or a search, which has no text, with the model and index versions that made it.
 
     - `mode`: whether the text is quoted (`extractive`) or written (`generated`); empty for a search.
+    - `key`: the API key by which all who ask with it count as one user; `None` if `user` counts.
     - `passages`: what the text is based on; `candidates`: all retrieved passages in their final order.
     - `groundedness`: the share of the text's sentences that a passage supports.
     - `similarity`: the largest cosine similarity of a passage to the question.
@@ -66,6 +67,7 @@ class Answer:
     note: str = ""
     simulated: bool = False
     ranking_version: str = "none"
+    key: str | None = None
     answer_id: str = field(default_factory=new_id)
 
     @property
@@ -194,6 +196,7 @@ def row_of(answer: Answer, run: str) -> dict[str, Any]:
             {name: getattr(passage.hit, name) for name in ("retrieval_share", "similarity", "fulltext")} | {"team": passage.team}
             for passage in answer.passages
         ],
+        "key": answer.key,
     }
 
 

@@ -49,7 +49,7 @@ _UNRANKED = 1 << 30  # rank of a passage whose event has none: last
 _RELEASED = re.compile(r"v\d{6,12}")
 _ANSWER_COLUMNS = (
     *("answer_id", "kind", "answer", "passages", "signals", "generator_version", "model_version", "ranking_version"),
-    *("groundedness", "tenant", "user", "at"),
+    *("groundedness", "tenant", "user", "key", "simulated", "at"),
 )
 _VERDICT_COLUMNS = ("verdict_id", "answer_id", "tenant", "user", "key", "simulated", "up", "chunk_id", "at")
 
@@ -132,11 +132,8 @@ def watch(
     if canary is None:
         return None
     begun = f"at >= {quoted(canary.since)}"
-    rows = interactions.read(_ANSWER_COLUMNS, begun).to_pylist()
-    verdicts = [
-        row for row in feedback.read(_VERDICT_COLUMNS, begun).to_pylist() if settings.preparing.simulated or not row["simulated"]
-    ]
-    answers = judged_answers(model, rows, verdicts)
+    rows, verdicts = interactions.read(_ANSWER_COLUMNS, begun).to_pylist(), feedback.read(_VERDICT_COLUMNS, begun).to_pylist()
+    answers = judged_answers(model, rows, verdicts, simulated=settings.preparing.simulated)
     ours = [one for one in answers if one.version == canary.version]
     theirs = [one for one in answers if one.version == pointer.version]
     until = datetime.fromisoformat(canary.since) + timedelta(minutes=settings.canary.minutes)
@@ -164,15 +161,17 @@ def watch(
 
 
 def judged_answers(
-    model: str, interactions: Iterable[Mapping[str, Any]], feedback: Iterable[Mapping[str, Any]]
+    model: str, interactions: Iterable[Mapping[str, Any]], feedback: Iterable[Mapping[str, Any]], *, simulated: bool = False
 ) -> list[JudgedAnswer]:
     """The answers that a model took part in, with their outcomes; an event delivered twice counts once.
 
     For the generator, the outcome is the share of users who liked the answer. For the re-ranker, it is nDCG@10 of the judged
     passages in the order served (unjudged ones count as not liked), or, if none was judged, the same as for the generator. For a
     ranking, it is the mean of the users' preferences, of an interleaved answer only.
-    Only a user's newest verdict on the same thing counts; a key that may not name users counts as one user.
+    Only a user's newest verdict on the same thing counts; a key that may not name users counts as one user, and so do all that
+    a tenant made by one, whether they judge or ask. What simulated users asked and judged counts only if `simulated` says so.
     """
+    interactions, feedback = ([row for row in rows if simulated or not row.get("simulated")] for rows in (interactions, feedback))
     verdicts_of: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
     for row in sorted(feedback, key=lambda row: (row["at"], row["verdict_id"])):
         verdicts_of.setdefault(row["answer_id"], {})[row["chunk_id"], row.get("key") or row["user"]] = row
@@ -196,7 +195,7 @@ def judged_answers(
             _beside(row) if model == GENERATOR else {},
             users,
             preferences,
-            asker=f"{row.get('tenant', '')}/{row.get('user', '')}",
+            asker=_user(row),
         )
     return list(answers.values())
 
@@ -418,9 +417,9 @@ def _other_side(answers: Sequence[JudgedAnswer]) -> Side:
     return Side(ours.answers, ours.judged, None if ours.outcome is None else round(1 - ours.outcome, 4), {})
 
 
-def _user(verdict: Mapping[str, Any]) -> str:
-    """The user who gave a verdict, with the tenant; where a key counts as one user, the key."""
-    return f"{verdict.get('tenant', '')}/{verdict.get('key') or verdict['user']}"
+def _user(row: Mapping[str, Any]) -> str:
+    """The user who asked, or gave a verdict, with the tenant; where a key counts as one user, the key."""
+    return f"{row.get('tenant', '')}/{row.get('key') or row.get('user', '')}"
 
 
 def _preferences(row: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> tuple[Preference, ...]:

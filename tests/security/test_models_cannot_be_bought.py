@@ -307,6 +307,22 @@ def test_keys_that_a_tenant_makes_itself_are_one_user(api: Any, shop: httpx.Clie
     assert {row["user"] for row in rows} == {root, *(made["id"] for made in (*minted, again))}, "and who it was is known"
 
 
+def test_who_asks_with_keys_that_a_tenant_makes_itself_is_one_user(api: Any, shop: httpx.Client) -> None:
+    """What is asked counts in a canary, too."""
+    key, root = api.mint("shop", "tenant-admin")
+    made = api.client(key).post("/v1/keys", json={"tenant": "shop", "scopes": ["read"]}).json()
+    names = api.mint("shop", "read", "users")[0]
+    asked = [
+        found(api.client(key)),
+        found(api.client(made["key"])),
+        api.client(made["key"]).post("/v1/ask", json={"question": "When do things go back?"}),
+        found(api.client(names), user="ann"),
+    ]
+    (rows,) = zip(*(rows_of(api, "interactions", one.raise_for_status().json()["answer_id"]) for one in asked), strict=True)
+    whose = [(row["user"], row["key"]) for row in rows]
+    assert whose == [(root, root), (made["id"], root), (made["id"], root), ("ann", None)]
+
+
 def test_openais_user_is_recorded_where_the_key_may_name_users_and_can_be_forgotten(api: Any, shop: httpx.Client) -> None:
     key, key_id = api.mint("shop", "read")
     chat = {"model": "headrace", "messages": [{"role": "user", "content": "When do things go back?"}], "user": "cid of the shop"}

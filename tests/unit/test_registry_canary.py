@@ -356,6 +356,45 @@ def test_one_user_decides_nothing_by_what_it_asks() -> None:
     assert ended(bad + asked(["beta/b"], 0.0, 1_000, 0.1), theirs + asked(["beta/b"], 0.0, 9_000, 0.01)) == "canary_ended"
 
 
+def test_keys_of_one_maker_and_invented_users_are_not_several_who_ask() -> None:
+    """A tenant's admin makes twenty keys, each of which asks what a challenger declines, or what both answer."""
+    declined, common = "The documents do not contain an answer.", {"passages": [], "model_version": "none"}
+
+    def rows(side: str, count: int, every: float, *, wrong: float, **asker: Any) -> list[dict[str, Any]]:
+        """So many answers, of which a share declines; those of twenty keys in turn, unless `asker` says otherwise."""
+        return [
+            answer(
+                f"{side}-{asker.get('key', '')}{asker.get('simulated', '')}-{n}",
+                **common,
+                generator_version=side,
+                answer=declined if n % 10 < 10 * wrong else "It turns.",
+                groundedness=None,
+                at=at(n * every),
+                **{"tenant": "beta", "user": f"{n % 20:016x}", **asker},
+            )
+            for n in range(count)
+        ]
+
+    def ended(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+        answers = judged_answers("generator", [*ours, *theirs], [])
+        sides = ([one for one in answers if one.version == version] for version in ("v000002", "v000001"))
+        return verdict("generator", *sides, SETTINGS, share=0.1, over=True)[0]
+
+    people = [{"tenant": "acme", "user": f"user-{n}"} for n in range(12)]
+
+    def honest(side: str, count: int, every: float, *, wrong: float) -> list[dict[str, Any]]:
+        made = rows(side, count, every, wrong=wrong, key="acme")
+        return [{**row, **people[n // 10 % 12], "key": None} for n, row in enumerate(made)]
+
+    good, bad = honest("v000002", 120, 1.0, wrong=0.0), honest("v000002", 120, 1.0, wrong=0.2)
+    theirs = honest("v000001", 1_200, 0.1, wrong=0.0)
+    assert (ended(good, theirs), ended(bad, theirs)) == ("promote", "canary_ended")
+    for one in ({"key": "maker"}, {"user": "simulated-s0", "simulated": True}):
+        flood = rows("v000001", 9_000, 0.01, wrong=0.0, **one)
+        assert ended(good + rows("v000002", 1_000, 0.1, wrong=1.0, **one), theirs + flood) == "promote", one
+        assert ended(bad + rows("v000002", 1_000, 0.1, wrong=0.0, **one), theirs + flood) == "canary_ended", one
+
+
 def test_one_user_ends_no_interleaved_canary() -> None:
     """Two others whom both orders please alike do not make its five verdicts the users'."""
 
