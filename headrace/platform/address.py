@@ -156,6 +156,7 @@ def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:
 
     return Endpoints(
         s3_endpoint=s3,
+        store_disk=home.root,
         s3_access_key=keys.s3_access_key,
         s3_secret_key=keys.s3_secret_key,
         s3_region=REGION,
@@ -206,6 +207,7 @@ def brought(settings: Settings) -> dict[str, Any]:
     if isinstance(objects, S3):
         fields |= {
             "s3_endpoint": objects.endpoint,
+            "store_disk": None,
             "s3_access_key": objects.access_key,
             "s3_secret_key": objects.secret_key.get_secret_value(),
             "s3_region": objects.region,

@@ -41,12 +41,10 @@ from typing import TYPE_CHECKING
 from headrace.atomic import replacing
 from headrace.errors import HeadraceError, HomeRefused, StorageFull
 from headrace.genuine import GENUINE
+from headrace.storage.reason import FREE_BYTES
 
 if TYPE_CHECKING:
     from headrace.settings import Settings
-
-FREE_BYTES = 64 << 20
-"""With less free space, nothing is started, and a store's failure is attributed to the full disk."""
 
 
 FORMAT = 2

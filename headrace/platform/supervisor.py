@@ -25,12 +25,13 @@ from headrace.errors import HeadraceError, Unavailable
 from headrace.platform.address import Ports, another_port, choose_ports, embedded_endpoints, overlay, remove_sockets
 from headrace.platform.certificates import unguarded
 from headrace.platform.child import Child, PortTaken
-from headrace.platform.home import FREE_BYTES, Home, Lock, free_bytes, write_private
+from headrace.platform.home import Home, Lock, free_bytes, write_private
 from headrace.platform.keys import Keys, keys_of
 from headrace.platform.model_server import start_model_server
 from headrace.platform.seaweedfs import start_weed
 from headrace.platform.state import FileId, Process, Request, Setup, State, read_request, this_process, write_state
 from headrace.platform.tansu import start_broker
+from headrace.storage.reason import FREE_BYTES
 
 TICK_SECONDS = 0.5
 READY_SECONDS = 45.0

@@ -76,6 +76,8 @@ class Endpoints(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    store_disk: Path | None = None
+    """A folder on the disk of the embedded object store; `None`: the object store is your own."""
     s3_endpoint: str
     s3_access_key: str
     s3_secret_key: str

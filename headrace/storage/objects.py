@@ -88,6 +88,8 @@ def bucket_at(
 class ObjectReader(Metered):
     """Reads one store of the object tier. Keys are relative to the store."""
 
+    _at: S3Location | None = None  # another server than that of the object tier
+
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
         self.meter = meter
@@ -173,7 +175,7 @@ class ObjectReader(Metered):
         except (faults.BaseError, OSError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"No space left for {self._path(key)}.", hint="Free some space and run again.") from None
-            if is_full(error):
+            if is_full(error, self._endpoints.store_disk if self._at is None else None):
                 raise StorageFull(
                     f"The object store at {self._where} is full.", hint="Free some space there and run again."
                 ) from error
@@ -198,7 +200,6 @@ class BucketReader(ObjectReader):
     """Reads another bucket, which `of` opens by its name; keys are the bucket's own."""
 
     _bucket = ""
-    _at: S3Location | None = None
 
     def of(self, bucket: str, at: S3Location | None = None) -> BucketReader:
         """The bucket of that name, on the object tier's S3 unless `at` names another; it connects on first use."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 
 from headrace.atomic import FULL
 
@@ -14,10 +16,24 @@ _LONGEST = 300
 FULL_WORDS = ("no space", "no free volumes", "disk quota exceeded", "507 insufficient storage")
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error means that no space is left, by errno or by the wording of SeaweedFS and other servers."""
+FREE_BYTES = 64 << 20
+"""With less free space, nothing is started, and a store's failure is attributed to the full disk."""
+
+
+def is_full(error: BaseException, disk: Path | None = None) -> bool:
+    """Whether an error means that no space is left, by errno or by the wording of SeaweedFS and other servers.
+
+    The embedded SeaweedFS calls it an internal error, as any other: `disk` is a folder of its disk, which is then looked at.
+    """
     text = str(error).lower()
-    return getattr(error, "errno", None) in FULL or any(words in text for words in FULL_WORDS)
+    if getattr(error, "errno", None) in FULL or any(words in text for words in FULL_WORDS):
+        return True
+    if disk is None or "500 internal server error" not in text:
+        return False
+    try:
+        return shutil.disk_usage(disk).free < FREE_BYTES
+    except OSError:
+        return False
 
 
 def reason(error: BaseException) -> str:

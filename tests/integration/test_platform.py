@@ -27,11 +27,15 @@ from forks import ForkedProcess
 from obstore.store import S3Store
 from pyiceberg.catalog import load_catalog
 
-from headrace.errors import HomeRefused, Unavailable
+from headrace.catalog import CHECKPOINTS
+from headrace.errors import HomeRefused, StorageFull, Unavailable
 from headrace.platform import down, open_platform, platform, running
 from headrace.settings import ModelSettings, Settings
 from headrace.settings import PlatformSettings as PlatformSettings
 from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectWriter
 
 PARTS = frozenset({"objects", "head"})
 
@@ -426,6 +430,21 @@ def test_after_a_full_disk_has_space_again_everything_answers(small_disk: Disk) 
 
         assert within(20, answers)
         assert consume(endpoints, "events") == b"before"
+
+
+def test_a_full_disk_is_no_store_that_does_not_answer(small_disk: Disk) -> None:
+    """SeaweedFS calls it an internal error: releases were told that the store was away, and waited for it."""
+    home = small_disk.path / "home"
+    with command(home) as (_, endpoints):
+        writer = ObjectWriter(CHECKPOINTS, endpoints, Meter(Ledger(), "test"))
+        writer.put("before", b"1")
+        small_disk.fill()
+        large = small_disk.path.parent / "weights"
+        large.write_bytes(bytes(20 << 20))
+        for write in (lambda: writer.put("while-full", bytes(100_000)), lambda: writer.upload("weights", large)):
+            with pytest.raises(StorageFull, match="is full"):
+                write()
+        small_disk.free()
 
 
 def test_a_server_that_says_nothing_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,7 +272,7 @@ class VectorReader(Metered):
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
-            if is_full(error):
+            if is_full(error, self._endpoints.store_disk):
                 raise StorageFull(f"No space left for the index at {self._uri}.", hint="Free some space.") from error
             if isinstance(error, ValueError) and not re.search(r"connect|http|io error|lance error: io", str(error), re.I):
                 raise
