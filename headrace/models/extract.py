@@ -80,7 +80,9 @@ WEIGHTS: Mapping[str, float] = {
     "unnamed_row": -1.0,
 }
 """The fitted weight of each feature; docs/reference/benchmarks.md names the data."""
-_SHORT = 8  # quotes that are embedded; embedding all of them answered none of 391 questions better (docs/reference/benchmarks.md)
+_SHORT = (
+    5  # quotes that are embedded; eight of them, or four, answered none of 797 questions otherwise (docs/reference/benchmarks.md)
+)
 _WORDS = 64  # words of a question that are used
 _LESS_KNOWN = 0.1  # what a second quote may have less of the question
 _LISTED = 5  # further rows of a table that are quoted

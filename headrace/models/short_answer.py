@@ -177,8 +177,8 @@ def cell_answer(question: str, row: Sequence[tuple[str, str]], weights: Mapping[
     asked = asked_of(question, weights)
     wanted = set(weights)
     open_cells = [(name, cell) for name, cell in row if not _said_already(cell, wanted)]
-    if asked.units:  # a price is none of "IOPS per TB"
-        open_cells = [one for one in open_cells if facts(" ".join(one)).units & asked.units]
+    if asked.units:  # a price is none of "IOPS per TB", and "EUR" alone is no price
+        open_cells = [one for one in open_cells if facts(" ".join(one)).units & asked.units and not _is_unit(one[1])]
     named = [{word: match(terms(name), word) * weights[word] for word in wanted} for name, _ in open_cells]
     sums = [sum(words.values()) for words in named]
     best = max(sums, default=0.0)
@@ -190,6 +190,12 @@ def cell_answer(question: str, row: Sequence[tuple[str, str]], weights: Mapping[
     else:
         found = [at for at, (_, cell) in enumerate(open_cells) if asked.kind in _NEEDS and _fits(asked, cell)]
     return _with_column(*open_cells[found[0]]) if len(found) == 1 else None
+
+
+def _is_unit(cell: str) -> bool:
+    """Whether a cell names a unit and has no number, as beside a column of amounts."""
+    read = facts(cell)
+    return bool(read.units) and not read.numbers
 
 
 def _with_column(column: str, cell: str) -> str:

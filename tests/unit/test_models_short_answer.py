@@ -166,3 +166,10 @@ def test_what_is_odd_takes_no_time(text: str) -> None:
     short(text, text)
     short("Why is it so?", text)
     assert time.process_time() - started < 2.0
+
+
+def test_a_cell_with_a_unit_alone_is_no_price() -> None:
+    weights = {"hourly": 1.0, "rate": 1.0, "migration": 2.0}
+    row = [("service", "migration"), ("rate.amount", "140"), ("rate.unit", "EUR/h")]
+    assert cell_answer("What is the hourly rate for migration?", row, weights) is None, "the whole row is shown"
+    assert cell_answer("What is the hourly rate for migration?", [row[0], ("rate", "140 EUR")], weights) == "rate: 140 EUR"
