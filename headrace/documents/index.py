@@ -26,7 +26,7 @@ from headrace.documents.restrict import restrict
 from headrace.documents.revoke import revoke, settle_revocations
 from headrace.documents.sources.follow import SourceChanges
 from headrace.documents.splitting import Splitting
-from headrace.errors import LostRace, NotFound, Transient
+from headrace.errors import LostRace, NotFound, StorageFull, Transient
 from headrace.landing.land import Landed, land
 from headrace.retry import backoff
 from headrace.settings import Inference, SourceSettings
@@ -156,7 +156,7 @@ def put_documents(
     def restrict_now(readers: Mapping[str, Sequence[str]]) -> None:
         try:
             _beside_others(lambda: runner.run(restrict, readers=readers))
-        except Transient as error:  # the events say the same, and take longer
+        except (Transient, StorageFull) as error:  # the events say the same, and take longer
             log.warning("%d documents are closed only when their events are indexed: %s", len(readers), error.message)
 
     was_put = runner.run(

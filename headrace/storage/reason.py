@@ -16,6 +16,7 @@ _LONGEST = 300
 FULL_WORDS = ("no space", "no free volumes", "disk quota exceeded", "507 insufficient storage")
 
 
+_WRITE_FAILED = re.compile(r"error performing (put|post) .* 500 internal server error")
 FREE_BYTES = 64 << 20
 """With less free space, nothing is started, and a store's failure is attributed to the full disk."""
 
@@ -23,12 +24,13 @@ FREE_BYTES = 64 << 20
 def is_full(error: BaseException, disk: Path | None = None) -> bool:
     """Whether an error means that no space is left, by errno or by the wording of SeaweedFS and other servers.
 
-    The embedded SeaweedFS calls it an internal error, as any other: `disk` is a folder of its disk, which is then looked at.
+    The embedded SeaweedFS calls it an internal error, as any other: `disk` is a folder of its disk, which is looked at where a
+    write failed so. What is read does not need space.
     """
     text = str(error).lower()
     if getattr(error, "errno", None) in FULL or any(words in text for words in FULL_WORDS):
         return True
-    if disk is None or "500 internal server error" not in text:
+    if disk is None or not _WRITE_FAILED.search(text):
         return False
     try:
         return shutil.disk_usage(disk).free < FREE_BYTES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from headrace.storage.reason import is_full, reason
@@ -43,3 +45,16 @@ def test_the_clause_a_person_can_use_is_kept(said: str, kept: str) -> None:
 )
 def test_a_full_store_is_known_by_its_words_and_not_by_digits_of_an_address(said: str, full: bool) -> None:
     assert is_full(RuntimeError(said)) is full
+
+
+@pytest.mark.parametrize(("method", "full"), [("PUT", True), ("POST", True), ("GET", False)])
+def test_the_disk_is_looked_at_where_a_write_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, full: bool
+) -> None:
+    error = RuntimeError(
+        f"Error performing {method} http://h/b/k in 1ms - Server returned status code: 500 Internal Server Error"
+    )
+    assert not is_full(error)
+    assert not is_full(error, tmp_path / "gone")
+    monkeypatch.setattr("headrace.storage.reason.FREE_BYTES", 1 << 62)
+    assert is_full(error, tmp_path) is full

@@ -294,7 +294,7 @@ class IcebergCore:
         except (CommitFailedException, CommitStateUnknownException):
             raise _Uncertain(None) from None
         except (RequestException, RESTError, OSError) as error:
-            if is_full(error, self._endpoints.store_disk):
+            if is_full(error):
                 raise StorageFull(
                     f"No space left for table {self.store.table}.", hint="Free some space and run again."
                 ) from error
@@ -306,7 +306,7 @@ class IcebergCore:
         try:
             yield
         except (RequestException, RESTError, OSError) as error:
-            if is_full(error, self._endpoints.store_disk):
+            if is_full(error):
                 raise StorageFull(
                     f"No space left for table {self.store.table}.", hint="Free some space and run again."
                 ) from error
