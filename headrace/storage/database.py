@@ -160,6 +160,8 @@ class PostgreSQLDatabase:
         try:
             if alone:
                 self(f"SELECT pg_advisory_xact_lock({_LOCK})", {})
+                # A migration, or a copy that is made anew, takes as long as there is much; given up, it would be for ever.
+                self("SET LOCAL statement_timeout = 0", {})
             yield self
             self("COMMIT", {})
         except BaseException:

@@ -271,6 +271,17 @@ def test_a_locked_store_is_waited_for_but_not_for_ever(
     assert [tenant.name for tenant in store.tenants()] == ["acme", "globex"]
 
 
+def test_what_runs_alone_may_take_long(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration of millions of documents, which would be given up and begun again for ever."""
+    monkeypatch.setattr(database, "_WAIT_S", 1.0)
+    slow = "SELECT pg_sleep(1.2)"
+    with closing(Metadata(endpoints_of(MetadataEndpoint(url=server.url, db_schema="slow")))) as store:
+        with store.transaction(alone=True) as run:
+            assert run(slow, {})
+        with pytest.raises(Unavailable, match="locked for 1 s"), store.transaction(writing=True) as run:
+            run(slow, {})
+
+
 def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     file = tmp_path / "home" / "metadata.db"
     previous = os.umask(0)
