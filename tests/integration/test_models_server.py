@@ -760,10 +760,15 @@ def test_the_engines_answers_are_made_by_the_versions_their_ids_fall_to(
             assert isinstance(answer, Answer)
             return answer
 
+        def versions_of(answers: list[Answer]) -> set[str]:
+            return {answer.completion.version for answer in answers if answer.completion is not None}
+
         generators = promote(adapters, "none", model="generator", canary="v000002")
         rerankers = promote(adapters, "none", canary="v000008")
         answers: list[Answer] = []
         until(60, lambda: answers.append(asked()) or answers[-1].model_version == "v000008", server.log.read_text)
+        # Each model's pointer is followed by itself.
+        until(60, lambda: answers.append(asked()) or versions_of(answers[-1:]) == {"v000002"}, server.log.read_text)
         answers.clear()
         while len(answers) < 8 or len({answer.model_version for answer in answers}) < 2:
             assert len(answers) < 40
