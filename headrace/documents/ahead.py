@@ -160,10 +160,10 @@ class ParsingAhead(Parsing):
         self._taken = iter(self._events)
 
     @contextmanager
-    def during_pass(self, events: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+    def during_pass(self, events: Iterable[Mapping[str, Any]], forgettings: int | None = None) -> Iterator[None]:
         """See `Parsing.during_pass`; workers end with the pass."""
         try:
-            with super().during_pass(events):
+            with super().during_pass(events, forgettings):
                 yield
         finally:
             self._results.close()

@@ -19,6 +19,7 @@ from headrace.documents.formats.registry import by_media
 from headrace.documents.lookup import ChunkLookup, DocumentLookup
 from headrace.documents.pieces import Piece, steps
 from headrace.documents.queue import (
+    FORGETTINGS,
     PROCESSED_OFFSETS,
     EventQueue,
     ProcessedOffsets,
@@ -77,6 +78,7 @@ def chunk(
     splits.follow()
     properties = splits.state.properties
     recorded, since = properties.get(name_of_offsets), properties.get(name_of_revision)
+    forgettings = properties.get(FORGETTINGS)
     processed = ProcessedOffsets(recorded)
     revision = lookup.follow()
     parsed = ProcessedOffsets(lookup.state.properties.get(PROCESSED_OFFSETS)).floors
@@ -113,7 +115,8 @@ def chunk(
                 batch(CHUNK_ROWS.columns, rows),
                 # With nothing waiting, the next pass need not read again what this one read.
                 properties={name_of_offsets: offsets, name_of_revision: since if first else revision},
-                expected={name_of_offsets: recorded},
+                # What was forgotten meanwhile must not come back.
+                expected={name_of_offsets: recorded, FORGETTINGS: forgettings},
             )
         recorded = offsets
         rows.clear()

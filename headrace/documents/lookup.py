@@ -256,7 +256,9 @@ class DocumentLookup(_TableCopy):
                                 found.add(version)
                                 break
                     return found
-            self.follow()
+            # The copy of an empty table is whole, too: the last document was forgotten.
+            if self.follow() and not any(rows.num_rows for rows in self.state.scan(("document_id",))):
+                return set()
         return wanted if self._scope else set()
 
     def with_bytes(self, pairs: Iterable[tuple[str, str]]) -> set[str]:

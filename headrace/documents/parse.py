@@ -22,7 +22,7 @@ from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parsing import Parsing, UnparsedEvents
 from headrace.documents.pii import note_of
-from headrace.documents.queue import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
+from headrace.documents.queue import FORGETTINGS, PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, whose_turn
 from headrace.documents.versions import KEPT, ORIGIN, SOURCE_GONE, is_hidden, keep_unnamed, origin_of, row_of, text_of_before
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.metadata import Metadata
@@ -125,6 +125,7 @@ def parse(
     lookup.follow()
     properties = lookup.state.properties
     recorded, since = properties.get(PROCESSED_OFFSETS), properties.get(_READ_TO)
+    forgettings = properties.get(FORGETTINGS)
     processed = ProcessedOffsets(recorded)
     revision = seen.follow()
     claims = SourceClaims(metadata)
@@ -229,14 +230,15 @@ def parse(
             batch(DOCUMENT_ROWS.columns, done),
             # With nothing waiting, the next pass need not read again what this one read.
             properties={PROCESSED_OFFSETS: processed.as_property(), _READ_TO: since if waiting or unparsed.left else revision},
-            expected={PROCESSED_OFFSETS: recorded},
+            # What was forgotten meanwhile must not come back.
+            expected={PROCESSED_OFFSETS: recorded, FORGETTINGS: forgettings},
         )
         recorded = processed.as_property()
         done.clear()
         claims.drop(reached)
         reached.clear()
 
-    with parsing.during_pass(new), ahead:
+    with parsing.during_pass(new, forgettings), ahead:
         for row in bars.track(in_turn(), "parse", total=len(new), of="documents"):
             if row is None:
                 continue

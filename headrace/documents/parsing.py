@@ -93,6 +93,7 @@ class Parsing:
         self._under_way: dict[_Origin, tuple[Parser, float]] = {}  # by event: its parser, and when that began
         self._stopped: set[_Origin] = set()
         self._idle: list[Parser] = []
+        self._forgettings: int | None = None
 
     def prepare(self, limits: ParseLimits) -> None:
         """Start a parser for the pass that begins, which first lands events: a tenth of a second of the processor, and longer."""
@@ -103,9 +104,13 @@ class Parsing:
             self._idle.append(parser)
 
     @contextmanager
-    def during_pass(self, events: Iterable[Mapping[str, Any]]) -> Iterator[None]:
-        """A pass over all events that are not processed; what was begun of any other is stopped."""
-        self._keep({origin_of(event) for event in events})
+    def during_pass(self, events: Iterable[Mapping[str, Any]], forgettings: int | None = None) -> Iterator[None]:
+        """A pass over all events that are not processed; what was begun of any other is stopped.
+
+        All is begun anew once a document was forgotten (`queue.FORGETTINGS`): its bytes may be among those read by then.
+        """
+        self._keep({origin_of(event) for event in events} if forgettings == self._forgettings else set())
+        self._forgettings = forgettings
         try:
             yield
         finally:

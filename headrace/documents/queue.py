@@ -19,6 +19,8 @@ from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, G
 from headrace.documents.versions import IN_ORDER
 
 PROCESSED_OFFSETS = "processed_offsets"
+FORGETTINGS = "forgettings"
+"""The property that counts how often a document was forgotten: a pass that began before commits nothing that it read by then."""
 """The snapshot property that holds `ProcessedOffsets`."""
 _Predicate = Callable[[str, Any], BooleanExpression]
 _equal, _at_least, _not_in = (cast("_Predicate", one) for one in (EqualTo, GreaterThanOrEqual, NotIn))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from servers import serving
 
@@ -171,6 +172,18 @@ def test_no_source_is_free_while_the_copy_is_made_anew(runner: Runner) -> None:
     assert lookup.newest_elsewhere(tenant, document_id(tenant, name(0)), [SAME]) == {SAME}, "it cannot be told"
     lookup.rebuild()
     assert lookup.newest_elsewhere(tenant, document_id(tenant, name(0)), [SAME, "0" * 64]) == {SAME}
+
+
+def test_where_no_document_is_left_no_source_is_shared(runner: Runner) -> None:
+    """The only document of a home was forgotten: its source would stay for good."""
+    tenant = f"t{uuid.uuid4().hex[:8]}"
+    lookup = stored(runner, tenant, 3)
+    first = document_id(tenant, name(0))
+    assert lookup.newest_elsewhere(tenant, first, [SAME]) == {SAME}
+    documents = runner.open(TableWriter, DOCUMENT_ROWS, stage="test")
+    assert documents.rewrite(("document_id",), lambda rows: pa.array([True] * rows.num_rows))
+    lookup.follow()
+    assert lookup.newest_elsewhere(tenant, first, [SAME]) == lookup.stored_elsewhere(tenant, first, [SAME]) == set()
 
 
 def test_rows_that_an_older_version_wrote_are_listed_too(runner: Runner) -> None:

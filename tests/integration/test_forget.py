@@ -6,6 +6,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -34,10 +35,14 @@ from headrace.catalog import (
 )
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
+from headrace.documents.chunk import chunk
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.parse import parse
-from headrace.errors import NotFound
+from headrace.documents.parsing import Parsing
+from headrace.documents.put import put_document
+from headrace.documents.splitting import Splitting
+from headrace.errors import LostRace, NotFound
 from headrace.landing.event import Event
 from headrace.landing.land import land
 from headrace.lineage.forget import Subject, forget
@@ -260,6 +265,54 @@ def test_a_document_is_forgotten(world: World) -> None:
     lookup.follow()
     assert proof["subject"]["document_id"] not in lookup.live()
     assert forget(world.runner, Subject(DOCUMENT, tenant, "cabinet.md"), who=WHO)["sha256"] == proof["sha256"]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_document_that_is_being_parsed_does_not_come_back(world: World, monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
+    """A pass has read it, or a parser has it for the passes to come, when the proof says that nothing was found."""
+    tenant, mine = f"parsed-{slow}".lower(), f"parsedquux{slow}".lower()
+    for uri, text in (("mine.md", f"# Mine\n\nThe {mine} is parsed."), ("other.md", "# Other\n\nThis is of another one.")):
+        world.runner.run(put_document, tenant=tenant, uri=uri, data=text.encode())
+    world.runner.run(land)
+    proofs: list[dict[str, Any]] = []
+
+    def forgotten() -> bool:
+        proofs.append(forget(world.runner, Subject(DOCUMENT, tenant, "mine.md"), who=WHO, embedded=True))
+        return True
+
+    limits = ParseLimits.from_settings(Inference())
+    with closing(Parsing()) as parsing:
+        if slow:
+            with monkeypatch.context() as patch:
+                patch.setattr("headrace.documents.parse._SLICE_S", 0.0)
+                assert world.runner.run(parse, limits=limits, seconds=60.0, parsing=parsing, waits=False).left
+            forgotten()
+        else:
+            with pytest.raises(LostRace):
+                world.runner.run(parse, limits=limits, seconds=60.0, soon_s=0.0, gives_way=lambda _: forgotten())
+        while world.runner.run(parse, limits=limits, seconds=60.0, parsing=parsing).left:
+            pass
+    assert len(proofs) == 1
+    assert world.holding(mine) == []
+    assert [row["uri"] for row in world.rows(DOCUMENT_ROWS, tenant=tenant, status="parsed")] == ["other.md"]
+
+
+def test_a_document_that_is_being_split_does_not_come_back(world: World) -> None:
+    tenant, mine = "split", "splitquux"
+    world.runner.run(put_document, tenant=tenant, uri="mine.md", data=f"# Mine\n\nThe {mine} is split.".encode())
+    world.runner.run(land)
+    world.runner.run(parse, limits=ParseLimits.from_settings(Inference()))
+
+    class Late(Splitting):
+        def go_on(self, *given: Any) -> Any:
+            made = super().go_on(*given)
+            forget(world.runner, Subject(DOCUMENT, tenant, "mine.md"), who=WHO, embedded=True)
+            return made
+
+    with pytest.raises(LostRace):
+        world.runner.run(chunk, window=200, generation=1, splitting=Late())
+    world.runner.run(chunk, window=200, generation=1)
+    assert world.holding(mine) == []
 
 
 def test_bytes_that_another_document_has_stay_its_own(world: World) -> None:

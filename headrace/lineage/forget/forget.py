@@ -36,7 +36,16 @@ from headrace.lineage.forget.remains import (
     remains,
     withdraw_unfinished,
 )
-from headrace.lineage.forget.rows import find_document, find_user, purge, strike_document, strike_user, suppress, unread
+from headrace.lineage.forget.rows import (
+    end_passes,
+    find_document,
+    find_user,
+    purge,
+    strike_document,
+    strike_user,
+    suppress,
+    unread,
+)
 from headrace.lineage.forget.subject import USER, Subject
 
 _PASSES = 5
@@ -113,6 +122,8 @@ def _strike(runner: Runner, subject: Subject, journal: Journal) -> None:
     else:
         runner.run(strike_document, subject=subject, journal=journal)
         runner.run(strike_stored, subject=subject, journal=journal)
+        # Those that have read it by now, perhaps minutes ago, would bring it back.
+        runner.run(end_passes)
     # Last, so that no new answer puts the removed data into a block.
     runner.run(drop_kv, subject=subject, journal=journal)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,9 @@ from headrace.catalog import (
 )
 from headrace.core.stage import stage
 from headrace.documents.names import object_key
+from headrace.documents.queue import FORGETTINGS
 from headrace.documents.versions import event_address
+from headrace.errors import LostRace
 from headrace.lineage.forget.journal import EMPTIED, REMOVED, Journal
 from headrace.lineage.forget.subject import Subject, digest
 from headrace.storage.records import batch
@@ -172,6 +175,16 @@ def strike_document(
         )
         + _strike_letters(dead_letters, subject, journal)
     )
+
+
+@stage("Keeps passes over documents that have begun from committing what they read by then.")
+def end_passes(documents: Annotated[TableWriter, DOCUMENT_ROWS], chunks: Annotated[TableWriter, CHUNK_ROWS]) -> None:
+    """Call it once the document's rows and sources are removed; such a pass is begun anew, and does not find them."""
+    for table in (documents, chunks):
+        count = table.snapshot_property(FORGETTINGS)
+        with contextlib.suppress(LostRace):  # another process did it since
+            properties, expected = {FORGETTINGS: (count or 0) + 1}, {FORGETTINGS: count}
+            table.append(batch(table.store.columns, []), properties=properties, expected=expected)
 
 
 @stage("Removes older snapshots of the tables, which still contain removed rows.")
