@@ -18,7 +18,7 @@ from headrace.models.cards import CARDS
 from headrace.models.pointer import ChampionPointer
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.tables.handles import TableWriter
+from headrace.storage.tables.handles import TableWriter, quoted
 from headrace.training import manifest
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
@@ -132,15 +132,16 @@ def promote(
 def serve_promoted(models: ObjectWriter, rounds: ObjectReader, promotions: TableWriter, model: str) -> ChampionPointer:
     """Move a model's pointer as the newest manifest says: a process may have died between manifest and pointer.
 
-    A pointer that was moved after the manifest (e.g. by a rollback) is not changed. Nor is the embedder's, which moves with the
-    index that was built with it.
+    A pointer that was moved after the manifest (e.g. by a rollback) is not changed, whatever the clocks say: each move is
+    recorded before the next, so it is known which versions were served. Nor is the embedder's, which moves with the index that
+    was built with it.
     """
     pointer, _ = champion(models, model)
     record_move(promotions, pointer)
     if model == EMBEDDER:
         return pointer
     found = newest(rounds, models, model, since=pointer.at)
-    if found is None:
+    if found is None or (pointer.moves and _was_served(promotions, model, found)):
         return pointer
     who, why, version = f"round {found.round}", found.decision.why, str(found.weights.version)
     if found.canary:
@@ -163,6 +164,11 @@ def newest(rounds: ObjectReader, models: ObjectReader, model: str, since: str) -
         if found.decision.promote and found.model == model:
             return found
     return None
+
+
+def _was_served(promotions: TableWriter, model: str, round_: Manifest) -> bool:
+    where = f"model = {quoted(model)} AND version = {quoted(str(round_.weights.version))}"
+    return bool(promotions.read(("version",), where).num_rows)
 
 
 def _release(

@@ -177,6 +177,10 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     # A rollback is somebody's will: settling leaves it alone.
     assert rollback(writer, promotions, who="ann", why="").version == "none"
     assert serve_promoted(writer, rounds, promotions, "reranker").version == "none"
+    # Also if the clock was set back meanwhile, or is behind on that host.
+    withdrawn = champion(models)[0].model_copy(update={"at": committed.begun})
+    writer.put("reranker/champion.json", withdrawn.model_dump_json().encode())
+    assert serve_promoted(writer, rounds, promotions, "reranker").version == "none"
     assert set_champion(writer, promotions, "v000001", "ann", "").version == "v000001"
 
 
