@@ -148,23 +148,22 @@ class DeliveryQueue:
 
     def _in_turn(self, run: Statements, trigger: str) -> Iterator[str]:
         """The tenants with waiting deliveries, behind the one that was served last, each by a step in the index: some of them."""
+        # Which comes first, the database says each time: PostgreSQL orders names as its locale does.
         step = (
-            "SELECT tenant FROM trigger_deliveries WHERE trigger_name = :trigger AND state = '{}' AND tenant {} :last"
+            f"SELECT tenant FROM trigger_deliveries WHERE trigger_name = :trigger AND state = '{WAITING}' AND {{}}"
             " ORDER BY tenant LIMIT 1"
         )
-        begin = last = self._last.get(trigger, "")
-        wrapped = False
+        values = {"trigger": trigger, "begin": self._last.get(trigger, "")}
+        last, behind, wrapped = values["begin"], "tenant > :last", False
         for _ in range(_TENANTS):
-            rows = run(step.format(WAITING, ">"), {"trigger": trigger, "last": last})
+            rows = run(step.format(behind), {**values, "last": last})
             if not rows and not wrapped:
-                wrapped = True
-                rows = run(step.format(WAITING, ">="), {"trigger": trigger, "last": ""})
-            if not rows or (wrapped and rows[0][0] > begin):
+                behind, wrapped = "tenant > :last AND tenant <= :begin", True
+                rows = run(step.format("tenant <= :begin"), values)
+            if not rows:
                 return
             last = rows[0][0]
             yield last
-            if wrapped and last == begin:
-                return
 
     def renew(self, deliveries: Iterable[Delivery], *, lease_s: float) -> None:
         """Say that these are under way: none of them is due for so many seconds."""
