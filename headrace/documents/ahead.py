@@ -87,6 +87,10 @@ class ReadingAhead:
         begun = self._begun.pop(origin_of(event), None)
         return begun[0].result() if begun else self._read(event)
 
+    def drop(self, event: Mapping[str, Any]) -> None:
+        """Nobody takes this one, which need not be parsed: else it would keep one of few places."""
+        self._begun.pop(origin_of(event), None)
+
 
 class Parse:
     """Batch work: a batch of `SOURCE` to one row of `RESULT` for each, in a parser process that ends with the batch."""

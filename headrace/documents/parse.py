@@ -203,6 +203,7 @@ def parse(
                     row = row or _row(event, ahead.take, parsing, limits, slice_s)
                 if known or row:
                     next(iter(waiting[tenant]))
+                    ahead.drop(event)
                     if not waiting[tenant]:
                         del waiting[tenant]
                         # The first of the others go on with the next pass, and nobody's last document waits for theirs.

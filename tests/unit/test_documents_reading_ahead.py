@@ -64,6 +64,19 @@ def test_it_holds_no_more_than_it_may() -> None:
     assert sorted(begun[:8]) == [0, *range(3, 10)], "two are too large beside the first, and eight are enough"
 
 
+def test_what_nobody_takes_keeps_no_place() -> None:
+    """A document that was put twice is read ahead twice, and parsed once."""
+    with ReadingAhead(content) as ahead:
+        ahead.expect(map(event, range(8)))
+        assert not ahead.wants()
+        for offset in range(8):
+            ahead.drop(event(offset))
+        ahead.drop(event(9))
+        assert ahead.wants()
+        ahead.expect([event(10)])
+        assert ahead.take(event(10)) == b"10"
+
+
 def test_a_fault_is_raised_at_its_own_turn_and_what_was_not_taken_keeps_nothing() -> None:
     def read(event: Mapping[str, Any]) -> bytes:
         if event["offset"] == 1:
