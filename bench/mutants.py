@@ -1376,7 +1376,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z36",
-        "headrace/models/extract.py",
+        "headrace/models/comparison.py",
         "(bool(self._names) and len(nowhere) == len(self._names))",
         "False",
         "A row of another thing answers for what the question names.",

@@ -33,9 +33,10 @@ from bench.reader import beir_questions, folder_questions, holds
 from headrace.app import App
 from headrace.models.asked import Asked, asked_of
 from headrace.models.client import Embedder
-from headrace.models.extract import WEIGHTS, features, shortlist, to_read, word_weights
+from headrace.models.extract import WEIGHTS, features, shortlist, to_read
 from headrace.models.measures import f1
 from headrace.models.question_parts import parts
+from headrace.models.question_words import word_weights
 from headrace.models.quotable import Quote, SourceText, quotes
 from headrace.models.spans import Tokens, candidates, nested
 from headrace.models.spans import features as span_features

@@ -9,8 +9,9 @@ from headrace.answering.rerank import Passage
 from headrace.errors import Transient
 from headrace.models.citations import Support, quotable
 from headrace.models.client import Embedder
-from headrace.models.extract import Extract, best, has_both, shortlist, to_read, word_weights
+from headrace.models.extract import Extract, best, has_both, shortlist, to_read
 from headrace.models.question_parts import pair, parts
+from headrace.models.question_words import word_weights
 from headrace.models.quotable import Quote, SourceText, quotes, with_block
 from headrace.models.short_answer import cell_answer, short_answer
 from headrace.models.subject import about, subject_of

@@ -7,6 +7,7 @@
     ranking, served_ranking, interleaving              the order of passages
     citations, support, word_match, concepts           whether a passage supports a sentence
     asked, arguments, subject, question_parts, ranges  what a question asks for
+    question_words, comparison                         its words, and what of it a quote has
     fact_kinds, identifiers, counts                    the kind of fact it asks for, and whether a text has one
     extract, quotable, clauses, short_answer, spans    the words of a passage that answer it
     measures                                           how good an answer is

@@ -15,6 +15,15 @@ _FUNCTION = AUXILIARIES | CONJUNCTIONS | DETERMINERS | OWNERS | PREPOSITIONS | P
 _CARDINALS = "|".join(sorted(NUMERALS - {"second", "third", "fourth", "fifth"}, key=len, reverse=True))
 COUNT = re.compile(rf"(?<![\w.,-])(?:\d+(?:[.,:]\d+)*|{_CARDINALS})(?!\w)", re.IGNORECASE)
 """A number in digits or in words."""
+SOME = re.compile(
+    r"\b(?:an?|one|all|no|none|few|several|some|both|each|every|until|half|always|never|forever|permanently|overnight|pair|couple|dozens?)\b",
+    re.IGNORECASE,
+)
+"""An amount without a number."""
+COUNT_COLUMNS = frozenset(
+    ["number", "count", "quantity", "amount", "total", "pieces", "anzahl", "menge", "stück", "nombre", "cantidad"]
+)
+"""Words in the name of a column that counts."""
 _BEHIND = re.compile(r"(?:\s+[^\W\d_][\w'-]*){1,4}")
 _NO_COUNT = re.compile(r"1[5-9]\d\d|20\d\d|\d{1,2}[:.]\d\d")
 _IS_COUNT = re.compile(r"\W*\d[\d.,]*\W*$")

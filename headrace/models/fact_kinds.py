@@ -25,6 +25,16 @@ _DATE = re.compile(
     r"|enero|febrero|marzo|abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre))\b"
 )
 _MONTH = "|".join(sorted(MONTHS, key=len, reverse=True))
+CLOSES_AT = re.compile(
+    r"\b(?:close|shut)s?\b|(?:\b(?:to|until|till|at|by|before)|[-–])\s*(?:\d|noon|midnight|dusk|sunset"
+    r"|(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b)",
+    re.IGNORECASE,
+)
+"""Says when something closes."""
+ROLE_WORD = re.compile(
+    r"\b(?:by|von|durch)\s+(?:the|an?|our|its|their|de[rmn]|die|das)\b|\b(?:we|volunteers|members|owners?)\b", re.IGNORECASE
+)
+"""Says that somebody without a name did something."""
 # A day of a month is no amount.
 DAY_OF_MONTH = re.compile(
     rf"\b\d{{1,2}}(?:\.|st|nd|rd|th)?\s+(?:{_MONTH})\b(?:,?\s+\d{{4}}\b)?|\b\d{{4}}-\d\d-\d\d\b", re.IGNORECASE

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headrace.models.extract import word_weights
+from headrace.models.question_words import word_weights
 from headrace.models.quotable import Quote, SourceText, is_whole
 from headrace.models.support import content_words
 from headrace.models.word_match import match, terms
