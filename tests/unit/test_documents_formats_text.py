@@ -205,6 +205,18 @@ def test_json_that_is_a_table_is_one() -> None:
     assert as_records(f"\ufeff [{rows[0]}]", "export.JSON").startswith("| id | by.name |")
 
 
+def test_tables_within_json_have_labels_and_values() -> None:
+    """Their lines were quoted as answers, braces and all."""
+    checks = '{"id": "RS-12", "checks": [{"on": "2 May", "by": "Ito"}, {"on": "9 June"}]}\n{"id": "RS-13", "checks": []}'
+    assert as_records(checks, "a.jsonl") == "| id | checks |\n|---|---|\n| RS-12 | on: 2 May, by: Ito; on: 9 June |\n| RS-13 |"
+    quay = '{\n"quay": {"length": "540 m"},\n"cranes": [\n{"id": "RS-12"},\n{"id": "RS-13"}\n],\n"sheds": [{"no": 4}]}'
+    assert as_records(quay) == (
+        "| quay.length |\n|---|\n| 540 m |\n"
+        "\n## cranes\n\n| id |\n|---|\n| RS-12 |\n| RS-13 |\n"
+        "\n## sheds\n\n| no |\n|---|\n| 4 |"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -213,7 +225,10 @@ def test_json_that_is_a_table_is_one() -> None:
         "[]",
         "[{}]",
         '[{"a": 1}, 2]',
-        '[{"a": [{"b": 1}]}]',
+        '[{"a": [{"b": [{"c": [{"d": 1}]}]}]}]',
+        '[{"a": [{"b": 1}, 2]}]',
+        '{"a": 1, "b": [{}]}',
+        '{"a": {"b": {"c": {"d": 1}}}, "e": [{"f": 1}]}',
         '[{"a": {"b": {"c": {"d": 1}}}}]',
         '[{"a": ' + "9" * 5_000 + "}]",
         '{"a": 1}\n{"b": 2',

@@ -50,3 +50,20 @@ Full-time nurses have 30 days of leave a year, and the wards have 14 beds.
 def test_a_number_of_something_else_is_no_answer(question: str, said: str | None) -> None:
     found = best(question, [WARDS], quotes([WARDS]), None, similarity=lambda _word, _others: 0.1)
     assert (found.quote.said if found.found and found.quote else None) == said
+
+
+CRANES = SourceText(
+    """Mobile cranes
+| Crane | Capacity | Stop lifting at | Lower boom at |
+|---|---|---|---|
+| LHM 550 | 154 t | 17 m/s | 25 m/s |
+| LHM 420 | 124 t | 18 m/s | 26 m/s |
+""",
+    "cranes.md",
+    0.6,
+)
+
+
+def test_a_cell_with_a_unit_is_no_count_of_what_its_header_names() -> None:
+    found = best("How many cranes lift 154 t?", [CRANES], quotes([CRANES]), None)
+    assert not found.found
