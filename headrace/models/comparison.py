@@ -38,7 +38,7 @@ from headrace.models.question_words import (
 from headrace.models.quotable import Quote, SourceText
 from headrace.models.ranges import included
 from headrace.models.support import alike, facts
-from headrace.models.word_match import has, match, terms
+from headrace.models.word_match import has, has_name, match, terms
 from headrace.storage.vectors.words import unspaced_pieces
 
 LACKING = 0.45
@@ -187,7 +187,7 @@ class Comparison:
             "unnamed_row": 0.0 if singled else 1.0,
         }
         sibling = (
-            any(has(row, name) for name in missing for row in rows)
+            any(has_name(row, name) and not has_name(own | over, name) for name in missing for row in rows)
             or contrasts(self._words, own | over, own)
             or self._is_modified(quote, own | over)
             or self._is_denied(quote)

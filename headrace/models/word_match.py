@@ -70,3 +70,8 @@ def _roots(word: str) -> frozenset[tuple[str, str]]:
 @lru_cache(maxsize=4096)
 def _roots_of(there: frozenset[str]) -> frozenset[tuple[str, str]]:
     return frozenset[tuple[str, str]]().union(*map(_roots, there))
+
+
+def has_name(there: frozenset[str], name: str) -> bool:
+    """Whether a name is there, or all parts of one with a hyphen: of "RS-13" the words are "rs" and "13"."""
+    return has(there, name) or ("-" in name and terms(name) <= there)

@@ -76,3 +76,22 @@ def test_what_may_be_asked_for_by_what_it_says_is_an_identifier_where_the_passag
     assert answered("What is the contract with Seaguard?", contracts) == "The contract with Seaguard is SP-077-23."
     prose = SourceText("Contracts\nThe contract with Seaguard is about patrols.", "c.md", 0.6)
     assert answered("What is the contract with Seaguard?", prose) == "The contract with Seaguard is about patrols."
+
+
+@pytest.mark.parametrize(("crane", "date"), [("RS-12", "2026-05-12"), ("RS-13", None), ("RS-14", "2026-07-01")])
+def test_a_row_without_the_date_is_not_answered_by_that_of_another_name(crane: str, date: str | None) -> None:
+    text = """Cranes
+| id | type | next_inspection |
+|---|---|---|
+| RS-12 | reach stacker | 2026-05-12 |
+| RS-13 | reach stacker |
+| RS-14 | reach stacker | 2026-07-01 |
+"""
+    source = SourceText(text, "cranes.json", 0.6)
+    extract = best(f"When is {crane} inspected next?", [source], quotes([source]), None)
+    if date is None:
+        assert not extract.found
+    else:
+        assert extract.found
+        assert extract.quote is not None
+        assert extract.quote.said == f"id: {crane}; type: reach stacker; next_inspection: {date}"
