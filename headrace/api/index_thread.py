@@ -11,7 +11,7 @@ from contextlib import closing
 from headrace.core.runner import Runner
 from headrace.documents.embedding import Embedding
 from headrace.documents.formats.contract import ParseLimits
-from headrace.documents.index import bring_up, take_in
+from headrace.documents.index import land_and_parse, update_index
 from headrace.documents.parse import SOON_S
 from headrace.documents.parsing import Parsing
 from headrace.documents.splitting import Splitting
@@ -178,7 +178,7 @@ class IndexThread:
         began = time.monotonic()
         if arrived:
             self._parsing.prepare(ParseLimits.from_settings(self._settings))
-        _, parsed = take_in(
+        _, parsed = land_and_parse(
             self._runner,
             self._settings,
             parse_s=_PARSE_S,
@@ -191,7 +191,7 @@ class IndexThread:
         unfinished: frozenset[str] = frozenset()
         if (pending := self._view.pending()) is not None:
             compare = self._compares()
-            filled = bring_up(
+            filled = update_index(
                 self._runner,
                 self._settings,
                 gives_way=lambda waiting: self._withdrawn or self._gives_way(waiting),

@@ -188,11 +188,11 @@ def _beside_others(step: Callable[[], R]) -> R:
 
 def catch_up(runner: Runner, settings: Inference, *, compare: bool = False, after: After = _nothing) -> CaughtUp:
     """Bring the index up to date with all that the head says of documents; `compare` as in `embed`."""
-    landed, parsed = take_in(runner, settings, after=after)
-    return CaughtUp(landed, parsed, bring_up(runner, settings, compare=compare, after=after))
+    landed, parsed = land_and_parse(runner, settings, after=after)
+    return CaughtUp(landed, parsed, update_index(runner, settings, compare=compare, after=after))
 
 
-def take_in(
+def land_and_parse(
     runner: Runner,
     settings: Inference,
     *,
@@ -216,7 +216,7 @@ def take_in(
     return landed, parsed
 
 
-def bring_up(
+def update_index(
     runner: Runner,
     settings: Inference,
     *,

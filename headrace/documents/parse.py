@@ -90,7 +90,7 @@ class ParsedDocuments:
 @stage("Parses each announced document into text, or records why it has none.", phase=AHEAD)
 def parse(
     events: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
-    sources: Annotated[ObjectReader, DOCUMENTS],
+    originals: Annotated[ObjectReader, DOCUMENTS],
     documents: Annotated[TableWriter, DOCUMENT_ROWS],
     batches: Batches,
     bars: ProgressBars,
@@ -161,7 +161,7 @@ def parse(
         return None if known or text_of_before(named, before) is not None else str(named["uri"])
 
     def read(event: Mapping[str, Any]) -> bytes:
-        return sources.get(object_key(event["tenant"], event["sha256"]))
+        return originals.get(object_key(event["tenant"], event["sha256"]))
 
     ahead = ReadingAhead(read)
     parsing = parsing or (ParsingAhead(batches, limits, by_tenant, name_of, read) if shared else Parsing())

@@ -73,7 +73,7 @@ class Announced:
 
 @stage("Puts each source file into the object store and announces it on the head.", phase=AHEAD)
 def put(
-    sources: Annotated[ObjectWriter, DOCUMENTS],
+    originals: Annotated[ObjectWriter, DOCUMENTS],
     known: Annotated[TableReader, DOCUMENT_ROWS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
     buckets: Annotated[BucketReader, SOURCES],
@@ -160,12 +160,12 @@ def put(
 
     def stored(uri: str, version: str, named: dict[str, Any]) -> dict[str, Any] | None:
         """The event of a document of which only readers or attributes changed; `None` where its source is gone."""
-        if (there := sources.info(object_key(tenant, version))) is None:
+        if (there := originals.info(object_key(tenant, version))) is None:
             return None
         made = event(tenant, uri, "put", **named, sha256=version, bytes=there.bytes)
         claims.add(made)
         # Again, since only from now on nobody deletes it.
-        return None if sources.info(object_key(tenant, version)) is None else made
+        return None if originals.info(object_key(tenant, version)) is None else made
 
     def put_file(file: FoundDocument) -> dict[str, Any] | None:
         """The event of one file, its bytes stored; `None` where nothing changed."""
@@ -207,7 +207,7 @@ def put(
             named["attributes"] = renamed.attributes if attributes is None else attributes
         made = event(tenant, file.uri, "put", **named, sha256=sha256, bytes=len(data))
         claims.add(made)
-        store(sources, tenant, sha256, data)
+        store(originals, tenant, sha256, data)
         return made
 
     failed_before = []
@@ -264,7 +264,7 @@ def _is_in(uri: str, was: StoredVersion, listing: SourceListing) -> bool:
 
 @stage("Puts the bytes of one document into the object store and announces it on the head.", phase=AHEAD, counted_as="put")
 def put_document(
-    sources: Annotated[ObjectWriter, DOCUMENTS],
+    originals: Annotated[ObjectWriter, DOCUMENTS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
     metadata: Metadata,
     tenant: str,
@@ -290,18 +290,18 @@ def put_document(
     put_event["event_id"] = event_id or put_event["event_id"]
     claims = SourceClaims(metadata)
     claims.add(put_event)
-    store(sources, tenant, sha256, data)
+    store(originals, tenant, sha256, data)
     announced = announce(events, [put_event])[0]
     # Another process that deleted the document just before this was announced took its claim for one of an earlier put.
     if put_event["event_id"] not in claims.events_of(tenant, uri):
         claims.add(put_event)
-    store(sources, tenant, sha256, data)
+    store(originals, tenant, sha256, data)
     return announced
 
 
 @stage("Deletes a document: announces that, and deletes those of its sources that no other document has.", phase=AHEAD)
 def delete(
-    sources: Annotated[ObjectWriter, DOCUMENTS],
+    originals: Annotated[ObjectWriter, DOCUMENTS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
     metadata: Metadata,
     tenant: str,
@@ -332,15 +332,15 @@ def delete(
     for version in sorted(set(versions)):
         # Each time, since there may be many; those of this document too, which another process may put again meanwhile.
         if not claims.claimed(tenant, (version,), beside=()):
-            sources.delete(object_key(tenant, version))
+            originals.delete(object_key(tenant, version))
     return announced
 
 
-def store(sources: ObjectWriter, tenant: str, sha256: str, data: bytes) -> None:
+def store(originals: ObjectWriter, tenant: str, sha256: str, data: bytes) -> None:
     """Write a source unless the tenant has stored the same bytes; their `sha256` is the version of the document."""
     key = object_key(tenant, sha256)
-    if sources.info(key) is None:
-        sources.put(key, data)
+    if originals.info(key) is None:
+        originals.put(key, data)
 
 
 def event(

@@ -114,7 +114,7 @@ class CanaryStatus:
 
 
 @stage("Watches a canary: ends it if users find it worse, and promotes it if they do not.")
-def watch(
+def decide_canary(
     interactions: Annotated[TableReader, INTERACTION_ROWS],
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
     models: Annotated[ObjectWriter, MODELS],

@@ -188,7 +188,7 @@ class Scheduler:
         for model in MODEL_NAMES:
             watched: canary.CanaryStatus | None = None
             if model in canary.TRIED:
-                watched = self._app.runner.run(canary.watch, model=model, settings=self._settings)
+                watched = self._app.runner.run(canary.decide_canary, model=model, settings=self._settings)
             if watched is not None and watched.ended:
                 log.info("canary of %s, version %s, ended with %s: %s", model, watched.version, watched.ended, watched.why)
             pointer, _ = champion(self._models, model)

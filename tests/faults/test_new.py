@@ -19,7 +19,7 @@ from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENT_ROWS, DOCUMENT_R
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents.formats.contract import ParseLimits
-from headrace.documents.index import Indexed, bring_up, index_documents
+from headrace.documents.index import Indexed, index_documents, update_index
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id, object_key
 from headrace.documents.parse import parse
@@ -78,7 +78,7 @@ def assert_whole(runner: Runner) -> None:
     assert len(set(ids)) == len(ids)
     indexed = runner.open(VectorReader, CHUNKS, stage="test").indexed()["chunk_id"].to_pylist()
     assert sorted(indexed) == sorted(ids)
-    filled = bring_up(runner, SETTINGS, compare=True)
+    filled = update_index(runner, SETTINGS, compare=True)
     assert (filled.chunked.chunks, filled.embedded.changed) == (0, False)
 
 
@@ -189,7 +189,7 @@ def test_an_event_that_lands_late_with_a_lower_offset_on_another_partition_is_pa
     events = [again, {**event, "offset": 2}]
     runner.open(TableWriter, DOCUMENT_EVENT_ROWS, stage="test").append(batch(DOCUMENT_EVENT_ROWS.columns, events))
     assert runner.run(parse, limits=ParseLimits.from_settings(SETTINGS)).parsed == 1
-    bring_up(runner, SETTINGS)
+    update_index(runner, SETTINGS)
     lookup = DocumentLookup(runner.metadata, runner.open(TableReader, DOCUMENT_ROWS, stage="test"))
     lookup.follow()
     name = document_id(TENANT, uri)

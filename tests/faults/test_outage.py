@@ -125,7 +125,7 @@ def test_a_home_in_which_nothing_runs_is_not_ready(tmp_path: Path, handbook: Pat
     home: Home = new_home(tmp_path, None, handbook)
     said = run(home, "status", code=1).stdout
     assert "platform" in said
-    assert "headrace up" in said
+    assert f"headrace --home {home.path} up" in said
     assert home.processes() == [], "asking starts nothing"
 
 

@@ -18,7 +18,7 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
-from headrace.registry.canary import CanaryStatus, watch
+from headrace.registry.canary import CanaryStatus, decide_canary
 from headrace.scheduler.lease import LeaderLease
 from headrace.settings import CanarySettings, Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
@@ -119,7 +119,7 @@ def watched(runner: Runner, settings: Training, **more: Any) -> CanaryStatus:
     from headrace.landing.land import land
 
     runner.run(land)
-    found = runner.run(watch, model="reranker", settings=settings, **more)
+    found = runner.run(decide_canary, model="reranker", settings=settings, **more)
     assert found is not None
     return found
 
@@ -156,7 +156,7 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
     assert "users find it worse" in standing.why
     moves = TableReader(PROMOTIONS, endpoints, METER).read(("version", "kind", "at")).sort_by("at").to_pylist()
     assert [(move["version"], move["kind"]) for move in moves] == [("v000001", "canary"), ("none", "canary_ended")]
-    assert runner.run(watch, model="reranker", settings=settings) is None, "the trial is over"
+    assert runner.run(decide_canary, model="reranker", settings=settings) is None, "the trial is over"
 
     # Tried again, nobody judges it for an hour: it becomes champion, for nothing says that it is worse.
     writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)

@@ -30,7 +30,7 @@ from headrace.core.runner import Runner
 from headrace.documents import chunk as splits
 from headrace.documents.embed import Embed
 from headrace.documents.embedding import Embedding
-from headrace.documents.index import Indexed, bring_up, catch_up, index_documents, take_in
+from headrace.documents.index import Indexed, catch_up, index_documents, land_and_parse, update_index
 from headrace.documents.names import document_id
 from headrace.documents.put import delete, put, put_document
 from headrace.documents.splitting import Splitting
@@ -736,15 +736,15 @@ def test_an_earlier_version_answers_until_a_long_one_is_split(
     long = "\n\n".join(f"The pond has {number} carps and {number} pikes in it by now." for number in range(1_500))
     (docs / "a.md").write_text(long)
     runner.run(put, tenant=tenant, places=[docs], most_bytes=SETTINGS.document_bytes)
-    take_in(runner, SETTINGS)
+    land_and_parse(runner, SETTINGS)
     monkeypatch.setattr(splits, "_SLICE_S", 0.02)
     state = Splitting()
-    filled = bring_up(runner, SETTINGS, split_s=0.0, splitting=state)
+    filled = update_index(runner, SETTINGS, split_s=0.0, splitting=state)
     assert filled.chunked.unfinished
     assert found(engine, tenant) == {"docs/a.md": "The pond is deep."}
-    bring_up(runner, SETTINGS, split_s=0.0, splitting=state, compare=True)
+    update_index(runner, SETTINGS, split_s=0.0, splitting=state, compare=True)
     assert found(engine, tenant) == {"docs/a.md": "The pond is deep."}, "also where the whole index is compared"
-    while bring_up(runner, SETTINGS, split_s=0.0, splitting=state).chunked.unfinished:
+    while update_index(runner, SETTINGS, split_s=0.0, splitting=state).chunked.unfinished:
         pass
     assert "carps" in found(engine, tenant)["docs/a.md"]
 
@@ -763,8 +763,8 @@ def test_chunks_that_wait_are_kept_from_one_pass_to_the_next(
     def a_pass(state: Embedding, *, new: bool = False) -> Collection[str]:
         """The documents that wait."""
         if new:
-            take_in(runner, SETTINGS)
-        return bring_up(runner, SETTINGS, gives_way=lambda _: True, embedding=state).embedded.unfinished
+            land_and_parse(runner, SETTINGS)
+        return update_index(runner, SETTINGS, gives_way=lambda _: True, embedding=state).embedded.unfinished
 
     def indexed() -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}

@@ -28,7 +28,7 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.chunk import chunk
 from headrace.documents.expire import Retention
-from headrace.documents.index import Indexed, index_documents, put_documents, take_in
+from headrace.documents.index import Indexed, index_documents, land_and_parse, put_documents
 from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id, object_key
 from headrace.documents.put import Put
@@ -756,7 +756,7 @@ def test_a_page_of_documents_is_listed_without_reading_the_others(runner: Runner
     index(runner, tenant, docs)
     (docs / "c.md").write_text("# c\n\nIt has another text.")
     put_documents(runner, [docs], tenant=tenant, settings=SETTINGS)
-    take_in(runner, SETTINGS)  # parsed, and not in the index yet
+    land_and_parse(runner, SETTINGS)  # parsed, and not in the index yet
 
     def every(_: Document) -> bool:
         return True

@@ -47,7 +47,7 @@ def still_indexed(events: Annotated[TableReader, DOCUMENT_EVENT_ROWS], subject: 
 
 @stage("Finds a document's source objects, and its vectors in every generation of the index.")
 def find_stored(
-    sources: Annotated[ObjectReader, DOCUMENTS],
+    originals: Annotated[ObjectReader, DOCUMENTS],
     known: Annotated[TableReader, DOCUMENT_ROWS],
     vectors: Annotated[VectorPurger, CHUNKS],
     indexes: Annotated[IndexReader, INDEXES],
@@ -57,7 +57,7 @@ def find_stored(
 ) -> int:
     """Record them in the journal; returns their number. A source shared with another document is kept."""
     others = shared(known, metadata, subject, journal)
-    infos = [info for key in sorted(journal.sources - others) if (info := sources.info(key)) is not None]
+    infos = [info for key in sorted(journal.sources - others) if (info := originals.info(key)) is not None]
     # A source object's name is the hash of its bytes.
     hashes = [info.key.rpartition("/")[2] for info in infos]
     journal.take(DOCUMENTS, REMOVED, [info.key for info in infos], hashes, size=sum(info.bytes for info in infos))
@@ -72,7 +72,7 @@ def find_stored(
 
 @stage("Removes a document's source objects, and its vectors from every generation of the index.")
 def strike_stored(
-    sources: Annotated[ObjectWriter, DOCUMENTS],
+    originals: Annotated[ObjectWriter, DOCUMENTS],
     known: Annotated[TableReader, DOCUMENT_ROWS],
     vectors: Annotated[VectorPurger, CHUNKS],
     indexes: Annotated[IndexReader, INDEXES],
@@ -82,7 +82,7 @@ def strike_stored(
 ) -> None:
     """Remove them, including deleted rows in LanceDB's fragments, indices and older versions."""
     for key in sorted(journal.sources - shared(known, metadata, subject, journal)):
-        sources.delete(key)
+        originals.delete(key)
     for generation in range(1, max(1, indexes.state()[0].newest) + 1):
         made = vectors.for_generation(generation)
         made.delete({subject.document_id: ""})

@@ -30,6 +30,9 @@ _SILENCE_S = 0.15
 _TOGETHER_S = 0.01
 # How long a broker may take to return a record it has; some never answer for an offset they do not have.
 _ONE_RECORD_S = 5.0
+# How long a broker may take to know a topic that it has just created, and what it says until then.
+_KNOWN_S, _UNKNOWN_PAUSE_S = 5.0, 0.1
+_UNKNOWN_YET = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.LEADER_NOT_AVAILABLE)
 # fetch.wait.max.ms. Short, because Tansu waits that long while there is more; but it starts by listing every batch of the
 # partition, and if that takes longer it never returns anything.
 _GATHER_MS = (100, 1_000, 10_000)
@@ -289,9 +292,11 @@ class TopicReader(Topic):
         )
 
     def _spans(self, consumer: Consumer) -> dict[int, Span]:
-        metadata = consumer.list_topics(self.store.name, timeout=TIMEOUT_S).topics[self.store.name]
-        if metadata.error is not None:
-            raise KafkaException(metadata.error)
+        until = time.monotonic() + _KNOWN_S
+        while (metadata := consumer.list_topics(self.store.name, timeout=TIMEOUT_S).topics[self.store.name]).error is not None:
+            if metadata.error.code() not in _UNKNOWN_YET or time.monotonic() >= until:
+                raise KafkaException(metadata.error)
+            time.sleep(_UNKNOWN_PAUSE_S)
         spans = {}
         for partition in sorted(metadata.partitions):
             low, end = consumer.get_watermark_offsets(TopicPartition(self.store.name, partition), timeout=TIMEOUT_S, cached=False)
