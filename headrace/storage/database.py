@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _WAIT_S = 10.0
 """Seconds to wait for a lock, or for PostgreSQL to answer."""
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
+"""SQLite's names for a full disk. The second is said if even the index beside its log finds no room."""
 _CREATING = threading.Lock()
 _LOCK = 0x68656164  # PostgreSQL's advisory lock for transactions that run alone
 
@@ -133,7 +135,7 @@ class SQLiteDatabase:
                     f"The metadata store {self._path} was locked for {_WAIT_S:g} s.",
                     hint="Another process is writing to it; run the command again when that has ended.",
                 ) from error
-            if "full" in message:
+            if getattr(error, "sqlite_errorname", "") in _FULL:
                 raise StorageFull(f"No space left to write {self._path}.", hint="Free some space and run again.") from error
             raise HomeRefused(
                 f"The metadata store {self._path} cannot be used: {message}.",

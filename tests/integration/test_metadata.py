@@ -18,9 +18,10 @@ from uuid import uuid4
 
 import pytest
 import victims
+from disk import mounted
 from forks import ForkedProcess
 
-from headrace.errors import BadSettings, HomeRefused, MissingPart, NotFound, Unavailable, WrongUsage
+from headrace.errors import BadSettings, HomeRefused, MissingPart, NotFound, StorageFull, Unavailable, WrongUsage
 from headrace.platform.address import Ports, brought, embedded_endpoints
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
@@ -377,3 +378,26 @@ def test_a_second_connection_of_a_process_does_not_release_the_locks_of_the_firs
     assert counted() == 1
     first.add_tenant("apex")
     assert counted() == 2
+
+
+@pytest.mark.parametrize("left_kib", [0, 16, 48])
+def test_a_full_disk_is_said_to_be_full_however_little_is_left(tmp_path: Path, left_kib: int) -> None:
+    """SQLite calls it a disk I/O error while less is left than the index of its log needs."""
+    with mounted(tmp_path / "disk", megabytes=2) as disk:
+        endpoints = endpoints_of(MetadataEndpoint(file=disk.path / "metadata.db"))
+        with closing(Metadata(endpoints)) as metadata:
+            metadata.add_tenant("acme")
+        disk.fill()
+        ballast = disk.path / "ballast"
+        os.truncate(ballast, ballast.stat().st_size - (left_kib << 10))
+        with closing(Metadata(endpoints)) as metadata:
+
+            def fill() -> None:
+                for number in range(100):
+                    metadata.add_tenant(f"tenant-{number}")
+
+            with pytest.raises(StorageFull, match="No space left"):
+                fill()
+            disk.free()
+            metadata.add_tenant("zebra")
+            assert {"acme", "zebra"} <= {tenant.name for tenant in metadata.tenants()}
