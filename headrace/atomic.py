@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,8 +41,8 @@ def replacing(path: Path, *, mode: int = 0o600, temporary: Path | None = None, s
             os.close(folder)
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a file atomically, and missing folders above it.
+def write_atomically(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o600) -> None:
+    """Write a file atomically, and missing folders above it; `data` in one piece or in several.
 
     A device or a pipe under that name is refused: a rename would replace /dev/null by a file. Raises
     `StorageFull` if the disk is full, else `Permanent` with the reason.
@@ -54,7 +54,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             raise OSError(errno.EINVAL, "it is a device or a pipe, and not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, mode=mode, sync_folder=False) as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
     except OSError as error:
         if error.errno in FULL:
             raise StorageFull(f"No space left to write {path}.", hint="Free some space and run again.") from None

@@ -1,7 +1,8 @@
 """A run: one execution of a pipeline or part of it, with its ledger and a journal in the home.
 
-The journal is a JSON file per run, `runs/RUN.json`, rewritten about once a second (temp file, fsync, rename). A process that
-dies leaves its last journal and an empty file in `runs/running/`, by which the next command finds it and marks it `died`.
+The journal is a JSON file per run, `runs/RUN.json`, rewritten about once a second (temp file, fsync, rename), or less often where
+that would take more than a twentieth of a processor. A process that dies leaves its last journal and an empty file in
+`runs/running/`, by which the next command finds it and marks it `died`.
 `maintain.py` copies ended journals into the tables `runs` and `ledger` and moves them to `runs/archived/`, which keeps the newest
 thousand, so a command's reads do not grow with the number of runs.
 """
@@ -13,6 +14,7 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from headrace.errors import HeadraceError, NotFound, NothingToLearn, StorageFull
 from headrace.process import began, lives
 from headrace.storage.ledger import Ledger
 
-_FLUSH_S = 1.0
+_FLUSH_S, _FLUSH_SHARE = 1.0, 0.05  # between two writes of a journal, and the share of a processor that they may take
 _ARCHIVED = "archived"
 _RUNNING = (
     "running"  # an empty file for each run that has not ended, so that a command does not read the journals of those that have
@@ -87,6 +89,10 @@ class Run:
 
     def as_dict(self) -> dict[str, Any]:
         """The run as its journal has it, JSON-ready."""
+        return {**self._parts(), "rows": [row.as_dict() for row in self.ledger.rows()], "ledger": self.ledger.export()}
+
+    def _parts(self) -> dict[str, Any]:
+        """The journal but for the two parts that have an entry for each tenant's stages and stores."""
         return {
             "run": self.id,
             "command": self.command,
@@ -101,15 +107,20 @@ class Run:
             "ray": self.ray,
             "pid": os.getpid(),
             "process_started": began(os.getpid()),
-            "rows": [row.as_dict() for row in self.ledger.rows()],
-            # Unlike percentiles, histograms can be added.
-            "ledger": self.ledger.export(),
             "timeline": self.ledger.timeline.export(),
         }
 
     def journal(self) -> None:
         """Write the journal now."""
-        write_atomically(self.folder / f"{self.id}.json", json.dumps(self.as_dict()).encode())
+        write_atomically(self.folder / f"{self.id}.json", self._journal())
+
+    def _journal(self) -> Iterator[bytes]:
+        """The journal in pieces: with a thousand tenants it has tens of megabytes, which are never in memory together."""
+        yield json.dumps(self._parts())[:-1].encode()
+        yield from _as_list("rows", (row.as_dict() for row in self.ledger.each_row()))
+        # Unlike percentiles, histograms can be added.
+        yield from _as_list("ledger", self.ledger.each_entry())
+        yield b"}"
 
 
 @contextlib.contextmanager
@@ -253,10 +264,21 @@ def journal_of(home: Path, run: str | None, *, command: str | None = None) -> di
     return matching[0]
 
 
+def _as_list(name: str, entries: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """A part of a JSON object that is a list, behind another part."""
+    yield f', "{name}": ['.encode()
+    for number, entry in enumerate(entries):
+        yield (", " if number else "").encode() + json.dumps(entry).encode()
+    yield b"]"
+
+
 def _keep(run: Run) -> None:
-    while not run._stop.wait(_FLUSH_S):
+    wait_s = _FLUSH_S
+    while not run._stop.wait(wait_s):
+        began_s = time.thread_time()
         with contextlib.suppress(OSError, HeadraceError):
             run.journal()
+        wait_s = max(_FLUSH_S, (time.thread_time() - began_s) / _FLUSH_SHARE)
 
 
 def _mark_dead(folder: Path) -> None:

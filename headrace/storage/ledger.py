@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
@@ -87,6 +87,16 @@ class _Tally:
             "max_ms": round(self.max_s * 1e3, 3),
         }
 
+    def counted(self) -> dict[str, Any]:
+        """The counts of an entry of `Ledger.export`."""
+        return {
+            "ops": self.ops,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            "max_s": self.max_s,
+            "latency": {str(bucket): count for bucket, count in self.latency.items()},
+        }
+
     def percentile_ms(self, share: float) -> float:
         wanted, seen = share * self.latency.total(), 0
         for bucket in sorted(self.latency):
@@ -96,7 +106,9 @@ class _Tally:
         return 0.0
 
 
-_Key = tuple[str, str, str, str, str, bool]  # stage, store, tier, direction, tenant, estimated
+_Key = tuple[str, str, str, str, str, bool]
+_NAMES = ("stage", "store", "tier", "direction", "tenant")
+_KEY = (*_NAMES, "estimated")
 
 
 # A second ledger for the current context, e.g. for one answer among many at once.
@@ -157,39 +169,30 @@ class Ledger:
 
     def rows(self) -> list[Row]:
         """All rows, in the order in which they were first counted."""
-        with self._lock:
-            return [
-                Row(
-                    stage=stage,
-                    store=store,
-                    tier=tier,
-                    direction=direction,
-                    tenant=tenant,
-                    estimated=estimated,
-                    **tally.figures(),
-                )
-                for (stage, store, tier, direction, tenant, estimated), tally in self._tallies.items()
-            ]
+        return list(self.each_row())
+
+    def each_row(self) -> Iterator[Row]:
+        """The same, one at a time."""
+        for (stage, store, tier, direction, tenant, estimated), figures in self._each(_Tally.figures):
+            yield Row(stage=stage, store=store, tier=tier, direction=direction, tenant=tenant, estimated=estimated, **figures)
 
     def export(self) -> list[dict[str, Any]]:
         """The ledger as JSON-ready entries for `fold`, with histograms."""
+        return list(self.each_entry())
+
+    def each_entry(self) -> Iterator[dict[str, Any]]:
+        """The same, one at a time."""
+        for key, counted in self._each(_Tally.counted):
+            yield {**dict(zip(_KEY, key, strict=True)), **counted}
+
+    def _each(self, read: Callable[[_Tally], dict[str, Any]]) -> Iterator[tuple[_Key, dict[str, Any]]]:
+        """Each key with what `read` finds in its tally; what is counted meanwhile does not wait for a thousand others."""
         with self._lock:
-            return [
-                {
-                    "stage": key[0],
-                    "store": key[1],
-                    "tier": key[2],
-                    "direction": key[3],
-                    "tenant": key[4],
-                    "estimated": key[5],
-                    "ops": tally.ops,
-                    "bytes": tally.bytes,
-                    "seconds": tally.seconds,
-                    "max_s": tally.max_s,
-                    "latency": {str(bucket): count for bucket, count in tally.latency.items()},
-                }
-                for key, tally in self._tallies.items()
-            ]
+            tallies = list(self._tallies.items())
+        for key, tally in tallies:
+            with self._lock:
+                found = read(tally)
+            yield key, found
 
     def fold(self, entries: Iterable[dict[str, Any]], *, stage: str | None = None, tenant: str | None = None) -> None:
         """Add exported entries; `stage` and `tenant`, if given, replace theirs.
@@ -212,9 +215,6 @@ class Ledger:
             with self._lock:
                 self._tallies.setdefault(key, _Tally()).add(entry)
             self.timeline.counted(key[0], key[2], float(entry.get("seconds", 0.0)))
-
-
-_NAMES = ("stage", "store", "tier", "direction", "tenant")
 
 
 def summed(entries: Iterable[Mapping[str, Any]], by: Collection[str]) -> list[dict[str, Any]]:

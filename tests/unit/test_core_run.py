@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,25 @@ def test_a_running_journal_is_live_and_can_be_added_up(
         assert journal["state"] == "running"
         (total,) = summed(journal["ledger"], by=("tier",))
         assert (total["ops"], total["bytes"], total["max_ms"]) == (2, 10, 500.0)
+
+
+def test_the_journal_of_many_tenants_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    """A service writes its own about once a second."""
+    with recorded("up", tmp_path) as run:
+        pass
+    for number in range(4_000):
+        run.ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=number, seconds=0.01, tenant=f"tenant-{number}")
+    run.journal()  # what is made once
+    tracemalloc.start()
+    try:
+        run.journal()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    journal = run.folder / f"{run.id}.json"
+    assert most < journal.stat().st_size / 5
+    assert json.loads(journal.read_bytes()) == json.loads(json.dumps(run.as_dict()))
+    assert [row["bytes"] for row in journal_of(tmp_path, None)["rows"]] == list(range(4_000))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the disk is full"), KeyboardInterrupt()])
