@@ -19,6 +19,7 @@ import headrace
 
 _PR_SET_PDEATHSIG = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # version 2 and 1
 _TICK_BITS = 33  # ticks of 10 ms for two and a half years; with 20 bits of the boot they fit a JSON number
 
 
@@ -41,6 +42,22 @@ def lives(pid: int, began: float) -> bool:
     except (ProcessLookupError, ValueError, OverflowError):
         return False
     return fields[0] not in ("Z", "X") and _identity(fields) == began
+
+
+@cache
+def memory_bytes() -> int:
+    """The memory that this process may have: the machine's, or what its control group (a container's) is limited to."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [_limit(path) for path in _MEMORY_LIMITS]
+    return min([machine, *(limit for limit in limits if limit)])
+
+
+def _limit(path: Path) -> int:
+    """A control group's limit; 0 if there is none."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max"
+        return 0
 
 
 def _fields(pid: int) -> list[str]:

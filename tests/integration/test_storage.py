@@ -679,6 +679,17 @@ def test_lancedb_keeps_few_connections(endpoints: Endpoints) -> None:
         database.drop_table(name)
 
 
+def test_lancedbs_caches_do_not_grow_with_the_versions_of_a_table(vectors: VectorWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep something of each version; without a bound they take gigabytes before anything of it goes."""
+    monkeypatch.setattr("headrace.storage.vectors.table.memory_bytes", lambda: 2 << 20)
+    sizes = []
+    for number in range(60):
+        vectors.upsert(chunks(chunk(f"c{number}", f"the wheel of mill {number} turns", 0)))
+        assert vectors.dense(towards(0), tenant="acme", most=1)
+        sizes.append(vectors._shared_table._session.size_bytes)
+    assert 0 < max(sizes) < (2 << 20) / 2
+
+
 def test_before_anything_is_indexed(vectors: VectorWriter) -> None:
     assert (vectors.version(), vectors.count(), vectors.indexed().num_rows) == ("none", 0, 0)
     vectors.delete({"d": ""})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from headrace.process import began, lives
+from headrace import process
+from headrace.process import began, lives, memory_bytes
 
 
 def test_a_process_lives_until_it_ends_and_is_no_other() -> None:
@@ -32,3 +34,13 @@ def test_it_says_nothing_of_the_clock() -> None:
     ticks = int(began(os.getpid())) & (1 << 33) - 1
     age_s = psutil.Process().create_time() - psutil.boot_time()
     assert abs(ticks / os.sysconf("SC_CLK_TCK") - age_s) < 60
+
+
+@pytest.mark.parametrize(("limit", "bytes_"), [("1048576\n", 1 << 20), ("max\n", None), (f"{1 << 62}\n", None), (None, None)])
+def test_the_memory_there_is_is_the_containers_where_that_is_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, bytes_: int | None
+) -> None:
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr(process, "_MEMORY_LIMITS", (tmp_path / "memory.max",))
+    assert memory_bytes.__wrapped__() == (bytes_ or psutil.virtual_memory().total)

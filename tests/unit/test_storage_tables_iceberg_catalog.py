@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import uuid
+import weakref
 from typing import Any
 
 import pytest
@@ -57,7 +59,7 @@ def test_metadata_that_is_known_is_not_parsed_again_and_what_is_beside_it_is() -
             name.replace("_", "-"): value for name, value in changed.items()
         }
         body = {"metadata-location": location, "metadata": fields, "config": {"token": token}}
-        return _table_response(json.dumps(body).encode())
+        return _table_response("http://catalog/tables/documents", json.dumps(body).encode())
 
     assert answer(token="a").metadata is answer(token="b").metadata is made
     assert [answer(token=token).config for token in ("a", "b")] == [{"token": "a"}, {"token": "b"}]
@@ -67,3 +69,16 @@ def test_metadata_that_is_known_is_not_parsed_again_and_what_is_beside_it_is() -
     # A table of the same name that was made anew, and one that another tool rewrote in place.
     assert str(answer(table_uuid=str(uuid.uuid4())).metadata.table_uuid) != str(made.table_uuid)
     assert answer(last_updated_ms=made.last_updated_ms + 5).metadata.last_updated_ms == made.last_updated_ms + 5
+
+
+def test_of_each_table_only_the_newest_metadata_stays_in_memory() -> None:
+    """Each version has all the snapshots; a busy table has hundreds of versions."""
+    made = new_table_metadata(Schema(), UNPARTITIONED_PARTITION_SPEC, UNSORTED_SORT_ORDER, "s3://lake/documents", {})
+    versions = []
+    for number in range(5):
+        fields = json.loads(made.model_dump_json(by_alias=True)) | {"last-updated-ms": made.last_updated_ms + number}
+        body = json.dumps({"metadata-location": f"s3://lake/v{number}", "metadata": fields, "config": {}}).encode()
+        versions.append(weakref.ref(_table_response("http://catalog/tables/busy", body).metadata))
+        assert _table_response("http://catalog/tables/busy", body).metadata is versions[-1]()
+    gc.collect()
+    assert [version() is None for version in versions] == [True, True, True, True, False]

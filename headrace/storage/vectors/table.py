@@ -20,6 +20,7 @@ os.environ.setdefault("LANCE_CPU_THREADS", str(max(2, (os.cpu_count() or 1) - 2)
 import numpy as np
 import pyarrow as pa
 
+from headrace.process import memory_bytes
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.tables.handles import quoted
 
@@ -33,6 +34,8 @@ _COUNTS = 4096  # cached counts of (tenant, readers) per version of the table
 _IN_MEMORY_ROWS = 20_000  # of a table without a vector index; a larger one, whose index is not built yet, is scanned by LanceDB
 _SELECTIONS = 64  # cached rows of (tenant, readers, filters) per version of a table without a vector index
 _IDLE_CONNECTIONS = "4"  # to the object store: unless that is bounded, LanceDB keeps one more with each search and each write
+# LanceDB's caches keep something of each version, so they fill: their bytes, of a process that may have so much memory.
+_INDEX_CACHE, _METADATA_CACHE = 1 / 4, 1 / 64
 _SEEN_AFTER = timedelta(milliseconds=250)  # maximum delay until another handle's writes are visible
 
 
@@ -270,7 +273,9 @@ class VectorTable:
 
         from headrace.storage.vectors import io as lance_io  # noqa: F401  # counts what is opened after it
 
-        self._session = self._session or lancedb.Session()  # its caches are shared with the snapshots
+        if self._session is None:  # its caches are shared with the snapshots, and 7 GB by default
+            sizes = (int(memory_bytes() * share) for share in (_INDEX_CACHE, _METADATA_CACHE))
+            self._session = lancedb.Session(*sizes)
         return lancedb.connect(
             self._uri, storage_options=self._options, read_consistency_interval=_SEEN_AFTER, session=self._session
         )

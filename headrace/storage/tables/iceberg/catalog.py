@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from functools import lru_cache
+from typing import TypeVar
 
 from pyiceberg.catalog.rest import Endpoints as Paths
 from pyiceberg.catalog.rest import RestCatalog, TableResponse
@@ -20,6 +20,8 @@ from headrace.catalog import Store
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 from headrace.storage.tables.iceberg.metered_io import MeteredCatalog
+
+V = TypeVar("V")
 
 
 class MeteredRestCatalog(MeteredCatalog, RestCatalog):
@@ -43,32 +45,51 @@ class MeteredRestCatalog(MeteredCatalog, RestCatalog):
         if not response.ok:
             again: Table = super().load_table(identifier)  # with a new token, or raises what was wrong
             return again
-        return self._response_to_table(self.identifier_to_tuple(identifier), _table_response(response.content))
+        return self._response_to_table(self.identifier_to_tuple(identifier), _table_response(path, response.content))
 
     def close(self) -> None:
         """Do nothing: the sockets belong to the connection, which others use."""
 
 
-_KEPT = 16
-"""About one for each table of the catalog."""
-_metadata: OrderedDict[tuple[str, str], TableMetadata] = OrderedDict()
-"""What metadata files hold, by the table's id and the file's location: these files do not change."""
-_noting = threading.Lock()
+_KEPT = 32
+"""Tables: a catalog has about half as many."""
+_metadata: OrderedDict[str, tuple[str, TableMetadata]] = OrderedDict()
+"""Each table's metadata file that was read or written last, by the table's id, and what it holds: these files do not change."""
+_responses: OrderedDict[str, tuple[bytes, TableResponse]] = OrderedDict()
+"""What the catalog said of each table last, by the table's address, and what that means."""
+_keeping = threading.Lock()
+
+
+def _keep(known: OrderedDict[str, V], name: str, value: V) -> V:
+    """Keep only the newest of each table: a busy one has hundreds of versions, each with all its snapshots."""
+    with _keeping:
+        known[name] = value
+        known.move_to_end(name)
+        while len(known) > _KEPT:
+            known.popitem(last=False)
+    return value
 
 
 def note_metadata(location: str, metadata: TableMetadata) -> None:
     """Note what a metadata file holds."""
-    with _noting:
-        _metadata[str(metadata.table_uuid), location] = metadata
-        while len(_metadata) > _KEPT:
-            _metadata.popitem(last=False)
+    _keep(_metadata, str(metadata.table_uuid), (location, metadata))
 
 
-@lru_cache(maxsize=_KEPT)
-def _table_response(body: bytes) -> TableResponse:
+def _table_response(address: str, body: bytes) -> TableResponse:
+    before, response = _responses.get(address, (b"", None))
+    if response is None or body != before:
+        _, response = _keep(_responses, address, (body, _parsed(body)))
+    return response
+
+
+def _parsed(body: bytes) -> TableResponse:
     loaded = json.loads(body)
-    known = _metadata.get((loaded["metadata"].get("table-uuid"), loaded.get("metadata-location")))
-    if known is not None and known.last_updated_ms == loaded["metadata"].get("last-updated-ms"):
+    location, known = _metadata.get(loaded["metadata"].get("table-uuid"), ("", None))
+    if (
+        known is not None
+        and location == loaded.get("metadata-location")
+        and known.last_updated_ms == loaded["metadata"].get("last-updated-ms")
+    ):
         return TableResponse.model_validate({**loaded, "metadata": known})  # the configuration beside it may be another one
     response = TableResponse.model_validate_json(body)
     if response.metadata_location:
