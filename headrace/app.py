@@ -10,6 +10,7 @@ import math
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from headrace.settings import EmbeddedPart, Settings, SourceSettings
 if TYPE_CHECKING:
     from headrace.answering.engine import QueryEngine
     from headrace.catalog import Store
+    from headrace.core.clock import SteadyClock
     from headrace.core.maintain import Archived
     from headrace.documents.expire import Retention
     from headrace.documents.index import Indexed, Reindexed
@@ -277,7 +279,13 @@ class Storage:
     def _retention(self) -> Retention:
         from headrace.documents.expire import Retention
 
-        return Retention()
+        return Retention(self._clock)
+
+    @cached_property
+    def _clock(self) -> SteadyClock:
+        from headrace.core.clock import SteadyClock
+
+        return SteadyClock(Home(self.settings.home).clock)
 
     def land(self) -> Landed:
         """Land what is on the head now; `Landed.require` raises for partitions that do not land."""
@@ -318,8 +326,11 @@ class Storage:
 
         return self.runner.run(maintain, settings=self.settings.maintenance, only_due=only_due)
 
-    def expire(self) -> int:
-        """Delete documents that are older than their tenant keeps them, and bring the index up to date; returns how many."""
+    def expire(self, *, clock_is_right: bool = False) -> int:
+        """Delete documents that are older than their tenant keeps them, and bring the index up to date; returns how many.
+
+        Raises `ClockSet` where the clock was set forward, unless it is said to be right.
+        """
         from contextlib import closing
 
         from headrace.documents.index import index_documents
@@ -330,6 +341,8 @@ class Storage:
             quotas = {tenant.name: tenant.quotas.get("retention_days", default) for tenant in metadata.tenants()}
         if not default and not any(quotas.values()):
             return 0
+        if clock_is_right:
+            self._clock.note(time.time())
         count = self._retention.expire(self.runner, lambda tenant: int(quotas.get(tenant, default)))
         if count:
             with suppress(Transient):  # they are deleted; what else waits for a model that is away goes on with the next pass

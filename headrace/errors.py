@@ -15,6 +15,7 @@ HeadraceError
 │   ├── InvalidState        one of Headrace's own files (pointer, plan, manifest) cannot be read
 │   ├── StorageFull         no disk space left for a store
 │   ├── HomeRefused         the home belongs to another user, or is not writable
+│   ├── ClockSet            the clock was set forward, so nothing is deleted for its age
 │   ├── OutOfRange          a partition does not have the requested offset (any more)
 │   ├── OffsetsRefused      the head and the table disagree about what has landed
 │   ├── Forbidden           the API key does not allow this                   (HTTP 403)
@@ -144,6 +145,10 @@ class StorageFull(Permanent):
 
 class HomeRefused(Permanent):
     """The home belongs to another user, or is not writable."""
+
+
+class ClockSet(Permanent):
+    """The clock was set forward, so nothing is deleted for its age."""
 
 
 class OutOfRange(Permanent):

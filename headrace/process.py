@@ -69,7 +69,7 @@ def _fields(pid: int) -> list[str]:
 
 
 def _identity(fields: list[str]) -> float:
-    return float(_boot() << _TICK_BITS | int(fields[19]))
+    return float(boot_id() << _TICK_BITS | int(fields[19]))
 
 
 def ending_with(parent: int) -> Callable[[], None]:
@@ -89,5 +89,6 @@ def ending_with(parent: int) -> Callable[[], None]:
 
 
 @cache
-def _boot() -> int:
+def boot_id() -> int:
+    """A number of the machine's start."""
     return zlib.crc32(_BOOT_ID.read_bytes()) >> 12

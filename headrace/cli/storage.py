@@ -131,7 +131,12 @@ def check(
 
 
 @cli.command(rich_help_panel="Storage")
-def maintain(as_json: AsJson = False) -> None:
+def maintain(
+    clock_is_right: Annotated[
+        bool, typer.Option("--clock-is-right", help="Go on deleting documents by age after the clock was set forward.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Maintain the tables: merge small files, expire old snapshots, remove orphaned files; delete documents past retention."""
     from headrace.app import App
     from headrace.cli.render.results import rows_table
@@ -139,7 +144,7 @@ def maintain(as_json: AsJson = False) -> None:
 
     with App(settings_of(), "maintain", models=False, quiet=as_json) as app:
         done = app.storage.maintain()
-        expired = app.storage.expire()
+        expired = app.storage.expire(clock_is_right=clock_is_right)
         app.storage.archive()
     rows = [report.as_dict() for report in done]
     if as_json:

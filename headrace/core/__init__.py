@@ -7,5 +7,5 @@ launch, peers              batch work and training functions on this machine; wo
 ray_cluster, ray_runner    the same on Ray; `ray_watchdog` tidies up after a cluster
 maintain                   the stage that maintains the tables
 progress                   progress on the terminal
-statistics, schema         intervals and percentiles; stored JSON
+statistics, schema, clock  intervals and percentiles; stored JSON; a clock that was set forward
 """

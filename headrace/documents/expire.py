@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from headrace.catalog import DOCUMENT_ROWS
+from headrace.core.clock import SteadyClock
 from headrace.core.runner import Runner
 from headrace.documents.claims import SourceClaims
 from headrace.documents.lookup import DocumentLookup
@@ -23,7 +24,8 @@ _AT_ONCE = 500  # documents, so that a first pass over many holds nothing else u
 class Retention:
     """Deletes what is too old; kept between passes, it knows when the next document will be, so that most passes read nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: SteadyClock | None = None) -> None:
+        self._clock = clock
         self._due: dict[str, tuple[int, float]] = {}  # tenant → the days it was asked with, and when its next document is due
 
     def expire(self, runner: Runner, days: Callable[[str], int], *, now_s: float | None = None) -> int:
@@ -31,9 +33,11 @@ class Retention:
 
         The age of a document is that of the version that answers, or of its newest one if none does; other readers or attributes
         make it no younger. What is put while it is deleted stays. A file or an object of a followed source stays where it is, and
-        is put again only once it changes.
+        is put again only once it changes. Raises `ClockSet` where the time is not to be believed.
         """
         now_s = time.time() if now_s is None else now_s
+        if self._clock is not None:
+            self._clock.check(now_s)
         lookup = DocumentLookup(runner.metadata, runner.open(TableReader, DOCUMENT_ROWS, stage="retention"))
         lookup.follow()
         view: DocumentView | None = None

@@ -76,6 +76,7 @@ class Home:
         self.format = self.platform / "format"
         self.keys = self.platform / "keys.json"
         self.ports = self.platform / "ports.json"
+        self.clock = self.platform / "clock.json"
         self.genuine = self.platform / GENUINE
         self.certificate = self.platform / "certificate.pem"
         self.state = self.platform / "platform.json"

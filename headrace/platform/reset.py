@@ -43,7 +43,10 @@ _DATA = {
 """What Headrace writes into a home, besides `platform/` and the lock of `up`: locks stay, since a command may wait for them."""
 _REMOVED = "removed-"  # then random digits: the folder of what is being removed
 _BESIDE = ("-wal", "-shm", "-journal")  # files of SQLite beside a database
-_PLATFORM_DATA = ("ports.json", "certificate.pem", "genuine.json", "platform.json", "endpoints.json", "request.json")
+_PLATFORM_DATA = (
+    *("ports.json", "clock.json", "certificate.pem", "genuine.json"),
+    *("platform.json", "endpoints.json", "request.json"),
+)
 _OWN_ROWS = ("tenants", "api_keys", "migrations")
 
 

@@ -24,6 +24,7 @@ from traffic import until
 from words import words
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_ROWS, DOCUMENTS, SOURCES
+from headrace.core.clock import SteadyClock
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.chunk import chunk
@@ -43,7 +44,7 @@ from headrace.documents.sources.notified import NotifiedBucket
 from headrace.documents.splitting import UnsplitVersions
 from headrace.documents.versions import ROWS_IN_ORDER, event_address
 from headrace.documents.view import Document, DocumentView
-from headrace.errors import BadSettings, NotFound, Unavailable, WrongUsage
+from headrace.errors import BadSettings, ClockSet, NotFound, Unavailable, WrongUsage
 from headrace.lineage.forget import Subject
 from headrace.lineage.forget.index import drop_copies
 from headrace.lineage.forget.subject import DOCUMENT
@@ -710,6 +711,24 @@ def test_a_document_that_changes_back_before_it_is_parsed_is_as_it_was(runner: R
     rows = DocumentLookup(runner.metadata, runner.open(TableReader, DOCUMENT_ROWS, stage="test"))
     rows.follow()
     assert rows.of_uris(tenant, ["docs/1.md"])["docs/1.md"]["version"] == hashlib.sha256(b"The number is 1.").hexdigest()
+
+
+def test_a_clock_that_was_set_forward_makes_no_document_too_old(runner: Runner, tenant: str, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    written(docs, 1, 2)
+    index(runner, tenant, docs)
+    clock, next_year_s = SteadyClock(tmp_path / "clock.json"), time.time() + 365 * 86_400
+    retention = Retention(clock)
+
+    def expired(now_s: float) -> int:
+        return retention.expire(runner, lambda whose: 30 if whose == tenant else 0, now_s=now_s)
+
+    assert expired(time.time()) == 0
+    with pytest.raises(ClockSet):
+        expired(next_year_s)
+    assert len(DocumentView(runner).of_tenant(tenant)) == 2
+    clock.note(next_year_s)
+    assert expired(next_year_s) == 2
 
 
 def test_documents_past_their_retention_are_deleted_and_stay_so_until_they_change(
