@@ -169,9 +169,13 @@ def _endpoint(port: int, key: str) -> ModelEndpoint:
 
 
 def _warm(endpoint: ModelEndpoint) -> None:
-    from headrace.models.client import Embedder
+    """Have it load all that it serves: it would unpack the generator as soon as nothing is embedded, while Ray starts."""
+    from headrace.models.client import Embedder, Generator
 
     Embedder(endpoint).embed(["warm"] * 8, kind="passage")
+    with Generator(endpoint.model_copy(update={"model": "generator"})) as generator:
+        for _ in generator.stream([{"role": "user", "content": "warm"}], SamplingParameters(max_tokens=1)):
+            pass
 
 
 @contextmanager

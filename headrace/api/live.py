@@ -59,7 +59,7 @@ class LiveRun:
             "seconds": round((datetime.now(UTC) - record.started).total_seconds()),
             "answering": answering,
             "waiting": waiting,
-            "tiers": by_tier(record.ledger.rows()),
+            "tiers": by_tier(record.ledger.rows(by_tenant=False)),
         }
 
     def moving(self) -> list[dict[str, Any]]:
@@ -68,7 +68,9 @@ class LiveRun:
         A flow is a list: stage, store, tier, direction, bytes, operations, p95 in ms.
         """
         own = self._runner.record
-        runs = [{"run": own.id, "command": own.command, "flows": flows_of(row.as_dict() for row in own.ledger.rows())}]
+        runs = [
+            {"run": own.id, "command": own.command, "flows": flows_of(row.as_dict() for row in own.ledger.rows(by_tenant=False))}
+        ]
         if (journal := _running_round(self._home)) is not None:
             runs.append({"run": journal["run"], "command": journal["command"], "flows": flows_of(journal["rows"])})
         return runs

@@ -22,7 +22,7 @@ from headrace.errors import HeadraceError
 from headrace.readiness import PartState
 from headrace.scheduler.triggers.thread import TriggerReport
 from headrace.settings import Telemetry
-from headrace.storage.ledger import Ledger, summed
+from headrace.storage.ledger import Ledger
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -142,8 +142,8 @@ class _LiveMetrics:
             waited.add_metric([trigger.name], trigger.oldest_s)
         yield from (deliveries, waited)
         moved = CounterMetricFamily("headrace_bytes", "Bytes moved.", labels=["tier", "direction", "tenant"])
-        for row in summed(self._ledger.export(), by=("tier", "tenant")):
-            moved.add_metric([row["tier"], row["direction"], row["tenant"]], row["bytes"])
+        for labels, moved_bytes in self._ledger.bytes_by_tenant().items():
+            moved.add_metric(labels, moved_bytes)
         yield moved
 
 

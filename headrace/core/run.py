@@ -87,9 +87,10 @@ class Run:
         with self._counting:
             self.counts.update(handled)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The run as its journal has it, JSON-ready."""
-        return {**self._parts(), "rows": [row.as_dict() for row in self.ledger.rows()], "ledger": self.ledger.export()}
+    def as_dict(self, *, by_tenant: bool = True) -> dict[str, Any]:
+        """The run as its journal has it, JSON-ready; not `by_tenant`, with the counts of all of them together."""
+        rows = [row.as_dict() for row in self.ledger.each_row(by_tenant=by_tenant)]
+        return {**self._parts(), "rows": rows, "ledger": self.ledger.export(by_tenant=by_tenant)}
 
     def _parts(self) -> dict[str, Any]:
         """The journal but for the two parts that have an entry for each tenant's stages and stores."""

@@ -124,7 +124,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.timeline = Timeline()
-        self._tallies: dict[_Key, _Tally] = {}
+        self._tallies: dict[_Key, tuple[_Tally, _Tally]] = {}  # a tenant's own, and that of all of them, which is in:
+        self._together: dict[_Key, _Tally] = {}  # a page asks for these each second, however many tenants there are
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -150,12 +151,12 @@ class Ledger:
         key = (stage, store.name, str(store.tier), str(direction), tenant, estimated)
         bucket = _bucket(seconds)
         with self._lock:
-            tally = self._tallies.setdefault(key, _Tally())
-            tally.ops += ops
-            tally.bytes += bytes
-            tally.seconds += seconds
-            tally.max_s = max(tally.max_s, seconds)
-            tally.latency[bucket] += ops
+            for tally in self._of(key):
+                tally.ops += ops
+                tally.bytes += bytes
+                tally.seconds += seconds
+                tally.max_s = max(tally.max_s, seconds)
+                tally.latency[bucket] += ops
         self.timeline.counted(stage, str(store.tier), seconds)
 
     @contextmanager
@@ -167,28 +168,44 @@ class Ledger:
         finally:
             _watch.reset(token)
 
-    def rows(self) -> list[Row]:
-        """All rows, in the order in which they were first counted."""
-        return list(self.each_row())
+    def _of(self, key: _Key) -> tuple[_Tally, _Tally]:
+        """What a count is added to."""
+        if (known := self._tallies.get(key)) is None:
+            stage, store, tier, direction, _, estimated = key
+            together = self._together.setdefault((stage, store, tier, direction, "", estimated), _Tally())
+            known = self._tallies[key] = _Tally(), together
+        return known
 
-    def each_row(self) -> Iterator[Row]:
+    def rows(self, *, by_tenant: bool = True) -> list[Row]:
+        """All rows, in the order in which they were first counted; not `by_tenant`, of all tenants together (`tenant` is "")."""
+        return list(self.each_row(by_tenant=by_tenant))
+
+    def each_row(self, *, by_tenant: bool = True) -> Iterator[Row]:
         """The same, one at a time."""
-        for (stage, store, tier, direction, tenant, estimated), figures in self._each(_Tally.figures):
+        for (stage, store, tier, direction, tenant, estimated), figures in self._each(_Tally.figures, by_tenant):
             yield Row(stage=stage, store=store, tier=tier, direction=direction, tenant=tenant, estimated=estimated, **figures)
 
-    def export(self) -> list[dict[str, Any]]:
-        """The ledger as JSON-ready entries for `fold`, with histograms."""
-        return list(self.each_entry())
+    def bytes_by_tenant(self) -> dict[tuple[str, str, str], int]:
+        """(tier, direction, tenant) → bytes."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        with self._lock:
+            for (_, _, tier, direction, tenant, _), (tally, _) in self._tallies.items():
+                found[tier, direction, tenant] += tally.bytes
+        return found
 
-    def each_entry(self) -> Iterator[dict[str, Any]]:
+    def export(self, *, by_tenant: bool = True) -> list[dict[str, Any]]:
+        """The ledger as JSON-ready entries for `fold`, with histograms; as `rows`."""
+        return list(self.each_entry(by_tenant=by_tenant))
+
+    def each_entry(self, *, by_tenant: bool = True) -> Iterator[dict[str, Any]]:
         """The same, one at a time."""
-        for key, counted in self._each(_Tally.counted):
+        for key, counted in self._each(_Tally.counted, by_tenant):
             yield {**dict(zip(_KEY, key, strict=True)), **counted}
 
-    def _each(self, read: Callable[[_Tally], dict[str, Any]]) -> Iterator[tuple[_Key, dict[str, Any]]]:
+    def _each(self, read: Callable[[_Tally], dict[str, Any]], by_tenant: bool) -> Iterator[tuple[_Key, dict[str, Any]]]:
         """Each key with what `read` finds in its tally; what is counted meanwhile does not wait for a thousand others."""
         with self._lock:
-            tallies = list(self._tallies.items())
+            tallies = [(key, own) for key, (own, _) in self._tallies.items()] if by_tenant else list(self._together.items())
         for key, tally in tallies:
             with self._lock:
                 found = read(tally)
@@ -213,7 +230,8 @@ class Ledger:
                 bool(entry["estimated"]),
             )
             with self._lock:
-                self._tallies.setdefault(key, _Tally()).add(entry)
+                for tally in self._of(key):
+                    tally.add(entry)
             self.timeline.counted(key[0], key[2], float(entry.get("seconds", 0.0)))
 
 

@@ -85,7 +85,7 @@ def measured(home: Path, name: str, *, run: str | None = None, live: Run | None 
     if pipeline is None:
         raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"Choose from {', '.join(PIPELINES)}.")
     if live is not None:
-        now = live.as_dict()
+        now = live.as_dict(by_tenant=False)
         if run == live.id or (run is None and name in drawn_from(now["rows"])):
             return MeasuredRun(pipeline, now)
     if run is not None:
