@@ -174,7 +174,7 @@ def _warm(endpoint: ModelEndpoint) -> None:
 
     Embedder(endpoint).embed(["warm"] * 8, kind="passage")
     with Generator(endpoint.model_copy(update={"model": "generator"})) as generator:
-        for _ in generator.stream([{"role": "user", "content": "warm"}], SamplingParameters(max_tokens=1)):
+        for _ in generator.stream([{"role": "user", "content": "warm"}], max_tokens=1, cache=False):
             pass
 
 
