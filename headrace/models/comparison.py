@@ -11,20 +11,34 @@ from headrace.models.arguments import arguments_of, language_of
 from headrace.models.asked import asked_of
 from headrace.models.clauses import BEGINS_WITH_PRONOUN, about, clauses, with_relative
 from headrace.models.concepts import concepts_of, contrasting, contrasts
-from headrace.models.counts import COUNT, COUNT_COLUMNS, SOME, behind_numbers, counted_words, is_count, is_no_count, numerals_in
+from headrace.models.counts import (
+    COUNT,
+    COUNT_COLUMNS,
+    LABELLED,
+    SOME,
+    behind_numbers,
+    counted_words,
+    is_count,
+    is_no_count,
+    numerals_in,
+)
 from headrace.models.fact_kinds import CLOSES_AT, DAY_OF_MONTH, MONEY, ROLE_WORD, FactKind, fact_kind
 from headrace.models.question_words import (
+    ASKS_WHEN,
     COUNTED,
     DIMENSION,
     FUNCTION,
     GENERIC,
     HOW_MEASURED,
     HOW_MUCH,
+    HOW_MUCH_REMAINS,
     LEAST_WORD,
     MEANT_FOR,
     READ,
+    REMAINING,
     SLIGHT,
     SUPERLATIVE,
+    TEMPORAL,
     WAS_DONE,
     WHEN_CLOSES,
     beside_names,
@@ -66,6 +80,7 @@ _PERSONS = frozenset(["child", "pupil", "apprentice", "pensioner", "couple", "fa
 _COUPLE_OF = re.compile(r"\bcouple of\b", re.IGNORECASE)
 _TICKETS = frozenset(["ticket", "tickets", "card", "cards", "pass", "passes", "permit", "permits"])
 _SAYS_NOTHING = 3  # words beside an identifier and the question's
+_CODE = re.compile(r"[^\W_]+(?:[-./][^\W_]+)*")
 _OPENS = re.compile(r"\b(?:open|close)(?:s|d|ed|ing)?\b", re.IGNORECASE)
 _FROM_TO = re.compile(r"\b(?:to|until|till)\b|\d\s?[-–]\s?\d", re.IGNORECASE)
 
@@ -119,6 +134,7 @@ class Comparison:
         known = frozenset[str]().union(*self._texts)
         self._meant_for = [word for word in terms(meant[1]) if has(known, word)] if meant else []
         self._contrasting = {word for word in self._weights if contrasting(word)}
+        self._remaining = HOW_MUCH_REMAINS.search(question) is not None
         self._measured = DIMENSION.search(question) is not None
         self._focus = focus_of(question)
         counted = COUNTED.search(question)
@@ -205,6 +221,8 @@ class Comparison:
             or (self._counted and quote.is_row and not self._has_count(quote))
             or (not singled and SUPERLATIVE.search(self._question) is not None)
             or self._names_another(quote, missing)
+            or self._numbers_another(quote, [name for name in missing if not has_name(own | over | beside, name)])
+            or (self._remaining and REMAINING.search(f"{quote.over}\n{quote.own}") is None)
             or self._is_without_fact(quote, fits)
         )
         another = another or self._is_of_another(quote, own | over | beside, named["embedding"])
@@ -368,9 +386,13 @@ class Comparison:
         if fits >= 0 or self._is_foreign(quote):
             return False
         if self._kind.kind == "date":
-            return WAS_DONE.match(self._question) is not None
+            return WAS_DONE.match(self._question) is not None or (not quote.is_row and self._is_timeless(quote))
         is_amount = self._kind.kind == "number" and HOW_MEASURED.match(self._question) is not None
         return is_amount and not COUNT.search(quote.own) and not SOME.search(quote.own)
+
+    def _is_timeless(self, quote: Quote) -> bool:
+        """Whether a sentence says of no time and under no condition what it says: no answer to "When may the lathe be used?"."""
+        return ASKS_WHEN.match(self._question) is not None and TEMPORAL.search(LABELLED.sub(" ", quote.said)) is None
 
     def _is_for_others(self, quote: Quote, there: frozenset[str]) -> bool:
         """Whether a price is no price for those that a question names, or of another thing with a name of two words.
@@ -408,7 +430,7 @@ class Comparison:
         """Whether all numbers of a sentence count or measure something else than the question asks to be counted."""
         if not self.counts or quote.is_row or self._is_foreign(quote):
             return False
-        said = DAY_OF_MONTH.sub(" ", quote.said)
+        said = LABELLED.sub(" ", DAY_OF_MONTH.sub(" ", quote.said))
         behind = behind_numbers(said)
         if any(self._has_counted(terms(words)) for words in behind.values()):
             return False
@@ -442,9 +464,21 @@ class Comparison:
                     return True
         return False
 
+    def _numbers_another(self, quote: Quote, missing: Sequence[str]) -> bool:
+        """Whether a quote has another code of the form of one of the question: BP-700-S where that has BP-700-H."""
+        forms = {_form(name) for name in missing if any(map(str.isdigit, name)) and any(map(str.isalpha, name))}
+        if not forms or BEGINS_WITH_PRONOUN.match(quote.said):
+            return False
+        return any(_form(code) in forms and code.casefold() not in self._names for code in _CODE.findall(quote.own))
+
     def _names_another(self, quote: Quote, missing: Sequence[str]) -> bool:
         """Whether a quote names another of the same sort: "the Malmö site" where the question names the Lund site."""
         for name, pattern in self._beside_names:
             if name in missing and any(found.casefold() not in self._words for found in pattern.findall(quote.text)):
                 return True
         return False
+
+
+def _form(code: str) -> str:
+    """A code with a letter for each letter and a digit for each digit: all like KR-101 have the same."""
+    return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", code.casefold()))

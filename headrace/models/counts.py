@@ -24,6 +24,15 @@ COUNT_COLUMNS = frozenset(
     ["number", "count", "quantity", "amount", "total", "pieces", "anzahl", "menge", "stück", "nombre", "cantidad"]
 )
 """Words in the name of a column that counts."""
+# "tracks 7 and 8", "room 12": which one, not how many. No measure follows: "a platform 12 metres long".
+_LABELS = (
+    "tracks?|platforms?|gates?|doors?|halls?|rooms?|floors?|buildings?|blocks?|lines?|lanes?|bus(?:es)?|trams?|pages?|chapters?|sections?|paragraphs?|clauses?"
+    "|appendix|figures?|tables?|steps?|phases?|versions?|releases?|models?|types?|class(?:es)?|zones?|bays?|docks?|berths?|piers?|sheds?|racks?|cabinets?"
+    "|lockers?|rows?|items?|questions?|Gleise?|Hallen?|Räume?|Raum|Tore?|Zimmer|Kapitel|Seiten?|Linien?|Stufen?|Etagen?|Abschnitte?|Absatz|Bahnsteige?|Klassen?"
+)
+_ONE = rf"\d{{1,4}}(?!\w|[.,:/]\d)(?!\s?(?:{'|'.join(sorted(map(re.escape, UNITS), key=len, reverse=True))})(?!\w))"
+LABELLED = re.compile(rf"\b(?:{_LABELS})\s+{_ONE}(?:\s*(?:,|and|or|to|und|oder|bis|[-–&])\s*{_ONE})*", re.IGNORECASE)
+"""Numbers that say which of several things is meant, with the noun before them."""
 _BEHIND = re.compile(r"(?:\s+[^\W\d_][\w'-]*){1,4}")
 _NO_COUNT = re.compile(r"1[5-9]\d\d|20\d\d|\d{1,2}[:.]\d\d")
 _IS_COUNT = re.compile(r"\W*\d[\d.,]*\W*$")

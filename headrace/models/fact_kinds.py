@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from headrace.models.asked import RATE_BY_TIME
 from headrace.models.concepts import concepts_of
+from headrace.models.counts import LABELLED
 from headrace.models.identifiers import AskedIdentifier, asked_identifier
 from headrace.models.quotable import Quote
 from headrace.models.support import MONTHS, UNITS, facts
@@ -83,6 +84,7 @@ _ASKED = tuple(
             "",
         ),
         (r"\bhow (?:long|often|soon|quickly|late|early)\b|\bwie (?:lange|oft)\b", "number", f"{_TIMES} m km cm"),
+        (r"\bhow far\b|\bwie weit\b", "number", "m km mile"),  # also "on a full charge", which is no price
         (
             r"\b(?:costs?|prices?|fees?|fares?|charged?|budget|salary|(?<!to )(?<!'t )(?<!not )(?:pay|paid)|how much .{0,80}\bpay"
             r"|kostet|kosten|wie teuer|coûte|cuesta)\b",
@@ -92,7 +94,6 @@ _ASKED = tuple(
         (r"\bhow much (?:is|are)\b", "number", f"{_MONEY} {_VOLUMES} {_MASSES} {_BYTES} percent million billion"),
         (r"\bhow heavy\b|\bweigh|\bweight\b|\bwie schwer\b", "number", _MASSES),
         (r"\bhow (?:big|large)\b|\bwie groß\b", "number", f"{_BYTES} {_LENGTHS} {_MASSES} {_VOLUMES} w kw million billion"),
-        (r"\bhow far\b|\bwie weit\b", "number", "m km mile"),
         (r"\bhow (?:hot|warm|cold)\b|\btemperature\b|\bTemperatur\b|\bwie (?:heiß|warm|kalt)\b", "number", "degree"),
         (r"\bhow (?:tall|wide|deep|high)\b|\bwie (?:tief|breit|lang)\b|\b(?:depth|width|altitude)\b", "number", _LENGTHS),
         # The rate of a thing by time is what it costs; a rate of anything else is a share, or a speed in any unit.
@@ -148,7 +149,7 @@ class FactKind:
 
         Each is 1 if it has it, -1 if it lacks it, and 0 if the question asks for none or the number has no unit.
         """
-        own = facts(DAY_OF_MONTH.sub(" ", quote.own) if self.kind == "number" else quote.own)
+        own = facts(LABELLED.sub(" ", DAY_OF_MONTH.sub(" ", quote.own)) if self.kind == "number" else quote.own)
         new = [
             (readings, unit)
             for readings, unit in own.numbers

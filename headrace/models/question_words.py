@@ -62,6 +62,30 @@ HOW_MUCH = re.compile(r"\b(?:how (?:many|much)|wie ?viele?)\b", re.IGNORECASE)
 """Asks for a count or an amount."""
 HOW_MEASURED = re.compile(r"\W*how (?:many|long|old|far|tall|heavy|deep|wide)\b", re.IGNORECASE)
 """Asks for a number."""
+ASKS_WHEN = re.compile(
+    r"\W*(?:wann\b|when\s+(?:may|can|could|must|shall|should|will|would|is|are|was|were|do|does|did|has|have|had)\b)",
+    re.IGNORECASE,
+)
+"""Asks for a time, or for what has to be so first."""
+TEMPORAL = re.compile(
+    r"\d|\b(?:when\w*|if|unless|after|before|until|till|once|while|during|soon|then|always|never|daily|weekly|monthly|yearly|annual\w*|hourly|every"
+    r"|each|twice|only|seconds?|minutes?|hours?|days?|weeks?|months?|years?|mornings?|noon|midday|afternoons?|evenings?|nights?|midnight|spring"
+    r"|summer|autumn|fall|winter|season\w*|weekends?|dawn|dusk|sun\w+|holidays?|easter|christmas|immediately|automatically|now|later|earlier"
+    r"|beforehand|afterwards|today|tomorrow|yesterday|first|last|next|century|decade|\w+days?|upon"
+    r"|wenn|falls|nach\w*|vor\w*|bis|während|sobald|immer|täglich|wöchentlich|monatlich|jährlich|jede\w*|tag\w*|woche\w*|monat\w*"
+    r"|jahr\w*|morgens|mittags|abends|nachts|frühling|sommer|herbst|ostern|weihnachten|beim?|zuerst|sofort|heute|erst|\w+tags?)\b",
+    re.IGNORECASE,
+)
+"""Says when, or under which condition."""
+HOW_MUCH_REMAINS = re.compile(
+    r"\bhow (?:many|much)\b.{1,120}\b(?:left|remain(?:s|ing)?|still)\b|\bwie ?viele?\b.{1,120}\b(?:übrig|noch)\b", re.IGNORECASE
+)
+"""Asks how much of something is left."""
+REMAINING = re.compile(
+    r"\b(?:left|remain(?:s|ed|ing|der)?|rest|still|stock|store|stored|spare|balance|available|outstanding|übrig\w*|noch|Rest\w*|Bestand)\b",
+    re.IGNORECASE,
+)
+"""Says that something is left."""
 MEANT_FOR = re.compile(r"\b(?:for|für|pour|para)\s+((?:[^\W\d_]{2,40}\s+){0,2}[^\W\d_]{3,40})\W*$")
 """For whom or what something is meant, at the end of a question."""
 _WHEN = r"\W*(?:when|in (?:what|which) (?:year|month)|wann)\s+"

@@ -170,9 +170,11 @@ def is_whole(text: str) -> bool:
 
 
 def _is_cut(text: str, before: tuple[int, int], start: int) -> bool:
-    """Whether what ends a sentence is the full stop of a day or an abbreviation: "am 4. Mai", "Dr. Holm"."""
+    """Whether what ends a sentence is the full stop of a day or an abbreviation: "am 4. Mai", "Dr. Holm"; in a row, any is."""
     if "\n" in text[before[1] : start]:
         return False
+    if text[before[0]] == "|":
+        return True
     if _DAY.search(text, max(before[0], before[1] - 4), before[1]):
         return (word := re.match(r"\w+", text[start:])) is not None and word[0].lower() in MONTHS
     return _SHORTENED.search(text, max(before[0], before[1] - 8), before[1]) is not None

@@ -49,9 +49,16 @@ _RATE = re.compile(
     r"(?:\s+or (?:more|less|later|earlier)\b|,?\s+at (?:the )?(?:most|least|latest|earliest)\b"
     r"|,?\s+(?:höchstens|mindestens|maximal)\b)?"
 )
+_PER = re.compile(r"/[^\W\d_]{1,12}\b")  # "5 km/h", "40 EUR/night"
 _MONTH = rf"(?:{'|'.join(sorted(MONTHS, key=len, reverse=True))})\b"
 _DATE = re.compile(
     rf"\b\d{{1,2}}(?:\.|st|nd|rd|th)?\s+{_MONTH}(?:,?\s+\d{{4}}\b)?|\b{_MONTH}\s+\d{{1,2}}\b(?:,?\s+\d{{4}}\b)?|\b\d{{4}}-\d\d-\d\d\b",
+    re.IGNORECASE,
+)
+# "between 06:00 and 22:00", of which neither time alone is the answer
+_RANGE = re.compile(
+    r"\b(?:between|from|zwischen|von)\s+(?=[^,.;]{0,40}\d)(?:[^\s,;]{1,20}\s+){1,3}?(?:and|to|until|till|und|bis)\s+"
+    r"[^\s,;]{0,20}[^\s,;.](?:\s(?:am|pm|Uhr)\b)?",
     re.IGNORECASE,
 )
 _CODE = re.compile(r"[={}<>#|]|\w_\w|\w\(")
@@ -152,9 +159,9 @@ def _is_amount(asked: Asked, question: str, said: str) -> bool:
 
 def _with_limits(asked: Asked, sentence: str, start: int, end: int) -> tuple[int, int]:
     """A number or a date with its unit and what limits it."""
-    for date in _DATE.finditer(sentence):
-        if date.start() < end and date.end() > start:
-            start, end = min(start, date.start()), max(end, date.end())
+    for whole in (*_DATE.finditer(sentence), *_RANGE.finditer(sentence)):
+        if whole.start() < end and whole.end() > start:
+            start, end = min(start, whole.start()), max(end, whole.end())
     if asked.kind == "quantity" and (measured := _MEASURED.search(sentence, start, end)):
         end = measured.end()
     # "after 24" of "after 24 months" says nothing; a year is no number of metres.
@@ -162,7 +169,7 @@ def _with_limits(asked: Asked, sentence: str, start: int, end: int) -> tuple[int
     if unit and (asked.kind != "when" or facts(f"1 {unit[0]}").units & _TIMES):
         end = unit.end()
     if asked.kind != "when":
-        end = _RATE.match(sentence, end).end()  # type: ignore[union-attr]
+        end = per.end() if (per := _PER.match(sentence, end)) else _RATE.match(sentence, end).end()  # type: ignore[union-attr]
     if limits := _WEEKDAY.search(sentence, 0, start) or _LIMITS.search(sentence, 0, start):
         start = limits.start()
     return start, end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.models.counts import behind_numbers, counted_words, numerals_in
+from headrace.models.counts import LABELLED, behind_numbers, counted_words, numerals_in
 from headrace.models.extract import best
 from headrace.models.quotable import SourceText, quotes
 
@@ -13,6 +13,18 @@ def test_what_is_counted_and_what_numbers_count() -> None:
     assert set(counted_words(" avalanche beacons are there?", ())) == {"avalanche", "beacons"}
     assert counted_words(" days off do I get?", ()) == ()
     assert list(behind_numbers("14 cages for cats, fourteen dogs and 3.").values()) == [" cages for cats", " dogs and", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("tracks 7 and 8, room 12, pages 3-5; Gleis 2", ", , ; "),
+        ("a platform 12 metres long, rows 4.5 m apart, version 2.1", "a platform 12 metres long, rows 4.5 m apart, version 2.1"),
+        ("nine tracks, 7 doors", "nine tracks, 7 doors"),
+    ],
+)
+def test_a_number_that_says_which_one_is_no_amount(text: str, left: str) -> None:
+    assert LABELLED.sub("", text) == left
 
 
 def test_ordinals_roman_numerals_and_decades_are_numbers() -> None:

@@ -603,3 +603,53 @@ def test_sentences_of_scripts_without_spaces_are_quoted_one_by_one() -> None:
     assert found.quote.said == "保管期間は五年です。"  # type: ignore[union-attr]
     talk = SourceText("話\n「はい。」と答えた。次へ！？終わり", "talk.txt", 0.6)
     assert [quote.said for quote in quotes([talk])] == ["「はい。」と答えた。", "次へ！？", "終わり"]
+
+
+STUDIO = SourceText(
+    """Studio
+The kiln stands behind door 4. Potters may fire it between 07:00 and 20:00.
+Please order 60 cones of type CN-06-B for the two kilns. Do not let anybody fire below 5 °C.
+The shelves come from Aarhus. They are heavy. Nobody buys the CN-06-K: it melts too early.
+The van holds 71 kWh and is charged in forty minutes at dock 3. A full charge takes the van 310 km.
+| Person | Room | Phone |
+|---|---|---|
+| Ines Falk | 12 | ext. 2207 |""",
+    "studio.md",
+    0.6,
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("How many kilns were repaired?", None),  # door 4 says which one
+        ("How many cones are left?", None),  # they are ordered
+        ("Why does nobody buy the CN-06-K?", "Nobody buys the CN-06-K: it melts too early."),
+        ("What is the CN-06-L used for?", None),
+        ("How far does the van go on a full charge?", "A full charge takes the van 310 km."),
+        ("When may the kiln be moved?", None),  # where it stands says nothing of it
+        ("Where does the kiln stand?", "The kiln stands behind door 4."),
+        ("What is the phone extension of Ines Falk?", "Person: Ines Falk; Room: 12; Phone: ext. 2207"),
+        ("How many cones should be ordered?", "Please order 60 cones of type CN-06-B for the two kilns."),
+    ],
+)
+def test_which_one_is_no_count_and_what_is_ordered_is_not_left(question: str, said: str | None) -> None:
+    one = asked(question, [STUDIO])
+    assert (one.quote.said if one.found and one.quote else None) == said, (one.quote, one.score)
+
+
+@pytest.mark.parametrize(
+    ("question", "said", "answered"),
+    [
+        ("When are the points greased?", "The points are greased every two weeks.", True),
+        ("When is the wash road closed?", "The wash road is closed if it freezes.", True),
+        ("When may the lathe be used?", "The lathe stands beside track 7 and is used.", False),
+        (
+            "When the lathe is used, where does it stand?",
+            "The lathe stands beside track 7 and is used.",
+            True,
+        ),  # asks for no time
+    ],
+)
+def test_what_is_so_at_no_time_and_under_no_condition_does_not_say_when(question: str, said: str, answered: bool) -> None:
+    assert asked(question, [SourceText(f"Yard\n{said}", "yard.md", 0.6)]).found is answered
